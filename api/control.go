@@ -1,0 +1,161 @@
+package api
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"io"
+)
+
+// The control channel between a node daemon and an agent is one unix stream
+// connection that the agent dials (AgentNodeSocket) and dials again when it
+// breaks. Each side sends frames: u32 big-endian length, then a JSON Control.
+// The directory of the sockets is closed to the function's uid.
+const (
+	AgentRunDir     = "/run/faasd-sec"            // in the task: the bind-mounted socket directory, mode 0700
+	AgentNodeSocket = AgentRunDir + "/node.sock"  // the node listens, the agent dials: control frames
+	AgentHTTPSocket = AgentRunDir + "/agent.sock" // the agent listens: AgentPathInvoke, AgentPathBundle
+	AgentBinary     = "/.faasd-sec/agent"         // in the task: the agent, bind-mounted read-only, PID 1
+
+	AgentPathInvoke = "/invoke" // POST a sealed request; 200 with a sealed reply, or a problem
+	AgentPathBundle = "/bundle" // PUT the sealed bundle; 204, or a problem
+
+	ControlProtocol = 1       // Hello.Protocol
+	MaxControlFrame = 1 << 20 // bytes
+)
+
+// Control is one frame; exactly one field is set.
+type Control struct {
+	// Agent to node.
+	Hello      *Hello    `json:"hello,omitempty"`       // first frame of each connection; on the first connection SCM_RIGHTS carries the launcher's pidfd with it
+	NeedKeys   *NeedKeys `json:"need_keys,omitempty"`   // relay this statement to the key broker
+	NeedBundle *Empty    `json:"need_bundle,omitempty"` // PUT the sealed bundle now
+	Ready      *Empty    `json:"ready,omitempty"`       // invocations are served
+	Failed     *Problem  `json:"failed,omitempty"`      // the sandbox cannot serve and is to be removed
+	Exited     *Exited   `json:"exited,omitempty"`      // the function's process ended
+	Log        *Log      `json:"log,omitempty"`
+	AskOOM     *AskOOM   `json:"ask_oom,omitempty"` // how often was the function OOM killed?
+
+	// Node to agent.
+	Bind    *Bind         `json:"bind,omitempty"`    // answer to the first Hello
+	Keys    *ReleaseReply `json:"keys,omitempty"`    // answer to NeedKeys; empty Sealed with Refused set if refused
+	Refused *Problem      `json:"refused,omitempty"` // answer to NeedKeys
+	OOM     *OOM          `json:"oom,omitempty"`     // answer to AskOOM
+	Stop    *Stop         `json:"stop,omitempty"`    // end the function and exit
+}
+
+// Empty is a frame without content.
+type Empty struct{}
+
+// Hello introduces the agent.
+type Hello struct {
+	Protocol int    `json:"protocol"`
+	Version  string `json:"version"`
+	Bound    bool   `json:"bound"` // true on a reconnection: the sandbox serves a function already
+	Revision string `json:"revision,omitempty"`
+	Ready    bool   `json:"ready,omitempty"`
+}
+
+// Bind makes the sandbox one of a revision. The node answers the first Hello
+// with it, after it moved the launcher into the function's cgroup.
+type Bind struct {
+	Descriptor []byte      `json:"descriptor"` // signed; the agent verifies it and takes every setting from it
+	Image      ImageConfig `json:"image"`
+	UID        int         `json:"uid"` // the function's ids inside the user namespace, never 0
+	GID        int         `json:"gid"`
+}
+
+// ImageConfig is what a function's process takes from its image.
+type ImageConfig struct {
+	Entrypoint []string `json:"entrypoint,omitempty"`
+	Cmd        []string `json:"cmd,omitempty"`
+	Env        []string `json:"env,omitempty"`
+	WorkingDir string   `json:"working_dir,omitempty"`
+	User       string   `json:"user,omitempty"`
+}
+
+// NeedKeys carries a CBOR Statement.
+type NeedKeys struct {
+	Statement []byte `json:"statement"`
+}
+
+// Exited tells how the function's long-lived process ended.
+type Exited struct {
+	ExitCode int    `json:"exit_code"`
+	Signal   string `json:"signal,omitempty"`
+	OOM      bool   `json:"oom"`
+}
+
+// Log carries one sealed log message (role 7).
+type Log struct {
+	Sealed []byte `json:"sealed"`
+}
+
+// AskOOM and OOM: the node reads the kernel's counter for the agent, which
+// sees no cgroup. ID pairs answer and question.
+type AskOOM struct {
+	ID uint64 `json:"id"`
+}
+
+// OOM is the answer to AskOOM.
+type OOM struct {
+	ID    uint64 `json:"id"`
+	Kills int64  `json:"kills"` // OOM kills in the function's cgroup since the sandbox began
+}
+
+// Stop ends the sandbox: SIGTERM to the function, wait, then SIGKILL.
+type Stop struct {
+	GraceMs int64 `json:"grace_ms"`
+}
+
+// WriteFrame writes one length-prefixed frame in a single Write.
+func WriteFrame(w io.Writer, body []byte) error {
+	if len(body) > MaxControlFrame {
+		return fmt.Errorf("frame of %d bytes is over the limit of %d", len(body), MaxControlFrame)
+	}
+	buf := make([]byte, 4+len(body))
+	binary.BigEndian.PutUint32(buf, uint32(len(body)))
+	copy(buf[4:], body)
+	_, err := w.Write(buf)
+	return err
+}
+
+// ReadFrame reads one frame, refusing a length over MaxControlFrame before it
+// allocates. It returns io.EOF only between frames.
+func ReadFrame(r io.Reader) ([]byte, error) {
+	var head [4]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return nil, err
+	}
+	n := binary.BigEndian.Uint32(head[:])
+	if n > MaxControlFrame {
+		return nil, fmt.Errorf("frame of %d bytes is over the limit of %d", n, MaxControlFrame)
+	}
+	body := make([]byte, n)
+	if _, err := io.ReadFull(r, body); err != nil {
+		return nil, fmt.Errorf("frame body: %w", io.ErrUnexpectedEOF)
+	}
+	return body, nil
+}
+
+// WriteControl sends one control frame.
+func WriteControl(w io.Writer, c Control) error {
+	b, err := json.Marshal(c)
+	if err != nil {
+		return fmt.Errorf("encode control frame: %w", err)
+	}
+	return WriteFrame(w, b)
+}
+
+// ReadControl receives one control frame.
+func ReadControl(r io.Reader) (Control, error) {
+	var c Control
+	b, err := ReadFrame(r)
+	if err != nil {
+		return c, err
+	}
+	if err := json.Unmarshal(b, &c); err != nil {
+		return c, fmt.Errorf("decode control frame: %w", err)
+	}
+	return c, nil
+}

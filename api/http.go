@@ -1,0 +1,159 @@
+package api
+
+// Content types.
+const (
+	ContentTypeSealed  = "application/vnd.faasd-sec.sealed" // a sealed message, docs/envelope.md
+	ContentTypeFrames  = "application/vnd.faasd-sec.frames" // u32 big-endian length, then that many bytes, repeated
+	ContentTypeProblem = "application/problem+json"
+	ContentTypeJSON    = "application/json"
+)
+
+// Header names of the platform. None carries anything of a sealed payload.
+const (
+	HeaderCallID      = "X-Call-Id"           // kept when the caller sends one, else drawn
+	HeaderServedBy    = "X-Served-By"         // id of the node that served
+	HeaderDuration    = "X-Duration-Seconds"  // in the coordinator, decimal seconds
+	HeaderRefused     = "X-Faasd-Sec-Refused" // set by a node: this Code, and no byte reached an agent
+	HeaderLoad        = "X-Faasd-Sec-Load"    // set by a node: its NodeLoad as JSON, when it changed
+	HeaderTicket      = "X-Faasd-Sec-Ticket"  // an admission made beforehand for a large body
+	HeaderStart       = "X-Faasd-Sec-Start"   // "warm" or "cold": how the sandbox was found
+	HeaderFunctionErr = "X-Faasd-Sec-Error"   // inside a sealed reply's head: a Code of the agent's own
+)
+
+// Paths that a node serves to coordinators, over mutual TLS.
+const (
+	NodePathInvoke    = "/v1/invoke/"    // POST NAME?rev=HEX, sealed body
+	NodePathAdmit     = "/v1/admit/"     // POST NAME?rev=HEX, replies Ticket
+	NodePathRevisions = "/v1/revisions/" // PUT HEX, body Revision
+	NodePathFunctions = "/v1/functions/" // DELETE NAME[?keep=HEX]: stop its sandboxes but those of revision keep
+	NodePathLogs      = "/v1/logs/"      // GET NAME?follow=1&after=N, replies frames of LogFrame
+	NodePathSandboxes = "/v1/sandboxes"  // GET ?function=NAME, replies []SandboxStatus
+)
+
+// Paths that the coordinator serves to callers and owners.
+const (
+	GatewayPathInvoke    = "/function/"    // POST NAME[.NAMESPACE], sealed body
+	GatewayPathFunctions = "/v1/functions" // GET list; GET/PUT/DELETE /NAME; GET /NAME/logs
+	GatewayPathNodes     = "/v1/nodes"     // GET
+	GatewayPathBroker    = "/v1/broker"    // GET BrokerInfo
+	GatewayPathDeposits  = "/v1/deposits"  // POST, a sealed key deposit, relayed to the broker
+	GatewayPathJoin      = "/v1/join"      // POST JoinRequest
+	GatewayPathRegistry  = "/v2/"          // OCI distribution, signed requests only
+)
+
+// Paths that the key broker serves over mutual TLS.
+const (
+	BrokerPathInfo     = "/v1/broker"   // GET, any role
+	BrokerPathDeposits = "/v1/deposits" // POST sealed role 5, from coordinators
+	BrokerPathRelease  = "/v1/release"  // POST ReleaseRequest, from nodes
+)
+
+// Ticket is a node's promise to hold one slot in a running sandbox for a short
+// while, so that a large body is sent only once it is sure to be taken.
+type Ticket struct {
+	Ticket  string `json:"ticket"`
+	Expires int64  `json:"expires"` // unix milliseconds
+}
+
+// Revision is what a node must know to run one revision of a function. Only
+// the descriptor is authoritative; it is signed by the owner and the agent
+// checks it again.
+type Revision struct {
+	Descriptor []byte `json:"descriptor"`       // the signed descriptor, docs/envelope.md
+	ImageRef   string `json:"image"`            // where to pull the image named by digest in the descriptor
+	BundleRef  string `json:"bundle,omitempty"` // repository of the sealed bundle blob, empty if none
+}
+
+// FunctionStatus is one function as the gateway lists it. It holds what the
+// operator may see and no more.
+type FunctionStatus struct {
+	Name      FunctionName    `json:"name"`
+	Revision  string          `json:"revision"` // hex
+	Owner     string          `json:"owner"`    // fingerprint, hex
+	Image     string          `json:"image"`    // repository@digest
+	Mode      string          `json:"mode"`
+	Sealed    bool            `json:"sealed"`
+	Resources Resources       `json:"resources"`
+	Sequence  uint64          `json:"sequence"`
+	UpdatedAt int64           `json:"updated_at"` // unix seconds
+	Replicas  int             `json:"replicas"`   // running sandboxes, by gossip
+	Sandboxes []SandboxStatus `json:"sandboxes,omitempty"`
+	// Descriptor is the signed descriptor; only in the reply for one function.
+	Descriptor []byte `json:"descriptor,omitempty"`
+}
+
+// SandboxStatus is one sandbox on one node.
+type SandboxStatus struct {
+	ID        string       `json:"id"`
+	Node      string       `json:"node"`
+	Function  FunctionName `json:"function"`
+	Revision  string       `json:"revision"`
+	State     string       `json:"state"` // starting, ready, stopping, dead
+	InFlight  int          `json:"in_flight"`
+	StartedAt int64        `json:"started_at"`           // unix milliseconds
+	StartMs   int64        `json:"start_ms"`             // time from decision to ready
+	Evidence  string       `json:"evidence"`             // evidence type its keys were released for
+	LastError string       `json:"last_error,omitempty"` // why it ended: a Code and a few words
+	Memory    int64        `json:"memory"`               // bytes in use
+	CPUMicros int64        `json:"cpu_us"`               // CPU time used
+}
+
+// LogFrame is one sealed log message of a sandbox, as JSON in a frame. Sealed
+// is a role 7 message that only the function's owner can open.
+type LogFrame struct {
+	Node    string `json:"node"`
+	Sandbox string `json:"sandbox"`
+	Seq     uint64 `json:"seq"` // per node and function, for ?after=
+	Sealed  []byte `json:"sealed"`
+}
+
+// BrokerInfo is a key broker's public identity.
+type BrokerInfo struct {
+	Signing    string   `json:"signing"`    // point, hex; signs releases; named in descriptors
+	Decryption string   `json:"decryption"` // point, hex; deposits are sealed to it
+	Tiers      []string `json:"tiers"`      // evidence types it can verify
+}
+
+// ReleaseRequest asks the broker for a function's keys on behalf of a sandbox.
+type ReleaseRequest struct {
+	Statement []byte     `json:"statement"` // made by the agent: CBOR of Statement
+	Evidence  []Evidence `json:"evidence"`  // made by the node
+}
+
+// Statement is what a sandbox says of itself; evidence vouches for its digest.
+type Statement struct {
+	Function   string `cbor:"1,keyasint"` // full name
+	Revision   []byte `cbor:"2,keyasint"` // 32 bytes
+	Ephemeral  []byte `cbor:"3,keyasint"` // the sandbox's SM2 decryption point, 65 bytes
+	Nonce      []byte `cbor:"4,keyasint"` // 16 random bytes
+	IssuedAtMs int64  `cbor:"5,keyasint"` // unix milliseconds
+}
+
+// Evidence is one proof, of one type, about a statement.
+type Evidence struct {
+	Type string `json:"type"` // "node-key", later "tpm", "tdx", "snp"
+	Data []byte `json:"data"` // defined by the type
+}
+
+// ReleaseReply carries the sealed release (role 6) to the sandbox.
+type ReleaseReply struct {
+	Sealed []byte `json:"sealed"`
+	Type   string `json:"type"` // evidence type that decided
+}
+
+// JoinRequest asks the coordinator for a node certificate.
+type JoinRequest struct {
+	Token string `json:"token"`
+	CSR   []byte `json:"csr"` // PKCS#10, DER
+}
+
+// JoinReply is what a new node needs to take part.
+type JoinReply struct {
+	Certificate []byte   `json:"certificate"` // PEM
+	CA          []byte   `json:"ca"`          // PEM
+	GossipKeys  [][]byte `json:"gossip_keys"` // 16 bytes each, the first one seals
+	Seeds       []string `json:"seeds"`       // gossip addresses
+	Coordinator string   `json:"coordinator"` // host:port of its mutual-TLS API
+	Broker      string   `json:"broker"`      // host:port of the key broker
+	Registry    string   `json:"registry"`    // host:port of the registry
+}

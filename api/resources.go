@@ -1,0 +1,118 @@
+package api
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+)
+
+// Resources is an amount of what a machine has: a limit, a reservation or what
+// is free. Zero means none of it, or, in a limit's IO fields, no limit asked.
+type Resources struct {
+	CPU      int64 `json:"cpu,omitempty" cbor:"1,keyasint,omitempty"`       // millicores
+	Memory   int64 `json:"memory,omitempty" cbor:"2,keyasint,omitempty"`    // bytes, tmpfs included
+	PIDs     int64 `json:"pids,omitempty" cbor:"3,keyasint,omitempty"`      // processes and threads
+	Tmp      int64 `json:"tmp,omitempty" cbor:"4,keyasint,omitempty"`       // bytes of memory-backed scratch, part of Memory
+	ReadBps  int64 `json:"read_bps,omitempty" cbor:"5,keyasint,omitempty"`  // block reads, bytes per second
+	WriteBps int64 `json:"write_bps,omitempty" cbor:"6,keyasint,omitempty"` // block writes, bytes per second
+}
+
+// Add is the sum of what is reserved: CPU, memory and pids.
+func (r Resources) Add(o Resources) Resources {
+	return Resources{CPU: r.CPU + o.CPU, Memory: r.Memory + o.Memory, PIDs: r.PIDs + o.PIDs}
+}
+
+// Sub is the difference of what is reserved: CPU, memory and pids. It may be negative.
+func (r Resources) Sub(o Resources) Resources {
+	return Resources{CPU: r.CPU - o.CPU, Memory: r.Memory - o.Memory, PIDs: r.PIDs - o.PIDs}
+}
+
+// Lacks names the first resource of which free has less than r asks for, and
+// "" if r fits into free.
+func (r Resources) Lacks(free Resources) string {
+	switch {
+	case r.CPU > free.CPU:
+		return "cpu"
+	case r.Memory > free.Memory:
+		return "memory"
+	case r.PIDs > free.PIDs:
+		return "pids"
+	}
+	return ""
+}
+
+// ParseCPU reads a CPU quantity as Kubernetes and OpenFaaS write it, "250m",
+// "0.5", "2", into millicores.
+func ParseCPU(field, s string) (int64, error) {
+	const remedy = `write cores or millicores, as in "0.5" or "500m"`
+	t := strings.TrimSpace(s)
+	scale := 1000.0
+	if m, ok := strings.CutSuffix(t, "m"); ok {
+		t, scale = m, 1
+	}
+	if !decimal(t) {
+		return 0, Invalid(field, remedy, fmt.Sprintf("%q is not a CPU quantity", s))
+	}
+	v, err := strconv.ParseFloat(t, 64)
+	if err != nil || v <= 0 || v*scale > 1e9 {
+		return 0, Invalid(field, remedy, fmt.Sprintf("%q is not a CPU quantity", s))
+	}
+	milli := v * scale
+	if milli != math.Trunc(milli) {
+		return 0, Invalid(field, remedy, fmt.Sprintf("%q is finer than one millicore", s))
+	}
+	return int64(milli), nil
+}
+
+// units are the suffixes of byte quantities, longest first where one ends in another.
+var units = []struct {
+	suffix string
+	bytes  int64
+}{
+	{"Ki", 1 << 10}, {"Mi", 1 << 20}, {"Gi", 1 << 30}, {"Ti", 1 << 40},
+	{"k", 1e3}, {"K", 1e3}, {"M", 1e6}, {"G", 1e9}, {"T", 1e12}, {"", 1},
+}
+
+// ParseBytes reads a byte quantity, "128Mi", "40M", "1048576", into bytes.
+// "m" alone, which docker reads as mega and Kubernetes as a thousandth, is
+// refused rather than guessed.
+func ParseBytes(field, s string) (int64, error) {
+	const remedy = `write bytes with an optional unit Ki, Mi, Gi, k, M or G, as in "128Mi"`
+	t := strings.TrimSpace(s)
+	for _, u := range units {
+		num, ok := strings.CutSuffix(t, u.suffix)
+		if !ok {
+			continue
+		}
+		if !decimal(num) {
+			break
+		}
+		v, err := strconv.ParseFloat(num, 64)
+		if err != nil || v <= 0 || v*float64(u.bytes) > 1<<62 {
+			break
+		}
+		if b := v * float64(u.bytes); b == math.Trunc(b) {
+			return int64(b), nil
+		}
+		break
+	}
+	return 0, Invalid(field, remedy, fmt.Sprintf("%q is not a byte quantity", s))
+}
+
+// decimal reports whether s is digits with at most one point: no sign, no
+// exponent, no hex, no "inf".
+func decimal(s string) bool {
+	digits, points := 0, 0
+	for _, c := range s {
+		switch {
+		case c >= '0' && c <= '9':
+			digits++
+		case c == '.':
+			points++
+		default:
+			return false
+		}
+	}
+	return digits > 0 && points <= 1
+}

@@ -1,0 +1,139 @@
+// Package runtime is the contract between a node and whatever makes sandboxes
+// for it. runtime/containerd implements it with containerd tasks;
+// runtime/runtimetest is the one suite that every implementation passes.
+//
+// A Runtime promises that a sandbox whose Create returned nil runs under
+// exactly the limits asked for, read back from the kernel before its first
+// instruction, and that Remove leaves nothing of it behind. It does not
+// promise anything about what the agent inside does.
+package runtime
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/faasd-sec/faasd-sec/api"
+)
+
+// Spec asks for one sandbox.
+type Spec struct {
+	ID        string           // unique on the node: 1..64 of [a-z0-9-]
+	Function  api.FunctionName // label
+	Revision  string           // label, hex digest
+	Image     Image            // from Pull
+	AgentPath string           // the agent binary on the host, bind-mounted read-only at api.AgentBinary
+	AgentEnv  []string         // environment of PID 1, "K=V"
+	SocketDir string           // host directory, bind-mounted at api.AgentRunDir; the runtime chowns it to the sandbox's root, mode 0700
+	Resources api.Resources    // the function's limits; all of CPU, Memory and PIDs are required
+	Tmpfs     []Tmpfs          // beside /tmp, which has Resources.Tmp bytes
+	UID, GID  int              // the function's ids inside the user namespace, never 0; 0 asks the runtime to take those of the image's USER, or 10001 where that is root
+	AllowInet bool             // let the function open AF_INET(6) sockets on its loopback
+}
+
+// Tmpfs is one more memory-backed directory, charged to the memory limit.
+type Tmpfs struct {
+	Path  string // absolute, in the sandbox
+	Bytes int64
+	Exec  bool // code may run from it
+}
+
+// Image is a pulled and unpacked image.
+type Image struct {
+	Ref    string // name the runtime knows it by
+	Digest string // manifest or index digest, "sha256:…"
+	Config api.ImageConfig
+	Size   int64 // compressed bytes
+}
+
+// Runtime makes sandboxes.
+type Runtime interface {
+	// Pull makes ref available, which must resolve to digest, and keeps it from
+	// garbage collection until Forget. Pulling what is there already is cheap
+	// and needs no registry.
+	Pull(ctx context.Context, ref, digest string) (Image, error)
+	// Images lists digests that Pull would answer without a registry.
+	Images(ctx context.Context) ([]string, error)
+	// Create makes a sandbox, verifies its limits and starts its agent. On an
+	// error nothing remains.
+	Create(ctx context.Context, spec Spec) (Sandbox, error)
+	// Recover returns the sandboxes of an earlier life of the daemon that still
+	// run, and removes the remains of those that do not.
+	Recover(ctx context.Context) ([]Sandbox, error)
+	// Events delivers what happens to sandboxes until Close. The runtime never
+	// blocks on a slow reader longer than it must and drops nothing but repeats.
+	Events() <-chan Event
+	// Close ends the runtime's goroutines. Sandboxes go on running.
+	Close() error
+}
+
+// Sandbox is one started sandbox.
+type Sandbox interface {
+	ID() string
+	Info() Info
+	// AdmitLauncher moves the process that will become the parent of all of the
+	// function's processes into the function's own sub-cgroup. pid is as the
+	// host sees it and must be a process of this sandbox.
+	AdmitLauncher(ctx context.Context, pid int) error
+	// Usage reads the sandbox's counters from the kernel.
+	Usage(ctx context.Context) (Usage, error)
+	// OOMKills counts OOM kills in the function's sub-cgroup since Create.
+	OOMKills(ctx context.Context) (int64, error)
+	// Remove ends the sandbox: SIGTERM to the agent, SIGKILL after grace, then
+	// everything that belongs to it is deleted. It is idempotent.
+	Remove(ctx context.Context, grace time.Duration) error
+}
+
+// Info is what stays the same in a sandbox's life and can be recovered.
+type Info struct {
+	ID        string
+	Function  api.FunctionName
+	Revision  string
+	SocketDir string
+	Resources api.Resources
+	UID, GID  int
+	CreatedAt time.Time
+	PID       int // of the agent, as the host sees it
+}
+
+// Usage are a sandbox's counters.
+type Usage struct {
+	Memory     int64         // bytes now
+	MemoryPeak int64         // bytes at most, 0 where the kernel does not tell
+	CPU        time.Duration // in all
+	Throttled  time.Duration // time held back by the CPU quota
+	PIDs       int64
+}
+
+// EventKind says what happened.
+type EventKind string
+
+// The kinds of events.
+const (
+	EventExit      EventKind = "exit"       // PID 1 ended; ExitCode is set
+	EventOOM       EventKind = "oom"        // the kernel killed something of the function for its memory limit
+	EventPIDsLimit EventKind = "pids_limit" // a fork was refused for the pids limit
+)
+
+// Event is one thing that happened to a sandbox.
+type Event struct {
+	Kind     EventKind
+	ID       string
+	ExitCode uint32
+	At       time.Time
+}
+
+// AgentOverhead is what a sandbox needs beyond the function's own limits: the
+// agent's memory, threads and the launcher. Nodes reserve it on top, and the
+// runtime adds it to the limits of the sandbox's own cgroup.
+func AgentOverhead() api.Resources { return api.Resources{Memory: 48 << 20, PIDs: 64} }
+
+// Errors that callers branch on.
+var (
+	// ErrLimits means that the kernel did not take a limit as asked.
+	ErrLimits = errors.New("runtime: limits in the kernel differ from those asked for")
+	// ErrGone means that the sandbox no longer runs.
+	ErrGone = errors.New("runtime: sandbox is gone")
+	// ErrUnsupported means that this host lacks something a sandbox needs.
+	ErrUnsupported = errors.New("runtime: host lacks a needed feature")
+)
