@@ -1,0 +1,295 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/valyala/fasthttp"
+)
+
+// ErrNotSent means that the upstream could not be reached: no byte of the
+// request left, and it may safely go elsewhere.
+var ErrNotSent = errors.New("relay: upstream not reached")
+
+// Upstream is one peer and its kept-alive connections. It is safe for
+// concurrent use. Close ends idle connections.
+type Upstream struct {
+	life  context.Context
+	small *fasthttp.HostClient
+	large *http.Transport
+}
+
+// Dialer opens a connection to the peer, TLS handshake included.
+type Dialer func(ctx context.Context) (net.Conn, error)
+
+// Options of an Upstream.
+type Options struct {
+	MaxConns    int           // for small bodies; more wait for a free one
+	IdleTimeout time.Duration // shorter than the peer's, so that a kept connection is not closed under a request
+	DialTimeout time.Duration
+}
+
+// DefaultOptions fit one peer of a coordinator or node.
+func DefaultOptions() Options {
+	return Options{MaxConns: 1024, IdleTimeout: 30 * time.Second, DialTimeout: 3 * time.Second}
+}
+
+// NewUpstream makes an Upstream over dial. When ctx ends, so does every
+// exchange under way: pass a context that outlives the daemon's drain.
+func NewUpstream(ctx context.Context, dial Dialer, o Options) *Upstream {
+	return &Upstream{
+		life: ctx,
+		small: &fasthttp.HostClient{
+			Addr: "peer", Name: "faasd-sec", MaxConns: o.MaxConns, MaxIdleConnDuration: o.IdleTimeout,
+			MaxConnWaitTimeout: o.DialTimeout, NoDefaultUserAgentHeader: true, DisablePathNormalizing: true,
+			// A request may have taken effect although its connection broke:
+			// nothing is ever sent a second time behind the caller's back.
+			MaxIdemponentCallAttempts: 1,
+			RetryIfErr:                func(*fasthttp.Request, int, error) (bool, bool) { return false, false },
+			Dial: func(string) (net.Conn, error) {
+				c, cancel := context.WithTimeout(ctx, o.DialTimeout)
+				defer cancel()
+				conn, err := dial(c)
+				if err != nil {
+					return nil, &dialError{err}
+				}
+				return conn, nil
+			},
+		},
+		large: &http.Transport{
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				c, cancel := context.WithTimeout(ctx, o.DialTimeout)
+				defer cancel()
+				conn, err := dial(c)
+				if err != nil {
+					return nil, &dialError{err}
+				}
+				return conn, nil
+			},
+			MaxIdleConnsPerHost: 16, IdleConnTimeout: o.IdleTimeout, DisableCompression: true,
+			WriteBufferSize: 64 << 10, ReadBufferSize: 64 << 10,
+		},
+	}
+}
+
+// dialError marks what failed before anything was sent.
+type dialError struct{ error }
+
+func (e *dialError) Unwrap() error { return e.error }
+
+// Close closes idle connections.
+func (u *Upstream) Close() {
+	u.small.CloseIdleConnections()
+	u.large.CloseIdleConnections()
+}
+
+// Header is one header to send.
+type Header struct{ Name, Value string }
+
+// Reply is an upstream's answer, its body unread. Exactly one of SendTo and
+// Discard must be called.
+type Reply struct {
+	Status int
+	length int64
+	body   io.ReadCloser
+	get    func(string) string
+	free   func()
+	until  time.Time
+	req    *Body
+	once   sync.Once
+}
+
+// Header is a header of the reply, "" if absent.
+func (r *Reply) Header(name string) string { return r.get(name) }
+
+// Post sends body to path and returns as soon as the reply's header is there.
+// until bounds the whole exchange, the reply's body included. On ErrNotSent,
+// body is untouched and may be posted elsewhere; after any other outcome it may not.
+func (u *Upstream) Post(until time.Time, path string, body *Body, headers ...Header) (*Reply, error) {
+	if time.Until(until) <= 0 {
+		return nil, fmt.Errorf("post %s: %w", path, context.DeadlineExceeded)
+	}
+	if body.Small {
+		return u.postSmall(until, path, body, headers)
+	}
+	return u.postLarge(until, path, body, headers)
+}
+
+func (u *Upstream) postSmall(until time.Time, path string, body *Body, headers []Header) (*Reply, error) {
+	req, resp := fasthttp.AcquireRequest(), fasthttp.AcquireResponse()
+	defer fasthttp.ReleaseRequest(req)
+	req.SetRequestURI(path)
+	req.Header.SetHost("peer")
+	req.Header.SetMethod(fasthttp.MethodPost)
+	for _, h := range headers {
+		req.Header.Set(h.Name, h.Value)
+	}
+	req.SetBodyRaw(body.Head)
+	req.SetTimeout(time.Until(until))
+	resp.StreamBody = true
+	if err := u.small.Do(req, resp); err != nil {
+		fasthttp.ReleaseResponse(resp)
+		return nil, classify(err)
+	}
+	return &Reply{
+		Status: resp.StatusCode(), length: int64(resp.Header.ContentLength()), until: until,
+		body: fastBody{resp}, get: func(n string) string { return string(resp.Header.Peek(n)) },
+		free: func() { fasthttp.ReleaseResponse(resp) }, req: body,
+	}, nil
+}
+
+// fastBody reads a streamed fasthttp response.
+type fastBody struct{ resp *fasthttp.Response }
+
+func (b fastBody) Read(p []byte) (int, error) {
+	s := b.resp.BodyStream()
+	if s == nil {
+		return 0, io.EOF
+	}
+	return s.Read(p)
+}
+
+func (b fastBody) Close() error { return b.resp.CloseBodyStream() }
+
+func (u *Upstream) postLarge(until time.Time, path string, body *Body, headers []Header) (*Reply, error) {
+	ctx, cancel := context.WithDeadline(u.life, until)
+	src := &largeBody{head: body.Head, rest: body.rest}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://peer"+path, src)
+	if err != nil {
+		cancel()
+		return nil, fmt.Errorf("post %s: %w", path, err)
+	}
+	req.ContentLength = body.size
+	for _, h := range headers {
+		req.Header.Set(h.Name, h.Value)
+	}
+	// A deadline on the caller's connection, so that a stalled upload ends.
+	_ = body.rest.ctx.Conn().SetReadDeadline(until)
+	resp, err := u.large.RoundTrip(req)
+	if err != nil {
+		cancel()
+		if src.touched.Load() { // some of the body may be gone
+			return nil, classify(fmt.Errorf("post %s: %w", path, err))
+		}
+		return nil, classify(err)
+	}
+	return &Reply{
+		Status: resp.StatusCode, length: resp.ContentLength, until: until,
+		body: resp.Body, get: resp.Header.Get, free: cancel, req: body,
+	}, nil
+}
+
+// largeBody is what net/http reads the request from. net/http closes it early
+// when the peer answers before it has read all; the connection's stream is then
+// closed with the reply.
+type largeBody struct {
+	head    []byte
+	rest    io.Reader
+	touched atomic.Bool
+	closed  atomic.Bool
+}
+
+func (b *largeBody) Read(p []byte) (int, error) {
+	if b.closed.Load() {
+		return 0, io.ErrClosedPipe
+	}
+	b.touched.Store(true)
+	if len(b.head) > 0 {
+		n := copy(p, b.head)
+		b.head = b.head[n:]
+		return n, nil
+	}
+	return b.rest.Read(p)
+}
+
+func (b *largeBody) Close() error { b.closed.Store(true); return nil }
+
+// classify marks errors that happened before anything was sent.
+func classify(err error) error {
+	var d *dialError
+	if errors.As(err, &d) || errors.Is(err, fasthttp.ErrNoFreeConns) {
+		return fmt.Errorf("%w: %w", ErrNotSent, err)
+	}
+	if errors.Is(err, fasthttp.ErrTimeout) {
+		return fmt.Errorf("%w: %w", context.DeadlineExceeded, err)
+	}
+	return err
+}
+
+// Discard drops a reply whose body is not wanted. The connection is kept where
+// the body was short.
+func (r *Reply) Discard() {
+	r.once.Do(func() {
+		_, _ = io.CopyN(io.Discard, r.body, 16<<10)
+		_ = r.body.Close()
+		r.free()
+	})
+}
+
+// Bytes reads a short body, at most n bytes, and ends the reply.
+func (r *Reply) Bytes(n int64) ([]byte, error) {
+	defer r.Discard()
+	return io.ReadAll(io.LimitReader(r.body, n))
+}
+
+// SendTo makes r the reply of ctx: its status, the named headers and its body,
+// which flows while the server writes. done, which may be nil, is called once
+// when the exchange is over, with what broke it off. The request's Body is
+// released by then.
+func (r *Reply) SendTo(ctx *fasthttp.RequestCtx, done func(error), headers ...string) {
+	ctx.SetStatusCode(r.Status)
+	if ct := r.get(fasthttp.HeaderContentType); ct != "" {
+		ctx.SetContentType(ct)
+	}
+	for _, h := range headers {
+		if v := r.get(h); v != "" {
+			ctx.Response.Header.Set(h, v)
+		}
+	}
+	s := &replyStream{Reply: r, ctx: ctx, done: done}
+	ctx.SetBodyStream(s, int(r.length))
+}
+
+// replyStream is read by the server while it writes the reply out, and closed
+// by it in every case.
+type replyStream struct {
+	*Reply
+	ctx     *fasthttp.RequestCtx
+	done    func(error)
+	started bool
+	err     error
+}
+
+func (s *replyStream) Read(p []byte) (int, error) {
+	if !s.started {
+		s.started = true
+		_ = s.ctx.Conn().SetWriteDeadline(s.until)
+	}
+	n, err := s.body.Read(p)
+	if err != nil && err != io.EOF {
+		s.err = err
+	}
+	return n, err
+}
+
+func (s *replyStream) Close() error {
+	s.once.Do(func() {
+		err := s.body.Close()
+		s.req.Release()
+		s.free()
+		if s.err == nil {
+			s.err = err
+		}
+		if s.done != nil {
+			s.done(s.err)
+		}
+	})
+	return nil
+}
