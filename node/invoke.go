@@ -1,0 +1,157 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/relay"
+	"github.com/faasd-sec/faasd-sec/sealed"
+)
+
+// serveInvoke passes one sealed invocation to a sandbox. Every refusal before
+// the agent's socket carries HeaderRefused, so that the coordinator may try
+// another node; nothing after it does.
+func (n *Node) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
+	n.met.inFlight.Inc()
+	rev, err := n.lookup(ctx, name)
+	if err != nil {
+		n.met.done(api.CodeOf(err))
+		ctx.SetConnectionClose() // the body was not read
+		n.refuse(ctx, err)
+		return
+	}
+	body, err := relay.ReadBody(ctx, n.cfg.MaxBody)
+	if err != nil {
+		n.met.done(api.CodeOf(err))
+		n.problem(ctx, err)
+		return
+	}
+	sl, err := n.slotFor(ctx, rev)
+	if err != nil {
+		body.Release()
+		n.met.done(api.CodeOf(err))
+		n.refuse(ctx, err)
+		return
+	}
+	reply, err := n.deliver(ctx, sl, body)
+	if err != nil {
+		sl.release()
+		body.Release()
+		n.met.done(api.CodeOf(err))
+		n.problem(ctx, err)
+		return
+	}
+	start := "warm"
+	if sl.cold {
+		start = "cold"
+	}
+	ctx.Response.Header.Set(api.HeaderServedBy, n.cfg.ID)
+	ctx.Response.Header.Set(api.HeaderStart, start)
+	if l := n.load.Load(); l != nil && time.Since(l.at) < loadFresh {
+		ctx.Response.Header.Set(api.HeaderLoad, l.json)
+	}
+	status := reply.Status
+	reply.SendTo(ctx, func(err error) {
+		sl.release()
+		switch {
+		case err != nil:
+			n.met.done(api.CodeFunctionIO)
+		case status == fasthttp.StatusOK:
+			n.met.done("ok")
+		default:
+			n.met.done("agent_refused")
+		}
+	})
+}
+
+// slotFor claims the ticket that came with the request, or acquires a slot.
+func (n *Node) slotFor(ctx *fasthttp.RequestCtx, rev *revision) (slot, error) {
+	if t := ctx.Request.Header.Peek(api.HeaderTicket); len(t) > 0 {
+		return n.claim(string(t), rev)
+	}
+	// The common case needs no timer.
+	n.mu.Lock()
+	s := n.pick(rev)
+	if s != nil && s.state == ready && !n.draining {
+		s.inFlight++
+		s.lastUsed = time.Now()
+		first := s.inFlight == 1
+		n.mu.Unlock()
+		if first {
+			n.touch()
+		}
+		return slot{s: s, n: n}, nil
+	}
+	n.mu.Unlock()
+	c, cancel := context.WithTimeout(n.life, rev.start)
+	defer cancel()
+	return n.acquire(c, rev)
+}
+
+// deliver checks that the message was not delivered by this node before, in
+// whatever sandbox, and sends it to the agent.
+func (n *Node) deliver(ctx *fasthttp.RequestCtx, sl slot, body *relay.Body) (*relay.Reply, error) {
+	rev := sl.s.rev
+	peek, err := sealed.Peek(body.Head)
+	if err != nil {
+		return nil, api.Wrap(api.Code(sealed.CodeOf(err)), err, err.Error())
+	}
+	if err := rev.seen.Add(peek.Message.Grant, peek.Message.ID, peek.Message.Expires); err != nil {
+		return nil, api.Wrap(api.Code(sealed.CodeOf(err)), err, err.Error())
+	}
+	until := time.Now().Add(rev.bound)
+	reply, err := sl.s.up.Post(until, api.AgentPathInvoke, body,
+		relay.Header{Name: fasthttp.HeaderContentType, Value: api.ContentTypeSealed},
+		relay.Header{Name: api.HeaderCallID, Value: string(ctx.Request.Header.Peek(api.HeaderCallID))})
+	switch {
+	case err == nil:
+		return reply, nil
+	case errors.Is(err, context.DeadlineExceeded):
+		return nil, api.Wrap(api.CodeDeadline, err, "the function did not answer in time")
+	}
+	// Between the last check and now the sandbox ended under the invocation.
+	return nil, api.Wrap(api.CodeFunctionCrashed, err, "the sandbox ended while it served this invocation: "+n.lastWords(sl.s))
+}
+
+// lastWords says why a sandbox ended, waiting a moment for the reason to come in.
+func (n *Node) lastWords(s *sandbox) string {
+	t := time.NewTimer(time.Second)
+	defer t.Stop()
+	for {
+		n.mu.Lock()
+		why, wait := s.lastErr, n.changed
+		n.mu.Unlock()
+		if why != "" {
+			return why
+		}
+		select {
+		case <-wait:
+		case <-s.gone:
+		case <-t.C:
+			return "the reason is not known"
+		}
+	}
+}
+
+// readAll reads a request's whole body, streamed or not, at most limit bytes.
+func readAll(ctx *fasthttp.RequestCtx, limit int64) ([]byte, error) {
+	stream := ctx.RequestBodyStream()
+	if stream == nil {
+		return ctx.PostBody(), nil
+	}
+	b, err := io.ReadAll(io.LimitReader(stream, limit+1))
+	if err != nil {
+		ctx.SetConnectionClose()
+		return nil, api.Wrap(api.CodeInvalid, err, "the body ended early or came too slowly")
+	}
+	if int64(len(b)) > limit {
+		ctx.SetConnectionClose()
+		return nil, api.Errorf(api.CodeTooLarge, "the body is over %d bytes", limit)
+	}
+	return b, nil
+}

@@ -1,0 +1,96 @@
+package node
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/faasd-sec/faasd-sec/api"
+)
+
+const (
+	loadEvery = time.Second            // how often what the machine has free is read
+	loadPause = 20 * time.Millisecond  // between two publications
+	loadFresh = 250 * time.Millisecond // how long replies carry a load along
+)
+
+// stampedLoad is the last published load, ready to be sent.
+type stampedLoad struct {
+	json         string
+	at           time.Time
+	memAvailable int64 // bytes the machine had left when it was read
+	pending      int64 // bytes reserved since
+}
+
+// publishLoad tells the mesh what is free, when it changed and every loadEvery.
+func (n *Node) publishLoad() {
+	tick := time.NewTicker(loadEvery)
+	defer tick.Stop()
+	machine, at := api.Resources{}, time.Time{}
+	for {
+		if time.Since(at) >= loadEvery {
+			if free, err := n.dep.Free(); err != nil {
+				n.log.Warn("free resources of the machine", "err", err)
+			} else {
+				machine, at = free, time.Now()
+			}
+		}
+		n.publish(machine)
+		select {
+		case <-n.life.Done():
+			return
+		case <-tick.C:
+		case <-n.dirty:
+			pause := time.NewTimer(loadPause)
+			select {
+			case <-n.life.Done():
+				pause.Stop()
+				return
+			case <-pause.C:
+			}
+		}
+	}
+}
+
+// publish sends one load. machine is what procfs and the cgroups say is free.
+func (n *Node) publish(machine api.Resources) {
+	images, err := n.dep.Runtime.Images(n.life)
+	if err != nil && n.life.Err() == nil {
+		n.log.Warn("list images", "err", err)
+	}
+	if len(images) > 16 {
+		images = images[:16]
+	}
+	n.mu.Lock()
+	l := api.NodeLoad{Node: n.cfg.ID, Free: n.ledger.free(), Warm: map[string]int{}, Running: len(n.fleet), Draining: n.draining}
+	// Reserved memory that its sandboxes do not use yet is not free, although
+	// the machine still has it.
+	if machine.Memory > 0 {
+		l.Free.Memory = min(l.Free.Memory, machine.Memory)
+	}
+	if machine.PIDs > 0 {
+		l.Free.PIDs = min(l.Free.PIDs, machine.PIDs)
+	}
+	for _, s := range n.fleet {
+		l.InFlight += s.inFlight
+		if s.state == ready && s.inFlight < s.rev.slots {
+			l.Warm[api.RevisionKey(s.rev.digest)] += s.rev.slots - s.inFlight
+		}
+	}
+	n.mu.Unlock()
+	for _, d := range images {
+		l.Images = append(l.Images, api.ImageKey(d))
+	}
+	stamped, err := n.dep.Mesh.SetLoad(l)
+	if err != nil {
+		n.log.Error("publish load", "err", err)
+		return
+	}
+	b, err := json.Marshal(stamped)
+	if err != nil {
+		n.log.Error("encode load", "err", err)
+		return
+	}
+	n.mu.Lock()
+	n.load.Store(&stampedLoad{json: string(b), at: time.Now(), memAvailable: machine.Memory})
+	n.mu.Unlock()
+}

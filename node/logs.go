@@ -1,0 +1,129 @@
+package node
+
+import (
+	"bufio"
+	"encoding/json"
+	"sync"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/faasd-sec/faasd-sec/api"
+)
+
+// logbook keeps the last sealed log messages of each function, bounded in
+// bytes. Only the function's owner can open them.
+type logbook struct {
+	node  string
+	limit int
+
+	mu    sync.Mutex
+	books map[api.FunctionName]*book
+}
+
+type book struct {
+	frames []api.LogFrame
+	bytes  int
+	seq    uint64
+	news   chan struct{} // closed and replaced with every frame
+}
+
+func newLogbook(node string, limit int) *logbook {
+	return &logbook{node: node, limit: limit, books: map[api.FunctionName]*book{}}
+}
+
+// of finds or makes a function's book. mu is held.
+func (l *logbook) of(name api.FunctionName) *book {
+	b := l.books[name]
+	if b == nil {
+		// The sequence starts at the clock so that a reader's position stays
+		// behind what a restarted daemon writes.
+		b = &book{news: make(chan struct{}), seq: uint64(time.Now().UnixMicro())}
+		l.books[name] = b
+	}
+	return b
+}
+
+func (l *logbook) add(name api.FunctionName, sandbox string, sealed []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := l.of(name)
+	b.seq++
+	b.frames = append(b.frames, api.LogFrame{Node: l.node, Sandbox: sandbox, Seq: b.seq, Sealed: sealed})
+	b.bytes += len(sealed)
+	for b.bytes > l.limit && len(b.frames) > 1 {
+		b.bytes -= len(b.frames[0].Sealed)
+		b.frames = b.frames[1:]
+	}
+	close(b.news)
+	b.news = make(chan struct{})
+}
+
+func (l *logbook) drop(name api.FunctionName) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if b := l.books[name]; b != nil {
+		close(b.news)
+		delete(l.books, name)
+	}
+}
+
+// after returns frames with a larger sequence and a channel that tells of more.
+func (l *logbook) after(name api.FunctionName, seq uint64) ([]api.LogFrame, <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := l.of(name)
+	for i, f := range b.frames {
+		if f.Seq > seq {
+			return append([]api.LogFrame(nil), b.frames[i:]...), b.news
+		}
+	}
+	return nil, b.news
+}
+
+// serveLogs streams a function's sealed log frames; with follow=1 until the
+// reader leaves.
+func (n *Node) serveLogs(ctx *fasthttp.RequestCtx, name string) error {
+	fn, err := api.ParseFunctionName(name)
+	if err != nil {
+		return err
+	}
+	follow := string(ctx.QueryArgs().Peek("follow")) == "1"
+	seq := uint64(0)
+	if v, err := ctx.QueryArgs().GetUint("after"); err == nil {
+		seq = uint64(v)
+	}
+	ctx.SetContentType(api.ContentTypeFrames)
+	conn := ctx.Conn()
+	ctx.SetBodyStreamWriter(func(w *bufio.Writer) {
+		for {
+			frames, news := n.logs.after(fn, seq)
+			for _, f := range frames {
+				b, err := json.Marshal(f)
+				if err != nil || api.WriteFrame(w, b) != nil {
+					return
+				}
+				seq = f.Seq
+			}
+			// An empty frame keeps the connection known to be alive, and ends
+			// this loop when the reader has left.
+			if len(frames) == 0 && follow && api.WriteFrame(w, nil) != nil {
+				return
+			}
+			_ = conn.SetWriteDeadline(time.Now().Add(30 * time.Second))
+			if w.Flush() != nil || !follow {
+				return
+			}
+			idle := time.NewTimer(5 * time.Second)
+			select {
+			case <-news:
+			case <-idle.C:
+			case <-n.life.Done():
+				idle.Stop()
+				return
+			}
+			idle.Stop()
+		}
+	})
+	return nil
+}

@@ -1,0 +1,283 @@
+// Package node is the daemon of one machine: it admits invocations under exact
+// reservations, starts a sandbox where none is warm, passes sealed bodies to
+// the agent inside and sealed replies back, and stops what nobody uses.
+//
+// It guarantees that the sum of what it reserved never passes its capacity,
+// that a refused invocation reached no agent, that every sandbox it started is
+// removed or, after a crash, adopted or removed at the next start. It cannot
+// open a payload: it links no code that holds a private decryption key.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/valyala/fasthttp"
+
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/runtime"
+)
+
+// Config sets up a Node. Durations of zero take the value of DefaultConfig.
+type Config struct {
+	ID           string        // as in its certificate
+	StateDir     string        // revisions it was told, sealed logs; survives a restart
+	RunDir       string        // sockets of sandboxes; short, for unix socket paths end at 107 bytes
+	AgentPath    string        // the static agent binary on this machine
+	Capacity     api.Resources // lent to functions in all; CPU may be over-committed by saying more than there is
+	IdleAfter    time.Duration // a sandbox unused for so long is stopped, where the function does not say
+	StartTimeout time.Duration // from the decision to a ready function, image pull included
+	StopGrace    time.Duration // between SIGTERM and SIGKILL
+	DrainTimeout time.Duration // for invocations under way when the daemon is told to stop
+	MaxBody      int64         // bytes of one sealed request, 0 without limit
+	LogBytes     int           // sealed log kept in memory per function
+	ReplaySize   int           // messages remembered per function until they expire
+}
+
+// DefaultConfig is what a node runs with unless told otherwise. ID, StateDir,
+// RunDir, AgentPath and Capacity have no default.
+func DefaultConfig() Config {
+	return Config{
+		IdleAfter: 5 * time.Minute, StartTimeout: time.Minute, StopGrace: 5 * time.Second,
+		DrainTimeout: 30 * time.Second, MaxBody: 0, LogBytes: 4 << 20, ReplaySize: 1 << 20,
+	}
+}
+
+// Broker releases a function's keys, sealed to a sandbox.
+type Broker interface {
+	Release(ctx context.Context, req api.ReleaseRequest) (api.ReleaseReply, error)
+}
+
+// Collector makes evidence about a statement.
+type Collector interface {
+	Type() string
+	Collect(ctx context.Context, statement []byte) (api.Evidence, error)
+}
+
+// Bundles fetches sealed bundles by digest.
+type Bundles interface {
+	Fetch(ctx context.Context, ref, digest string) (io.ReadCloser, error)
+}
+
+// Mesh is told what this node has free. It stamps epoch and sequence.
+type Mesh interface {
+	SetLoad(api.NodeLoad) (api.NodeLoad, error)
+}
+
+// Deps are the parts a Node works with. All are required but Registerer.
+type Deps struct {
+	Runtime    runtime.Runtime
+	Broker     Broker
+	Collectors []Collector
+	Bundles    Bundles
+	Mesh       Mesh
+	Free       func() (api.Resources, error) // what the machine really has free
+	Log        *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// Node is one machine's daemon. Make it with New, run it with Run.
+type Node struct {
+	cfg  Config
+	dep  Deps
+	log  *slog.Logger
+	met  *metrics
+	revs *revisions
+	logs *logbook
+
+	life context.Context // ends after the drain; parent of all that a sandbox does
+	kill context.CancelFunc
+	jobs sync.WaitGroup // goroutines that life bounds
+
+	mu       sync.Mutex // guards what follows; never held across I/O
+	ledger   ledger
+	fleet    map[string]*sandbox            // by sandbox id
+	byRev    map[string]map[string]*sandbox // revision -> id -> sandbox
+	tickets  map[string]*ticket
+	past     []api.SandboxStatus // ended ones, newest last, bounded
+	changed  chan struct{}       // closed and replaced when room or a slot may have come free
+	draining bool
+
+	dirty   chan struct{} // load changed
+	load    atomic.Pointer[stampedLoad]
+	started time.Time
+}
+
+// New checks cfg and makes a Node that has not touched anything yet.
+func New(cfg Config, dep Deps) (*Node, error) {
+	def := DefaultConfig()
+	for _, d := range []struct{ v, def *time.Duration }{
+		{&cfg.IdleAfter, &def.IdleAfter}, {&cfg.StartTimeout, &def.StartTimeout},
+		{&cfg.StopGrace, &def.StopGrace}, {&cfg.DrainTimeout, &def.DrainTimeout},
+	} {
+		if *d.v == 0 {
+			*d.v = *d.def
+		}
+		if *d.v < 0 {
+			return nil, api.Invalid("duration", "use a positive one", d.v.String())
+		}
+	}
+	switch {
+	case cfg.ID == "":
+		return nil, api.Invalid("id", "name the node", "it is empty")
+	case cfg.StateDir == "" || cfg.RunDir == "" || cfg.AgentPath == "":
+		return nil, api.Invalid("state, run directory or agent", "set all three", "one is empty")
+	case cfg.Capacity.CPU <= 0 || cfg.Capacity.Memory <= 0 || cfg.Capacity.PIDs <= 0:
+		return nil, api.Invalid("capacity", "set cpu, memory and pids", fmt.Sprintf("%+v", cfg.Capacity))
+	}
+	// "/" + an id of 20 + "/agent.sock": the kernel's limit is 107.
+	if n := len(cfg.RunDir) + 1 + 20 + len("/agent.sock"); n > 107 {
+		return nil, api.Invalid("run directory", "choose a shorter path, such as one below /run",
+			fmt.Sprintf("socket paths below %s would have %d bytes, 107 are allowed", cfg.RunDir, n))
+	}
+	if st, err := os.Stat(cfg.AgentPath); err != nil || !st.Mode().IsRegular() {
+		return nil, api.Invalid("agent", "run `make build` and name bin/agent", fmt.Sprintf("%s is not a file", cfg.AgentPath))
+	}
+	if cfg.LogBytes <= 0 {
+		cfg.LogBytes = def.LogBytes
+	}
+	if cfg.ReplaySize <= 0 {
+		cfg.ReplaySize = def.ReplaySize
+	}
+	for _, dir := range []string{cfg.StateDir, cfg.RunDir} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return nil, fmt.Errorf("node directory: %w", err)
+		}
+	}
+	n := &Node{
+		cfg: cfg, dep: dep, log: dep.Log, met: newMetrics(dep.Registerer),
+		logs:  newLogbook(cfg.ID, cfg.LogBytes),
+		fleet: map[string]*sandbox{}, byRev: map[string]map[string]*sandbox{}, tickets: map[string]*ticket{},
+		ledger: ledger{capacity: cfg.Capacity}, changed: make(chan struct{}), dirty: make(chan struct{}, 1),
+		started: time.Now(),
+	}
+	var err error
+	if n.revs, err = openRevisions(filepath.Join(cfg.StateDir, "revisions"), cfg); err != nil {
+		return nil, err
+	}
+	n.met.observe(n)
+	return n, nil
+}
+
+// Start adopts what an earlier life left running and begins the node's
+// background work. It returns when invocations can be admitted. Drain and Close
+// must be called afterwards.
+func (n *Node) Start(ctx context.Context) error {
+	n.life, n.kill = context.WithCancel(context.WithoutCancel(ctx))
+	n.spawn(n.watchEvents)
+	if err := n.recover(ctx); err != nil {
+		n.Close()
+		return fmt.Errorf("recover sandboxes: %w", err)
+	}
+	n.spawn(n.reapIdle)
+	n.spawn(n.publishLoad)
+	return nil
+}
+
+// spawn runs f until it returns; Close waits for it.
+func (n *Node) spawn(f func()) {
+	n.jobs.Add(1)
+	go func() { defer n.jobs.Done(); f() }()
+}
+
+// Drain refuses new invocations, waits for those under way up to DrainTimeout
+// and stops all sandboxes. Callers keep the server running meanwhile, so that
+// refusals reach coordinators.
+func (n *Node) Drain(ctx context.Context) {
+	n.mu.Lock()
+	n.draining = true
+	n.mu.Unlock()
+	n.touch()
+	ctx, cancel := context.WithTimeout(ctx, n.cfg.DrainTimeout)
+	defer cancel()
+	for {
+		n.mu.Lock()
+		busy, wait := 0, n.changed
+		for _, s := range n.fleet {
+			busy += s.inFlight
+		}
+		n.mu.Unlock()
+		if busy == 0 {
+			break
+		}
+		select {
+		case <-wait:
+			continue
+		case <-ctx.Done():
+			n.log.Warn("drain timed out", "in_flight", busy)
+		}
+		break
+	}
+	n.removeAll()
+}
+
+// removeAll stops every sandbox, several at a time, and waits.
+func (n *Node) removeAll() {
+	var wg sync.WaitGroup
+	n.mu.Lock()
+	all := make([]*sandbox, 0, len(n.fleet))
+	for _, s := range n.fleet {
+		all = append(all, s)
+	}
+	n.mu.Unlock()
+	for _, s := range all {
+		wg.Add(1)
+		go func() { defer wg.Done(); n.remove(s, "node drains") }()
+	}
+	wg.Wait()
+}
+
+// Close ends the node's goroutines. Sandboxes that Drain did not stop go on
+// running and are adopted by the next Start.
+func (n *Node) Close() {
+	if n.kill == nil {
+		return
+	}
+	n.kill()
+	n.mu.Lock()
+	for _, s := range n.fleet {
+		s.closeConns()
+	}
+	n.mu.Unlock()
+	n.jobs.Wait()
+}
+
+// touch says that the load changed.
+func (n *Node) touch() {
+	select {
+	case n.dirty <- struct{}{}:
+	default:
+	}
+}
+
+// wake says that room or a slot may have come free. The caller holds mu.
+func (n *Node) wake() {
+	close(n.changed)
+	n.changed = make(chan struct{})
+}
+
+// Handler serves the node's API. The caller has authenticated the peer as a
+// coordinator.
+func (n *Node) Handler() fasthttp.RequestHandler { return n.serve }
+
+// Ready reports whether the node admits invocations, and why not.
+func (n *Node) Ready() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.draining {
+		return errors.New("draining")
+	}
+	if n.load.Load() == nil {
+		return errors.New("starting")
+	}
+	return nil
+}

@@ -1,0 +1,217 @@
+package node
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/sealed"
+)
+
+// What a descriptor that does not say gets.
+const (
+	defaultSlots   = 64
+	defaultRead    = 10 * time.Second
+	defaultWrite   = 10 * time.Second
+	defaultExec    = 30 * time.Second
+	defaultTmp     = 64 << 20
+	secretsBytes   = 1 << 20
+	secretsPath    = "/var/openfaas/secrets"
+	maxRevisions   = 4096
+	revisionSuffix = ".json"
+)
+
+// revision is one revision of a function as this node runs it.
+type revision struct {
+	digest string // hex
+	name   api.FunctionName
+	desc   *sealed.Descriptor
+	rec    api.Revision
+	limits api.Resources
+	slots  int           // invocations at once in one sandbox
+	bound  time.Duration // of one invocation in a ready sandbox
+	start  time.Duration // of a cold start
+	idle   time.Duration
+	seen   *sealed.ReplaySet // shared by the revisions of a function
+}
+
+// revisions are those this node was told, kept on disk so that sandboxes can
+// be adopted after a restart.
+type revisions struct {
+	dir string
+	cfg Config
+
+	mu     sync.RWMutex
+	byHash map[string]*revision
+	replay map[api.FunctionName]*sealed.ReplaySet
+}
+
+func openRevisions(dir string, cfg Config) (*revisions, error) {
+	r := &revisions{dir: dir, cfg: cfg, byHash: map[string]*revision{}, replay: map[api.FunctionName]*sealed.ReplaySet{}}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("revisions directory: %w", err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("revisions directory: %w", err)
+	}
+	for _, e := range entries {
+		digest, ok := strings.CutSuffix(e.Name(), revisionSuffix)
+		if !ok {
+			continue
+		}
+		b, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if err != nil {
+			return nil, fmt.Errorf("read revision: %w", err)
+		}
+		var rec api.Revision
+		if json.Unmarshal(b, &rec) != nil {
+			continue // cut by a crash: the coordinator tells it again
+		}
+		if rev, err := r.parse(digest, rec); err == nil {
+			r.byHash[digest] = rev
+		}
+	}
+	return r, nil
+}
+
+// get finds a revision that was put before.
+func (r *revisions) get(digest string) (*revision, bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	rev, ok := r.byHash[digest]
+	return rev, ok
+}
+
+// put checks rec against digest and keeps it.
+func (r *revisions) put(digest string, rec api.Revision) (*revision, error) {
+	rev, err := r.parse(digest, rec)
+	if err != nil {
+		return nil, err
+	}
+	b, err := json.Marshal(rec)
+	if err != nil {
+		return nil, fmt.Errorf("encode revision: %w", err)
+	}
+	tmp, err := os.CreateTemp(r.dir, "new-*")
+	if err != nil {
+		return nil, fmt.Errorf("keep revision: %w", err)
+	}
+	_, err = tmp.Write(b)
+	if err = errors.Join(err, tmp.Close()); err == nil {
+		err = os.Rename(tmp.Name(), filepath.Join(r.dir, digest+revisionSuffix))
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("keep revision: %w", err), os.Remove(tmp.Name()))
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.byHash) >= maxRevisions {
+		return nil, api.Errorf(api.CodeBusy, "this node knows %d revisions already", maxRevisions)
+	}
+	if old, ok := r.byHash[digest]; ok {
+		// Only what is outside the revision may differ: keys and where to pull.
+		old.rec, old.desc = rev.rec, rev.desc
+		return old, nil
+	}
+	r.byHash[digest] = rev
+	return rev, nil
+}
+
+// drop forgets all revisions of a function but keep. Its replay set stays: a
+// message of a removed function must not open in one deployed again.
+func (r *revisions) drop(name api.FunctionName, keep string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var errs error
+	for digest, rev := range r.byHash {
+		if rev.name != name || digest == keep {
+			continue
+		}
+		delete(r.byHash, digest)
+		if err := os.Remove(filepath.Join(r.dir, digest+revisionSuffix)); !errors.Is(err, fs.ErrNotExist) {
+			errs = errors.Join(errs, err)
+		}
+	}
+	return errs
+}
+
+// parse verifies the descriptor's signature against the owner it claims: the
+// node has no pin, but what it enforces is then at least what one owner
+// signed, and the agent and the broker check again with more knowledge.
+func (r *revisions) parse(digest string, rec api.Revision) (*revision, error) {
+	signed, err := sealed.ParseDescriptor(rec.Descriptor)
+	if err != nil {
+		return nil, api.Wrap(api.CodeInvalid, err, "descriptor: "+err.Error())
+	}
+	d, err := signed.Verify(signed.ClaimedOwner().Fingerprint())
+	if err != nil {
+		return nil, api.Wrap(api.CodeInvalid, err, "descriptor: "+err.Error())
+	}
+	got, err := d.Revision()
+	if err != nil {
+		return nil, api.Wrap(api.CodeInvalid, err, "descriptor: "+err.Error())
+	}
+	if got.String() != digest {
+		return nil, api.Invalid("revision", "use the digest of the descriptor", "the descriptor is of another revision")
+	}
+	c := d.Config
+	lim := api.Resources{
+		CPU: int64(c.Resources.CPUMillis), Memory: int64(c.Resources.MemoryBytes), PIDs: int64(c.Resources.PIDs),
+		Tmp: int64(c.Resources.TmpBytes), ReadBps: int64(c.Resources.IOReadBPS), WriteBps: int64(c.Resources.IOWriteBPS),
+	}
+	if lim.CPU <= 0 || lim.Memory <= 0 || lim.PIDs <= 0 {
+		return nil, api.Invalid("limits", "set cpu, memory and pids in function.yml", fmt.Sprintf("%+v", lim))
+	}
+	if lim.Tmp == 0 {
+		lim.Tmp = min(defaultTmp, lim.Memory/2)
+	}
+	rev := &revision{
+		digest: digest, name: api.FunctionName(d.FullName()), desc: d, rec: rec, limits: lim,
+		slots: defaultSlots, idle: r.cfg.IdleAfter, start: r.cfg.StartTimeout,
+		bound: ms(c.ReadMS, defaultRead) + ms(c.WriteMS, defaultWrite) + ms(c.ExecMS, defaultExec) + time.Second,
+	}
+	if c.MaxInFlight > 0 {
+		rev.slots = int(min(c.MaxInFlight, 1<<16))
+	}
+	if c.IdleMS > 0 {
+		rev.idle = ms(c.IdleMS, 0)
+	}
+	if c.StartMS > 0 {
+		rev.start = r.cfg.StartTimeout + ms(c.StartMS, 0)
+	}
+	if rev.seen, err = r.replaySet(rev.name); err != nil {
+		return nil, err
+	}
+	return rev, nil
+}
+
+// replaySet is the one set of a function on this node.
+func (r *revisions) replaySet(name api.FunctionName) (*sealed.ReplaySet, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s, ok := r.replay[name]; ok {
+		return s, nil
+	}
+	s, err := sealed.NewReplaySet(sealed.ReplayConfig{Size: r.cfg.ReplaySize})
+	if err != nil {
+		return nil, fmt.Errorf("replay set: %w", err)
+	}
+	r.replay[name] = s
+	return s, nil
+}
+
+// ms is v milliseconds, or def where v is 0. Descriptors bound v.
+func ms(v uint64, def time.Duration) time.Duration {
+	if v == 0 {
+		return def
+	}
+	return time.Duration(min(v, 24*3600*1000)) * time.Millisecond
+}

@@ -1,0 +1,227 @@
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"strings"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/faasd-sec/faasd-sec/api"
+)
+
+// serve routes one request of a coordinator.
+func (n *Node) serve(ctx *fasthttp.RequestCtx) {
+	path := string(ctx.Path())
+	method := string(ctx.Method())
+	rest := func(prefix string) (string, bool) { return strings.CutPrefix(path, prefix) }
+	if name, ok := rest(api.NodePathInvoke); ok && method == fasthttp.MethodPost {
+		n.serveInvoke(ctx, name)
+		return
+	}
+	var out any
+	var err error
+	switch {
+	case strings.HasPrefix(path, api.NodePathAdmit) && method == fasthttp.MethodPost:
+		out, err = n.serveAdmit(ctx, path[len(api.NodePathAdmit):])
+	case strings.HasPrefix(path, api.NodePathRevisions) && method == fasthttp.MethodPut:
+		err = n.servePutRevision(ctx, path[len(api.NodePathRevisions):])
+	case strings.HasPrefix(path, api.NodePathFunctions) && method == fasthttp.MethodDelete:
+		err = n.serveRetire(ctx, path[len(api.NodePathFunctions):])
+	case strings.HasPrefix(path, api.NodePathLogs) && method == fasthttp.MethodGet:
+		err = n.serveLogs(ctx, path[len(api.NodePathLogs):])
+		if err == nil {
+			return
+		}
+	case path == api.NodePathSandboxes && method == fasthttp.MethodGet:
+		out, err = n.serveSandboxes(ctx)
+	default:
+		err = api.Errorf(api.CodeNotFound, "no such path on a node")
+	}
+	if err != nil {
+		n.problem(ctx, err)
+		return
+	}
+	if out == nil {
+		ctx.SetStatusCode(fasthttp.StatusNoContent)
+		return
+	}
+	b, err := json.Marshal(out)
+	if err != nil {
+		n.problem(ctx, err)
+		return
+	}
+	ctx.SetContentType(api.ContentTypeJSON)
+	ctx.SetBody(b)
+}
+
+// problem replies with err as a problem document.
+func (n *Node) problem(ctx *fasthttp.RequestCtx, err error) {
+	p := api.ProblemOf(err, string(ctx.Request.Header.Peek(api.HeaderCallID)))
+	if p.Code == api.CodeInternal {
+		n.log.Error("request failed", "path", string(ctx.Path()), "call", p.CallID, "err", err)
+	}
+	b, jerr := json.Marshal(p)
+	if jerr != nil { // strings and numbers always encode
+		ctx.SetStatusCode(fasthttp.StatusInternalServerError)
+		return
+	}
+	ctx.SetStatusCode(p.Status)
+	ctx.SetContentType(api.ContentTypeProblem)
+	ctx.SetBody(b)
+}
+
+// refuse replies that no byte reached an agent, with what the node has free, so
+// that the coordinator goes to its next candidate better informed.
+func (n *Node) refuse(ctx *fasthttp.RequestCtx, err error) {
+	n.problem(ctx, err)
+	ctx.Response.Header.Set(api.HeaderRefused, string(api.CodeOf(err)))
+	if l := n.load.Load(); l != nil {
+		ctx.Response.Header.Set(api.HeaderLoad, l.json)
+	}
+}
+
+// lookup reads the function name and the revision of a request.
+func (n *Node) lookup(ctx *fasthttp.RequestCtx, name string) (*revision, error) {
+	digest := string(ctx.QueryArgs().Peek("rev"))
+	rev, ok := n.revs.get(digest)
+	if !ok {
+		return nil, api.Errorf(api.CodeUnknownRevision, "this node was not told that revision yet")
+	}
+	if string(rev.name) != name {
+		return nil, api.Invalid("rev", "ask for a revision of the function named in the path", "it belongs to another function")
+	}
+	return rev, nil
+}
+
+func (n *Node) serveAdmit(ctx *fasthttp.RequestCtx, name string) (*api.Ticket, error) {
+	rev, err := n.lookup(ctx, name)
+	if err == nil {
+		c, cancel := context.WithTimeout(n.life, rev.start)
+		defer cancel()
+		var sl slot
+		if sl, err = n.acquire(c, rev); err == nil {
+			t := n.promise(sl)
+			return &t, nil
+		}
+	}
+	ctx.Response.Header.Set(api.HeaderRefused, string(api.CodeOf(err)))
+	return nil, err
+}
+
+func (n *Node) servePutRevision(ctx *fasthttp.RequestCtx, digest string) error {
+	if b, err := hex.DecodeString(digest); err != nil || len(b) != 32 {
+		return api.Invalid("revision", "use 64 hex digits", "it is not a digest")
+	}
+	body, err := readSmall(ctx)
+	if err != nil {
+		return err
+	}
+	var rec api.Revision
+	if err := json.Unmarshal(body, &rec); err != nil {
+		return api.Invalid("body", "send a revision as JSON", err.Error())
+	}
+	_, err = n.revs.put(digest, rec)
+	return err
+}
+
+// serveRetire stops the sandboxes of all revisions of a function but one, each
+// after its invocations under way.
+func (n *Node) serveRetire(ctx *fasthttp.RequestCtx, name string) error {
+	keep := string(ctx.QueryArgs().Peek("keep"))
+	if err := n.revs.drop(api.FunctionName(name), keep); err != nil {
+		return err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, s := range n.fleet {
+		if string(s.rev.name) == name && s.rev.digest != keep {
+			n.spawn(func() { n.retire(s) })
+		}
+	}
+	if keep == "" {
+		n.logs.drop(api.FunctionName(name))
+	}
+	return nil
+}
+
+// retire removes s once it is idle, or when its invocations overstay.
+func (n *Node) retire(s *sandbox) {
+	late := time.NewTimer(s.rev.bound)
+	defer late.Stop()
+	for {
+		n.mu.Lock()
+		idle, wait := s.inFlight == 0 || s.state >= stopping, n.changed
+		n.mu.Unlock()
+		if idle {
+			break
+		}
+		select {
+		case <-wait:
+			continue
+		case <-late.C:
+		case <-n.life.Done():
+			return
+		}
+		break
+	}
+	n.remove(s, "replaced or removed")
+}
+
+func (n *Node) serveSandboxes(ctx *fasthttp.RequestCtx) ([]api.SandboxStatus, error) {
+	want := string(ctx.QueryArgs().Peek("function"))
+	match := func(f api.FunctionName) bool { return want == "" || string(f) == want }
+	out := []api.SandboxStatus{}
+	var live []*sandbox
+	n.mu.Lock()
+	for _, s := range n.fleet {
+		if match(s.rev.name) {
+			out = append(out, n.status(s))
+			live = append(live, s)
+		}
+	}
+	for i := len(n.past) - 1; i >= 0 && i >= len(n.past)-64; i-- {
+		if match(n.past[i].Function) {
+			out = append(out, n.past[i])
+		}
+	}
+	n.mu.Unlock()
+	c, cancel := context.WithTimeout(n.life, 5*time.Second)
+	defer cancel()
+	for i, s := range live {
+		s.mu.Lock()
+		rt := s.rt
+		s.mu.Unlock()
+		if rt == nil {
+			continue
+		}
+		if u, err := rt.Usage(c); err == nil {
+			out[i].Memory, out[i].CPUMicros = u.Memory, u.CPU.Microseconds()
+		}
+	}
+	return out, nil
+}
+
+// readSmall reads a management request's body, at most 1 MiB.
+func readSmall(ctx *fasthttp.RequestCtx) ([]byte, error) {
+	const limit = 1 << 20
+	if ctx.Request.Header.ContentLength() > limit {
+		ctx.SetConnectionClose()
+		return nil, api.Errorf(api.CodeTooLarge, "the body is over %d bytes", limit)
+	}
+	body, err := readAll(ctx, limit)
+	if err != nil {
+		return nil, err
+	}
+	return body, nil
+}
+
+// newCallID draws an invocation's id for logs and headers.
+func newCallID() string {
+	var b [12]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
