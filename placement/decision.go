@@ -1,0 +1,124 @@
+package placement
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Reason is why a node is not a candidate. Its String is stable.
+type Reason uint8
+
+// The reasons, in the order in which the filters run; a node is counted under
+// the first that applies.
+const (
+	ReasonNotNode  Reason = iota // has no node role: runs no sandboxes
+	ReasonDraining               // takes no new work
+	ReasonNoLoad                 // has not told yet what is free
+	ReasonExcluded               // the request names it in Exclude
+	ReasonArch                   // is of another architecture
+	ReasonTier                   // gives none of the evidence types asked for
+	ReasonLabel                  // lacks a label, or has another value
+	ReasonCPU                    // no warm slot, and less CPU free than a sandbox needs
+	ReasonMemory                 // no warm slot, and less memory free
+	ReasonPIDs                   // no warm slot, and fewer pids free
+
+	reasons // their number
+)
+
+// String is the reason's stable code.
+func (r Reason) String() string {
+	switch r {
+	case ReasonNotNode:
+		return "not_node"
+	case ReasonDraining:
+		return "draining"
+	case ReasonNoLoad:
+		return "no_load"
+	case ReasonExcluded:
+		return "excluded"
+	case ReasonArch:
+		return "arch"
+	case ReasonTier:
+		return "tier"
+	case ReasonLabel:
+		return "label"
+	case ReasonCPU:
+		return "cpu"
+	case ReasonMemory:
+		return "memory"
+	case ReasonPIDs:
+		return "pids"
+	}
+	return fmt.Sprintf("reason(%d)", uint8(r))
+}
+
+// Counts holds how many nodes were refused, indexed by Reason.
+type Counts [reasons]int
+
+// Total is the number of refused nodes.
+func (c Counts) Total() int {
+	n := 0
+	for _, v := range c {
+		n += v
+	}
+	return n
+}
+
+// String lists the reasons that occur, as in "2 draining, 1 memory".
+func (c Counts) String() string {
+	var b strings.Builder
+	for r, v := range c {
+		if v == 0 {
+			continue
+		}
+		if b.Len() > 0 {
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, "%d %s", v, Reason(r))
+	}
+	return b.String()
+}
+
+// Refusal is one node that is not a candidate.
+type Refusal struct {
+	ID     string
+	Reason Reason
+	Detail string // for a person: what is lacking
+}
+
+// Candidate is one node that can take the invocation.
+type Candidate struct {
+	Index int    // into the view's Nodes
+	ID    string // the node's
+	Warm  bool   // a running sandbox has a free slot, going by the view and Pending
+	Score float64
+	Parts Parts
+}
+
+// Decision is the answer to a request.
+type Decision struct {
+	Candidates []Candidate // best first
+	Scanned    int         // nodes looked at; all of them if there is no candidate
+	Refused    Counts      // of those looked at
+	Refusals   []Refusal   // the first Request.Explain of them, in the order looked at
+}
+
+// Summary is the decision in one line for a person.
+func (d Decision) Summary() string {
+	if d.Scanned == 0 {
+		return "no node in the mesh"
+	}
+	if len(d.Candidates) == 0 {
+		return fmt.Sprintf("no candidate among %d nodes: %s", d.Scanned, d.Refused)
+	}
+	how := "cold"
+	if d.Candidates[0].Warm {
+		how = "warm"
+	}
+	s := fmt.Sprintf("%s (%s, score %.2f), %d candidates among %d nodes",
+		d.Candidates[0].ID, how, d.Candidates[0].Score, len(d.Candidates), d.Scanned)
+	if d.Refused.Total() > 0 {
+		s += "; refused: " + d.Refused.String()
+	}
+	return s
+}

@@ -1,0 +1,63 @@
+package placement
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/faasd-sec/faasd-sec/api"
+)
+
+// Weights say how much each part of a score counts. A part is between 0 and 1,
+// so a weight is the most that part can add. What each part measures is said in
+// Parts.
+type Weights struct {
+	Warm   float64
+	Image  float64
+	Fit    float64
+	Load   float64
+	Spread float64
+	Noise  float64
+}
+
+// DefaultWeights make a warm slot beat everything else together, since it saves
+// the whole cold start: the node with one gets at least Warm+Image+Fit = 11,
+// one without at most Image+Fit+Load+Spread+Noise = 8.25. Among nodes without
+// one, what this coordinator has just sent there (Spread) and what runs there
+// (Load) outweigh the image, whose pull costs seconds once but a pile-up costs
+// each time; packing tightly (Fit) only decides between otherwise equal nodes.
+func DefaultWeights() Weights {
+	return Weights{Warm: 8, Image: 2, Fit: 1, Load: 2, Spread: 3, Noise: 0.25}
+}
+
+// Validate reports a weight that is negative, infinite or not a number, as an
+// *api.Error of CodeInvalid. Pick's order means nothing with such a weight.
+func (w Weights) Validate() error {
+	for _, f := range []struct {
+		name  string
+		value float64
+	}{{"warm", w.Warm}, {"image", w.Image}, {"fit", w.Fit}, {"load", w.Load}, {"spread", w.Spread}, {"noise", w.Noise}} {
+		if !(f.value >= 0) || math.IsInf(f.value, 0) {
+			return api.Invalid("weights."+f.name, "write a number of 0 or more", fmt.Sprintf("%v is not a weight", f.value))
+		}
+	}
+	return nil
+}
+
+// Parts are the parts of a score before they are weighted, each in 0..1.
+type Parts struct {
+	Warm   float64 // 1 if a slot for the revision is free in a running sandbox, pending ones taken off
+	Image  float64 // 1 if the image is on the node's disk, or not needed for a warm slot
+	Fit    float64 // how full a new sandbox makes the node, mean of CPU and memory; 1 for a warm slot
+	Load   float64 // cores / (cores + invocations in flight, as the node reported)
+	Spread float64 // cores / (cores + pending invocations)
+	Noise  float64 // drawn from the request's seed and the node's ID
+}
+
+func (w Weights) score(p Parts) float64 {
+	return w.Warm*p.Warm + w.Image*p.Image + w.Fit*p.Fit + w.Load*p.Load + w.Spread*p.Spread + w.Noise*p.Noise
+}
+
+// ceiling is the most that a node without a warm slot can score.
+func (w Weights) coldCeiling() float64 {
+	return w.Image + w.Fit + w.Load + w.Spread + w.Noise
+}
