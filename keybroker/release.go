@@ -1,0 +1,111 @@
+package keybroker
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/attest"
+	"github.com/faasd-sec/faasd-sec/sealed"
+	"github.com/faasd-sec/faasd-sec/sealed/unseal"
+)
+
+// releaseWindow is the life of a release's grant: it is opened at once.
+const releaseWindow = 5 * time.Minute
+
+// Release decides on a sandbox's request that came from node (as its certificate
+// names it) and seals the function's keys to the sandbox. Every refusal is an
+// *api.Error: CodeKeyRefused, CodeNotFound, CodeStaleRevision or CodeBusy.
+func (b *Broker) Release(ctx context.Context, node string, req api.ReleaseRequest) (api.ReleaseReply, error) {
+	var d decision
+	reply, err := b.release(ctx, node, req, &d)
+	b.decided("release", string(d.statement.Function), err, "node", node, "tier", d.claims.Tier(), "agent", d.claims.AgentDigest.String())
+	return reply, err
+}
+
+// decision is what was learnt on the way, for the log.
+type decision struct {
+	statement attest.Statement
+	claims    attest.Claims
+}
+
+func (b *Broker) release(ctx context.Context, node string, req api.ReleaseRequest, d *decision) (reply api.ReleaseReply, err error) {
+	if !b.nodes.allow(node) {
+		return reply, &api.Error{Code: api.CodeBusy, Field: "node", Message: "this node asks for keys too often", Remedy: "retry later"}
+	}
+	if d.statement, err = attest.ParseStatement(req.Statement, b.cfg.Now()); err != nil {
+		return reply, err
+	}
+	name := d.statement.Function
+	b.vault.mu.RLock()
+	current, err := b.vault.read(name)
+	b.vault.mu.RUnlock()
+	if err != nil {
+		return reply, err
+	}
+	defer current.wipe()
+	if current == nil || current.removed() {
+		return reply, notFound(name)
+	}
+	desc, err := current.descriptor()
+	if err != nil {
+		return reply, fmt.Errorf("keybroker: stored descriptor of %s: %w", name, err)
+	}
+	rev, err := desc.Revision()
+	if err != nil {
+		return reply, fmt.Errorf("keybroker: revision of %s: %w", name, err)
+	}
+	if rev != d.statement.Revision {
+		return reply, &api.Error{Code: api.CodeStaleRevision, Field: "revision",
+			Message: "the keys are released for the current revision alone", Remedy: "start the current revision"}
+	}
+	if d.claims, err = b.cfg.Verifiers.Verify(ctx, req.Statement, req.Evidence, desc.Config.Policy.Attestation); err != nil {
+		return reply, err
+	}
+	if err := b.checkClaims(d.claims, node); err != nil {
+		return reply, err
+	}
+	sealedKeys, err := b.seal(d.statement, current)
+	if err != nil {
+		return reply, err
+	}
+	return api.ReleaseReply{Sealed: sealedKeys, Type: d.claims.Type}, nil
+}
+
+// checkClaims ties the evidence to the connection it came by, and to the agents
+// this broker was told to accept.
+func (b *Broker) checkClaims(c attest.Claims, node string) error {
+	if c.NodeID != node {
+		return &api.Error{Code: api.CodeKeyRefused, Field: "evidence", Message: "the evidence is another node's than the connection"}
+	}
+	if len(b.cfg.AllowedAgents) > 0 && !slices.Contains(b.cfg.AllowedAgents, c.AgentDigest) {
+		return &api.Error{Code: api.CodeKeyRefused, Field: "evidence",
+			Message: "the agent's binary " + c.AgentDigest.String() + " is not one that this broker allows",
+			Remedy:  "install the released agent, or allow its digest with --agent-digest"}
+	}
+	return nil
+}
+
+// seal makes one grant for one message: with a shared one, whoever learnt the
+// seed of one release could make others.
+func (b *Broker) seal(st attest.Statement, r *record) ([]byte, error) {
+	body, err := unseal.EncodeRelease(&unseal.Release{Signing: r.Signing, Decryption: r.Decryption})
+	if err != nil {
+		return nil, fmt.Errorf("keybroker: encode a release: %w", err)
+	}
+	defer clear(body)
+	now := b.cfg.Now()
+	g, err := sealed.NewGrant(sealed.GrantParams{Role: sealed.RoleRelease, Recipient: st.Ephemeral, Sender: b.cfg.Identity.signer,
+		Context: st.Revision, Name: string(st.Function), NotBefore: now.Add(-time.Minute), NotAfter: now.Add(releaseWindow), Random: b.cfg.Random})
+	if err != nil {
+		return nil, fmt.Errorf("keybroker: seal a release: %w", err)
+	}
+	defer g.Release()
+	out, err := g.Append(nil, sealed.MessageParams{Issued: now}, body)
+	if err != nil {
+		return nil, fmt.Errorf("keybroker: seal a release: %w", err)
+	}
+	return out, nil
+}
