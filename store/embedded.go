@@ -1,0 +1,130 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"golang.org/x/sys/unix"
+
+	"github.com/faasd-sec/faasd-sec/api"
+)
+
+// A single member elects itself once its election timeout has passed, which is
+// most of its start time. Nobody else can become leader, so a short one is
+// safe; shorter ticks than this cost CPU while idle.
+const (
+	tickMs     = 20
+	electionMs = 5 * tickMs
+)
+
+// member is an etcd server inside this process, without any listener.
+type member struct {
+	etcd *embed.Etcd
+	lock *os.File
+}
+
+// startMember opens or creates the data directory and waits until the member
+// takes writes, at most until ctx ends.
+func startMember(ctx context.Context, cfg Config) (m *member, client *clientv3.Client, retErr error) {
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, nil, fmt.Errorf("make the store's directory: %w", err)
+	}
+	lock, err := lockDir(cfg.Dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	m = &member{lock: lock}
+	defer func() {
+		if retErr != nil {
+			m.close()
+		}
+	}()
+
+	c := embed.NewConfig()
+	c.Dir = filepath.Join(cfg.Dir, "etcd")
+	c.Name = "embedded"
+	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapTo(cfg.Log))
+	// etcd wants addresses in its membership records; a lone member dials
+	// none, and with no listeners nobody can reach it either.
+	nowhere := url.URL{Scheme: "http", Host: "127.0.0.1:1"}
+	c.ListenClientUrls, c.ListenPeerUrls = nil, nil
+	c.AdvertiseClientUrls, c.AdvertisePeerUrls = []url.URL{nowhere}, []url.URL{nowhere}
+	c.InitialCluster = c.InitialClusterFromName(c.Name)
+	c.TickMs, c.ElectionMs = tickMs, electionMs
+	c.UnsafeNoFsync = false
+	c.QuotaBackendBytes = cfg.QuotaBytes
+	c.AutoCompactionMode = embed.CompactorModePeriodic
+	c.AutoCompactionRetention = cfg.CompactAfter.String()
+	c.MaxRequestBytes = maxRequestBytes
+	c.EnableGRPCGateway = false
+	if m.etcd, err = embed.StartEtcd(c); err != nil {
+		m.etcd = nil // closed by StartEtcd
+		return nil, nil, fmt.Errorf("start the embedded store in %s: %w", cfg.Dir, err)
+	}
+	select {
+	case <-m.etcd.Server.ReadyNotify():
+	case err := <-m.etcd.Err():
+		return nil, nil, fmt.Errorf("start the embedded store in %s: %w", cfg.Dir, err)
+	case <-m.etcd.Server.StopNotify():
+		return nil, nil, fmt.Errorf("start the embedded store in %s: it stopped", cfg.Dir)
+	case <-ctx.Done():
+		return nil, nil, fmt.Errorf("start the embedded store in %s: %w", cfg.Dir, ctx.Err())
+	}
+	return m, v3client.New(m.etcd.Server), nil
+}
+
+func (m *member) close() {
+	if m.etcd != nil {
+		m.etcd.Close()
+	}
+	m.lock.Close() // releases the lock
+}
+
+// lockDir keeps a second process out at once. etcd itself would wait for its
+// own lock without end and without a word to the caller.
+func lockDir(dir string) (*os.File, error) {
+	path := filepath.Join(dir, "lock")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open the store's lock: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, &api.Error{Code: api.CodeConflict, Field: "store.dir", Err: err,
+			Message: fmt.Sprintf("another process uses the store in %s", dir),
+			Remedy:  "stop it, or choose another directory"}
+	}
+	return f, nil
+}
+
+// openExternal connects to an etcd cluster and asks it once, so that a wrong
+// address or certificate shows at start.
+func openExternal(ctx context.Context, cfg Config) (*clientv3.Client, error) {
+	client, err := clientv3.New(clientv3.Config{
+		Endpoints:            cfg.Endpoints,
+		TLS:                  cfg.TLS,
+		DialTimeout:          cfg.Timeout,
+		DialKeepAliveTime:    10 * time.Second,
+		DialKeepAliveTimeout: 5 * time.Second,
+		Logger:               zapTo(cfg.Log),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("connect to etcd: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, cfg.Timeout)
+	defer cancel()
+	if _, err := client.Get(ctx, cfg.Prefix, clientv3.WithCountOnly()); err != nil {
+		client.Close()
+		return nil, &api.Error{Code: api.CodeUnavailable, Field: "store.endpoints", Err: err,
+			Message: fmt.Sprintf("etcd does not answer at %v", cfg.Endpoints),
+			Remedy:  "check the addresses, the certificates and that etcd runs"}
+	}
+	return client, nil
+}
