@@ -2,7 +2,6 @@ package node
 
 import (
 	"github.com/faasd-sec/faasd-sec/api"
-	"github.com/faasd-sec/faasd-sec/runtime"
 )
 
 // ledger adds up reservations exactly. It does no locking: the node's mutex
@@ -14,7 +13,7 @@ type ledger struct {
 
 // need is what a sandbox of limits takes: the function's limits and the
 // agent's overhead.
-func need(limits api.Resources) api.Resources { return limits.Add(runtime.AgentOverhead()) }
+func need(limits api.Resources) api.Resources { return limits.Add(api.AgentOverhead()) }
 
 // reserve takes r, or names what is lacking and takes nothing.
 func (l *ledger) reserve(r api.Resources) (lacking string) {

@@ -15,13 +15,7 @@ import (
 	"github.com/faasd-sec/faasd-sec/sealed"
 )
 
-// What a descriptor that does not say gets.
 const (
-	defaultSlots   = 64
-	defaultRead    = 10 * time.Second
-	defaultWrite   = 10 * time.Second
-	defaultExec    = 30 * time.Second
-	defaultTmp     = 64 << 20
 	secretsBytes   = 1 << 20
 	secretsPath    = "/var/openfaas/secrets"
 	maxRevisions   = 4096
@@ -171,21 +165,21 @@ func (r *revisions) parse(digest string, rec api.Revision) (*revision, error) {
 		return nil, api.Invalid("limits", "set cpu, memory and pids in function.yml", fmt.Sprintf("%+v", lim))
 	}
 	if lim.Tmp == 0 {
-		lim.Tmp = min(defaultTmp, lim.Memory/2)
+		lim.Tmp = min(api.DefaultTmpBytes, lim.Memory/2)
 	}
 	rev := &revision{
 		digest: digest, name: api.FunctionName(d.FullName()), desc: d, rec: rec, limits: lim,
-		slots: defaultSlots, idle: r.cfg.IdleAfter, start: r.cfg.StartTimeout,
-		bound: ms(c.ReadMS, defaultRead) + ms(c.WriteMS, defaultWrite) + ms(c.ExecMS, defaultExec) + time.Second,
+		slots: api.DefaultMaxInFlight, idle: r.cfg.IdleAfter, start: r.cfg.StartTimeout,
+		bound: api.InvocationBound(c.ReadMS, c.WriteMS, c.ExecMS) + time.Second,
 	}
 	if c.MaxInFlight > 0 {
 		rev.slots = int(min(c.MaxInFlight, 1<<16))
 	}
 	if c.IdleMS > 0 {
-		rev.idle = ms(c.IdleMS, 0)
+		rev.idle = api.Milliseconds(c.IdleMS, 0)
 	}
 	if c.StartMS > 0 {
-		rev.start = r.cfg.StartTimeout + ms(c.StartMS, 0)
+		rev.start = r.cfg.StartTimeout + api.Milliseconds(c.StartMS, 0)
 	}
 	if rev.seen, err = r.replaySet(rev.name); err != nil {
 		return nil, err
@@ -206,12 +200,4 @@ func (r *revisions) replaySet(name api.FunctionName) (*sealed.ReplaySet, error) 
 	}
 	r.replay[name] = s
 	return s, nil
-}
-
-// ms is v milliseconds, or def where v is 0. Descriptors bound v.
-func ms(v uint64, def time.Duration) time.Duration {
-	if v == 0 {
-		return def
-	}
-	return time.Duration(min(v, 24*3600*1000)) * time.Millisecond
 }

@@ -181,3 +181,6 @@ func (s *serverStream) Close() error {
 	})
 	return nil
 }
+
+// Empty is a body without a byte.
+func Empty() *Body { return &Body{Small: true} }

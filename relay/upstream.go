@@ -293,3 +293,8 @@ func (s *replyStream) Close() error {
 	})
 	return nil
 }
+
+// RoundTrip makes any other request, over the connections for large bodies.
+func (u *Upstream) RoundTrip(req *http.Request) (*http.Response, error) {
+	return u.large.RoundTrip(req)
+}

@@ -123,10 +123,9 @@ type Event struct {
 	At       time.Time
 }
 
-// AgentOverhead is what a sandbox needs beyond the function's own limits: the
-// agent's memory, threads and the launcher. Nodes reserve it on top, and the
-// runtime adds it to the limits of the sandbox's own cgroup.
-func AgentOverhead() api.Resources { return api.Resources{Memory: 48 << 20, PIDs: 64} }
+// AgentOverhead is api.AgentOverhead: the runtime adds it to the limits of the
+// sandbox's own cgroup.
+func AgentOverhead() api.Resources { return api.AgentOverhead() }
 
 // Errors that callers branch on.
 var (

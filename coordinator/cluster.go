@@ -1,0 +1,201 @@
+package coordinator
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/reqauth"
+)
+
+// tell gives a node a revision it does not know yet.
+func (c *Coordinator) tell(p *peer, r *route) error {
+	b, err := json.Marshal(api.Revision{Descriptor: r.rec.Descriptor, ImageRef: r.rec.ImageRef, BundleRef: r.rec.BundleRef})
+	if err != nil {
+		return fmt.Errorf("encode revision: %w", err)
+	}
+	_, err = c.ask(c.life, p, http.MethodPut, api.NodePathRevisions+r.hex, b)
+	return err
+}
+
+// ask makes one management request to a node.
+func (c *Coordinator) ask(ctx context.Context, p *peer, method, path string, body []byte) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, "http://node"+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, fmt.Errorf("ask node: %w", err)
+	}
+	resp, err := p.up.RoundTrip(req)
+	if err != nil {
+		return nil, api.Wrap(api.CodeUnavailable, err, "node "+p.id+" cannot be reached")
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 4<<20))
+	if err != nil {
+		return nil, api.Wrap(api.CodeUnavailable, err, "node "+p.id+" broke off")
+	}
+	if resp.StatusCode/100 != 2 {
+		return nil, api.ParseProblem(resp.StatusCode, b)
+	}
+	return b, nil
+}
+
+// everyNode runs f for each member that runs sandboxes, all at once.
+func (c *Coordinator) everyNode(f func(*peer)) {
+	var wg sync.WaitGroup
+	for _, n := range c.dep.Mesh.Snapshot().Nodes {
+		if n.Load.Epoch == 0 {
+			continue
+		}
+		p := c.peers.get(n.Meta)
+		wg.Add(1)
+		go func() { defer wg.Done(); f(p) }()
+	}
+	wg.Wait()
+}
+
+// retire stops a function's sandboxes everywhere, but those of revision keep.
+// A node that cannot be reached stops them when they are idle.
+func (c *Coordinator) retire(name api.FunctionName, keep string) {
+	path := api.NodePathFunctions + string(name)
+	if keep != "" {
+		path += "?keep=" + keep
+	}
+	c.everyNode(func(p *peer) {
+		if _, err := c.ask(c.life, p, http.MethodDelete, path, nil); err != nil {
+			c.log.Warn("retire", "function", name, "node", p.id, "err", err)
+		}
+	})
+}
+
+// sandboxesOf asks every node for a function's sandboxes.
+func (c *Coordinator) sandboxesOf(name api.FunctionName) []api.SandboxStatus {
+	var mu sync.Mutex
+	var all []api.SandboxStatus
+	c.everyNode(func(p *peer) {
+		b, err := c.ask(c.life, p, http.MethodGet, api.NodePathSandboxes+"?function="+string(name), nil)
+		var some []api.SandboxStatus
+		if err == nil {
+			err = json.Unmarshal(b, &some)
+		}
+		if err != nil {
+			c.log.Warn("list sandboxes", "node", p.id, "err", err)
+			return
+		}
+		mu.Lock()
+		all = append(all, some...)
+		mu.Unlock()
+	})
+	return all
+}
+
+// relayToBroker passes a request on to the key broker untouched: a deposit is
+// sealed to the broker, a deletion signed by the owner.
+func (c *Coordinator) relayToBroker(ctx *fasthttp.RequestCtx) error {
+	if c.dep.BrokerURL == "" {
+		return api.Errorf(api.CodeUnavailable, "this cluster has no key broker")
+	}
+	body, err := readBody(ctx)
+	if err != nil {
+		return err
+	}
+	rctx, cancel := context.WithTimeout(c.life, storeTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(rctx, string(ctx.Method()), c.dep.BrokerURL+string(ctx.RequestURI()), bytes.NewReader(body))
+	if err != nil {
+		return api.Invalid("path", "use the documented one", err.Error())
+	}
+	for _, h := range []string{fasthttp.HeaderAuthorization, fasthttp.HeaderContentType} {
+		if v := ctx.Request.Header.Peek(h); len(v) > 0 {
+			req.Header.Set(h, string(v))
+		}
+	}
+	resp, err := c.dep.Broker.Do(req)
+	if err != nil {
+		return api.Wrap(api.CodeUnavailable, err, "the key broker cannot be reached")
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err != nil {
+		return api.Wrap(api.CodeUnavailable, err, "the key broker broke off")
+	}
+	ctx.SetStatusCode(resp.StatusCode)
+	ctx.SetContentType(resp.Header.Get(fasthttp.HeaderContentType))
+	ctx.SetBody(b)
+	return nil
+}
+
+// serveRegistry lets owners read and push images and sealed bundles. An
+// upload's content is bound by its digest, not by the request's signature.
+func (c *Coordinator) serveRegistry(ctx *fasthttp.RequestCtx) {
+	body := reqauth.Body{}
+	if reqauth.IsRegistryUpload(string(ctx.Method()), string(ctx.Path())) {
+		body = reqauth.Unsigned()
+	} else if ctx.IsPut() || ctx.IsPost() || ctx.IsPatch() {
+		b, err := readLimited(ctx, 4<<20) // a manifest
+		if err != nil {
+			ctx.SetConnectionClose()
+			c.problem(ctx, err)
+			return
+		}
+		ctx.Request.SetBody(b)
+		body = reqauth.Bytes(b)
+	}
+	if _, err := c.authorise(ctx, body); err != nil {
+		ctx.SetConnectionClose()
+		c.problem(ctx, err)
+		return
+	}
+	c.dep.Registry(ctx)
+}
+
+// readLimited reads a request's whole body.
+func readLimited(ctx *fasthttp.RequestCtx, limit int) ([]byte, error) {
+	tooLarge := api.Errorf(api.CodeTooLarge, "the body is over %d bytes", limit)
+	if ctx.Request.Header.ContentLength() > limit {
+		return nil, tooLarge
+	}
+	stream := ctx.RequestBodyStream()
+	if stream == nil {
+		return ctx.PostBody(), nil
+	}
+	b, err := io.ReadAll(io.LimitReader(stream, int64(limit)+1))
+	if err != nil {
+		return nil, api.Wrap(api.CodeInvalid, err, "the body ended early or came too slowly")
+	}
+	if len(b) > limit {
+		return nil, tooLarge
+	}
+	return b, nil
+}
+
+// serveLogs merges the sealed log frames of all nodes into one stream.
+func (c *Coordinator) serveLogs(ctx *fasthttp.RequestCtx, path string) error {
+	name, err := api.ParseFunctionName(path)
+	if err != nil {
+		return err
+	}
+	sctx, cancel := context.WithTimeout(c.life, storeTimeout)
+	defer cancel()
+	if _, err := c.owned(sctx, ctx, name); err != nil {
+		return err
+	}
+	query := ""
+	if string(ctx.QueryArgs().Peek("follow")) == "1" {
+		query = "?follow=1"
+	}
+	m := newMerger(c, name, query)
+	ctx.SetContentType(api.ContentTypeFrames)
+	conn := ctx.Conn()
+	ctx.SetBodyStreamWriter(m.write(func() { _ = conn.SetWriteDeadline(time.Now().Add(30 * time.Second)) }))
+	return nil
+}

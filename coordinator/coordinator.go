@@ -1,0 +1,278 @@
+// Package coordinator is the gateway of a cluster: it takes sealed invocations
+// over HTTP, chooses a node for each from what it can see without opening it,
+// and passes the same bytes on; and it keeps what owners deployed.
+//
+// It guarantees that an invocation reaches at most one agent: it goes on to
+// another node only after a refusal that says no byte reached one, or where no
+// connection was had. It never opens a payload, and links no code that could.
+package coordinator
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/valyala/fasthttp"
+
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/placement"
+	"github.com/faasd-sec/faasd-sec/reqauth"
+	"github.com/faasd-sec/faasd-sec/sealed"
+	"github.com/faasd-sec/faasd-sec/store"
+)
+
+// Config sets up a Coordinator. Zero durations and sizes take DefaultConfig's.
+type Config struct {
+	MaxBody      int64                // bytes of one sealed request; 0 takes the default, -1 is without limit
+	QueueSize    int                  // invocations that may wait for room
+	QueueTimeout time.Duration        // longest wait; a message that expires earlier waits less
+	StartTimeout time.Duration        // what nodes may take for a cold start
+	Owners       []sealed.Fingerprint // who may deploy; empty with AnyOwner false: nobody
+	AnyOwner     bool                 // everybody may deploy: for one's own machine
+	Weights      placement.Weights
+}
+
+// DefaultConfig is what a coordinator runs with unless told otherwise.
+func DefaultConfig() Config {
+	return Config{
+		MaxBody: 4 << 30, QueueSize: 1024, QueueTimeout: 30 * time.Second,
+		StartTimeout: time.Minute, Weights: placement.DefaultWeights(),
+	}
+}
+
+// Mesh is the coordinator's view of the members.
+type Mesh interface {
+	Snapshot() *api.ClusterView
+	Changed(version uint64) <-chan struct{}
+	Observe(api.NodeLoad) bool
+}
+
+// Functions is the durable state; *store.Store is one.
+type Functions interface {
+	PutFunction(ctx context.Context, f store.Function, expected int64) (int64, error)
+	GetFunction(ctx context.Context, name api.FunctionName) (*store.Function, error)
+	DeleteFunction(ctx context.Context, name api.FunctionName, expected int64) error
+}
+
+// Cache is what a watch keeps current of Functions; *store.Cache is one.
+type Cache interface {
+	Get(name api.FunctionName) *store.Function
+	Snapshot() *store.Snapshot
+	Wait(ctx context.Context, version int64) error
+}
+
+// Deps are the parts a Coordinator works with.
+type Deps struct {
+	Mesh       Mesh
+	Store      Functions
+	Cache      Cache
+	Nodes      Dialer                  // mutual TLS to nodes
+	Broker     *http.Client            // mutual TLS to the key broker
+	BrokerURL  string                  // https://host:port
+	Registry   fasthttp.RequestHandler // the OCI registry, already below /v2/
+	Images     ImageChecker            // asks the registry what it has
+	Auth       *reqauth.Verifier
+	Log        *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// ImageChecker tells whether the registry has a manifest or blob.
+type ImageChecker interface {
+	HasManifest(ctx context.Context, repo, digest string) (bool, error)
+	HasBlob(ctx context.Context, repo, digest string) (bool, error)
+}
+
+// Coordinator serves the gateway. Make it with New, end it with Close.
+type Coordinator struct {
+	cfg   Config
+	dep   Deps
+	log   *slog.Logger
+	met   *metrics
+	peers *peers
+
+	life   context.Context
+	kill   context.CancelFunc
+	jobs   sync.WaitGroup
+	index  atomic.Pointer[placement.Index]
+	routes sync.Map // api.FunctionName -> *route
+	queue  *waiting
+	seed   atomic.Uint64
+}
+
+// New makes a Coordinator. ctx bounds the exchanges under way: it ends after
+// the drain.
+func New(ctx context.Context, cfg Config, dep Deps) (*Coordinator, error) {
+	def := DefaultConfig()
+	if cfg.MaxBody == 0 {
+		cfg.MaxBody = def.MaxBody
+	}
+	if cfg.QueueSize == 0 {
+		cfg.QueueSize = def.QueueSize
+	}
+	if cfg.QueueTimeout == 0 {
+		cfg.QueueTimeout = def.QueueTimeout
+	}
+	if cfg.StartTimeout == 0 {
+		cfg.StartTimeout = def.StartTimeout
+	}
+	if cfg.QueueSize < 0 || cfg.QueueTimeout < 0 || cfg.StartTimeout < 0 {
+		return nil, api.Invalid("queue or timeout", "use positive values", "one is negative")
+	}
+	if cfg.Weights == (placement.Weights{}) {
+		cfg.Weights = def.Weights
+	}
+	c := &Coordinator{cfg: cfg, dep: dep, log: dep.Log, met: newMetrics(dep.Registerer), queue: newWaiting(cfg.QueueSize)}
+	c.life, c.kill = context.WithCancel(ctx)
+	c.peers = newPeers(c.life, dep.Nodes)
+	c.seed.Store(uint64(time.Now().UnixNano()))
+	c.spawn(c.prunePeers)
+	c.met.observe(c)
+	return c, nil
+}
+
+func (c *Coordinator) spawn(f func()) {
+	c.jobs.Add(1)
+	go func() { defer c.jobs.Done(); f() }()
+}
+
+// Close ends the coordinator's goroutines and connections.
+func (c *Coordinator) Close() {
+	c.kill()
+	c.jobs.Wait()
+	c.peers.close()
+}
+
+// Gateway serves callers and owners.
+func (c *Coordinator) Gateway() fasthttp.RequestHandler { return c.serveGateway }
+
+// Cluster serves nodes over mutual TLS: the registry, read only.
+func (c *Coordinator) Cluster() fasthttp.RequestHandler {
+	return func(ctx *fasthttp.RequestCtx) {
+		if !strings.HasPrefix(string(ctx.Path()), api.GatewayPathRegistry) || !(ctx.IsGet() || ctx.IsHead()) {
+			c.problem(ctx, api.Errorf(api.CodeNotFound, "nodes read the registry here and nothing else"))
+			return
+		}
+		c.dep.Registry(ctx)
+	}
+}
+
+func (c *Coordinator) serveGateway(ctx *fasthttp.RequestCtx) {
+	path := string(ctx.Path())
+	if name, ok := strings.CutPrefix(path, api.GatewayPathInvoke); ok {
+		c.serveInvoke(ctx, name)
+		return
+	}
+	var out any
+	var err error
+	name, isFunction := strings.CutPrefix(path, api.GatewayPathFunctions+"/")
+	switch {
+	case strings.HasPrefix(path, api.GatewayPathRegistry):
+		c.serveRegistry(ctx)
+		return
+	case path == api.GatewayPathFunctions && ctx.IsGet():
+		out = c.listFunctions()
+	case isFunction && strings.HasSuffix(name, "/logs") && ctx.IsGet():
+		if err = c.serveLogs(ctx, strings.TrimSuffix(name, "/logs")); err == nil {
+			return
+		}
+	case isFunction && ctx.IsGet():
+		out, err = c.describeFunction(name)
+	case isFunction && ctx.IsPut():
+		out, err = c.putFunction(ctx, name)
+	case isFunction && ctx.IsDelete():
+		err = c.deleteFunction(ctx, name)
+	case path == api.GatewayPathNodes && ctx.IsGet():
+		out = c.dep.Mesh.Snapshot().Nodes
+	case path == api.GatewayPathBroker && ctx.IsGet(),
+		path == api.GatewayPathDeposits && ctx.IsPost(),
+		strings.HasPrefix(path, api.GatewayPathDeposits+"/") && ctx.IsDelete():
+		if err = c.relayToBroker(ctx); err == nil {
+			return
+		}
+	case path == "/healthz" && (ctx.IsGet() || ctx.IsHead()):
+		ctx.SetBodyString("OK\n")
+		return
+	case path == "/readyz" && (ctx.IsGet() || ctx.IsHead()):
+		if err = c.Ready(); err == nil {
+			ctx.SetBodyString("OK\n")
+			return
+		}
+	default:
+		err = &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("%s %s is not served here", ctx.Method(), path),
+			Remedy: "invoke with POST " + api.GatewayPathInvoke + "NAME; see docs/cli.md"}
+	}
+	switch {
+	case err != nil:
+		c.problem(ctx, err)
+	case out == nil:
+		ctx.SetStatusCode(fasthttp.StatusNoContent)
+	default:
+		c.reply(ctx, out)
+	}
+}
+
+// Ready reports whether there is a node to serve with.
+func (c *Coordinator) Ready() error {
+	for _, n := range c.dep.Mesh.Snapshot().Nodes {
+		if n.Load.Epoch != 0 {
+			return nil
+		}
+	}
+	return api.Errorf(api.CodeUnavailable, "no node has joined yet")
+}
+
+func (c *Coordinator) reply(ctx *fasthttp.RequestCtx, out any) {
+	b, err := json.Marshal(out)
+	if err != nil {
+		c.problem(ctx, fmt.Errorf("encode reply: %w", err))
+		return
+	}
+	ctx.SetContentType(api.ContentTypeJSON)
+	ctx.SetBody(b)
+}
+
+// problem replies with err as a problem document.
+func (c *Coordinator) problem(ctx *fasthttp.RequestCtx, err error) {
+	id := string(ctx.Response.Header.Peek(api.HeaderCallID))
+	p := api.ProblemOf(err, id)
+	if p.Code == api.CodeInternal {
+		c.log.Error("request failed", "path", string(ctx.Path()), "call", id, "err", err)
+	}
+	if p.Code == api.CodeBusy || p.Code == api.CodeNoRoom {
+		ctx.Response.Header.Set(fasthttp.HeaderRetryAfter, "1")
+	}
+	b, jerr := json.Marshal(p)
+	if jerr != nil { // strings and numbers always encode
+		ctx.SetStatusCode(fasthttp.StatusInternalServerError)
+		return
+	}
+	ctx.SetStatusCode(p.Status)
+	ctx.SetContentType(api.ContentTypeProblem)
+	ctx.SetBody(b)
+}
+
+// HandleError turns what fasthttp refuses by itself into a problem document.
+func (c *Coordinator) HandleError(ctx *fasthttp.RequestCtx, err error) {
+	ctx.SetConnectionClose()
+	switch e := err.(type) {
+	case *fasthttp.ErrSmallBuffer:
+		p := api.Errorf(api.CodeTooLarge, "the request's headers are over the limit")
+		p.Field, p.Remedy = "headers", "everything that matters travels inside the sealed body"
+		c.problem(ctx, p)
+		ctx.SetStatusCode(fasthttp.StatusRequestHeaderFieldsTooLarge)
+	default:
+		if t, ok := e.(interface{ Timeout() bool }); ok && t.Timeout() {
+			c.problem(ctx, api.Errorf(api.CodeDeadline, "the request came too slowly"))
+			ctx.SetStatusCode(fasthttp.StatusRequestTimeout)
+			return
+		}
+		c.problem(ctx, api.Errorf(api.CodeInvalid, "this is not an HTTP request"))
+	}
+}

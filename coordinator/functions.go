@@ -1,0 +1,251 @@
+package coordinator
+
+import (
+	"context"
+	"encoding/json"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/reqauth"
+	"github.com/faasd-sec/faasd-sec/sealed"
+	"github.com/faasd-sec/faasd-sec/store"
+)
+
+// storeTimeout bounds one management request's work in the store.
+const storeTimeout = 10 * time.Second
+
+// authorise verifies that an owner who may use this cluster signed the request.
+func (c *Coordinator) authorise(ctx *fasthttp.RequestCtx, body reqauth.Body) (reqauth.Caller, error) {
+	caller, err := c.dep.Auth.Verify(reqauth.Request{
+		Method: string(ctx.Method()), Target: string(ctx.RequestURI()),
+		Authorization: string(ctx.Request.Header.Peek(fasthttp.HeaderAuthorization)), Body: body,
+	})
+	if err != nil {
+		return caller, err
+	}
+	if c.cfg.AnyOwner {
+		return caller, nil
+	}
+	for _, f := range c.cfg.Owners {
+		if f == caller.Fingerprint {
+			return caller, nil
+		}
+	}
+	e := api.Errorf(api.CodeForbidden, "owner %s may not deploy to this cluster", caller.Fingerprint)
+	e.Remedy = "have the operator add this fingerprint to the coordinator's owners"
+	return caller, e
+}
+
+// putFunction takes a new or changed function. Nothing is stored unless the
+// owner's signature holds, the name is free or the owner's own, the sequence
+// grows, and the registry has image and bundle.
+func (c *Coordinator) putFunction(ctx *fasthttp.RequestCtx, path string) (*api.FunctionStatus, error) {
+	name, err := api.ParseFunctionName(path)
+	if err != nil {
+		return nil, err
+	}
+	body, err := readBody(ctx)
+	if err != nil {
+		return nil, err
+	}
+	caller, err := c.authorise(ctx, reqauth.Bytes(body))
+	if err != nil {
+		return nil, err
+	}
+	var rec api.Revision
+	if err := json.Unmarshal(body, &rec); err != nil {
+		return nil, api.Invalid("body", "send a revision as JSON", err.Error())
+	}
+	signed, err := sealed.ParseDescriptor(rec.Descriptor)
+	if err != nil {
+		return nil, api.Invalid("descriptor", "deploy again with this release's faasd-sec", err.Error())
+	}
+	d, err := signed.Verify(caller.Fingerprint)
+	if err != nil {
+		return nil, api.Wrap(api.CodeForbidden, err, "the descriptor is not signed by the owner who sent it")
+	}
+	if d.FullName() != string(name) {
+		return nil, api.Invalid("descriptor", "put it under its own name", "it describes "+d.FullName())
+	}
+	rev, err := d.Revision()
+	if err != nil {
+		return nil, api.Invalid("descriptor", "deploy again", err.Error())
+	}
+	sctx, cancel := context.WithTimeout(c.life, storeTimeout)
+	defer cancel()
+	if err := c.checkContent(sctx, d, rec); err != nil {
+		return nil, err
+	}
+	expected := int64(0)
+	old, err := c.dep.Store.GetFunction(sctx, name)
+	switch {
+	case err == nil:
+		if err := mayReplace(old, d, caller); err != nil {
+			return nil, err
+		}
+		expected = old.Version
+	case api.CodeOf(err) != api.CodeNotFound:
+		return nil, err
+	}
+	lim := d.Config.Resources
+	f := store.Function{
+		Name: name, Revision: rev.String(), Owner: caller.Fingerprint.String(), Sequence: d.Sequence,
+		Descriptor: rec.Descriptor, ImageRef: rec.ImageRef, ImageDigest: d.Config.Image, BundleRef: rec.BundleRef,
+		Resources: api.Resources{CPU: int64(lim.CPUMillis), Memory: int64(lim.MemoryBytes), PIDs: int64(lim.PIDs), Tmp: int64(lim.TmpBytes)},
+		UpdatedAt: time.Now().Unix(),
+	}
+	version, err := c.dep.Store.PutFunction(sctx, f, expected)
+	if err != nil {
+		return nil, err
+	}
+	// The owner's next invocation finds it: the cache is fed by a watch.
+	if err := c.dep.Cache.Wait(sctx, version); err != nil {
+		return nil, api.Wrap(api.CodeUnavailable, err, "stored, but not yet visible here")
+	}
+	c.log.Info("function stored", "function", name, "revision", f.Revision, "owner", f.Owner, "sequence", f.Sequence)
+	if old != nil && old.Revision != f.Revision {
+		c.spawn(func() { c.retire(name, f.Revision) })
+	}
+	st := c.statusOf(&f)
+	return &st, nil
+}
+
+// mayReplace protects a name and its history.
+func mayReplace(old *store.Function, d *sealed.Descriptor, caller reqauth.Caller) error {
+	if old.Owner != caller.Fingerprint.String() {
+		e := api.Errorf(api.CodeForbidden, "%s belongs to another owner", old.Name)
+		e.Field, e.Remedy = "name", "choose another name or namespace"
+		return e
+	}
+	if d.Sequence <= old.Sequence {
+		e := api.Errorf(api.CodeConflict, "sequence %d is not above the stored %d", d.Sequence, old.Sequence)
+		e.Field, e.Remedy = "sequence", "deploy again: an older descriptor must not come back"
+		return e
+	}
+	return nil
+}
+
+// checkContent makes sure that what the descriptor names is there, so that a
+// deployment is never half made.
+func (c *Coordinator) checkContent(ctx context.Context, d *sealed.Descriptor, rec api.Revision) error {
+	if external(rec.ImageRef) {
+		return nil
+	}
+	ok, err := c.dep.Images.HasManifest(ctx, rec.ImageRef, d.Config.Image)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return api.Invalid("image", "push it first: faasd-sec deploy does", "the registry has no "+rec.ImageRef+"@"+d.Config.Image)
+	}
+	if d.BundleBlob == "" {
+		return nil
+	}
+	ok, err = c.dep.Images.HasBlob(ctx, rec.BundleRef, d.BundleBlob)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return api.Invalid("bundle", "push it first: faasd-sec deploy does", "the registry has no "+rec.BundleRef+"@"+d.BundleBlob)
+	}
+	return nil
+}
+
+// external reports whether an image reference names a registry of its own, by
+// the rule of the docker CLI: its first part has a dot or a port, or is localhost.
+func external(ref string) bool {
+	first, _, more := strings.Cut(ref, "/")
+	return more && (strings.ContainsAny(first, ".:") || first == "localhost")
+}
+
+func (c *Coordinator) deleteFunction(ctx *fasthttp.RequestCtx, path string) error {
+	name, err := api.ParseFunctionName(path)
+	if err != nil {
+		return err
+	}
+	sctx, cancel := context.WithTimeout(c.life, storeTimeout)
+	defer cancel()
+	rec, err := c.owned(sctx, ctx, name)
+	if err != nil {
+		return err
+	}
+	if err := c.dep.Store.DeleteFunction(sctx, name, rec.Version); err != nil {
+		return err
+	}
+	c.log.Info("function removed", "function", name)
+	c.retire(name, "")
+	return nil
+}
+
+// owned authorises a request without a body that only the function's owner may make.
+func (c *Coordinator) owned(sctx context.Context, ctx *fasthttp.RequestCtx, name api.FunctionName) (*store.Function, error) {
+	caller, err := c.authorise(ctx, reqauth.Body{})
+	if err != nil {
+		return nil, err
+	}
+	rec, err := c.dep.Store.GetFunction(sctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if rec.Owner != caller.Fingerprint.String() {
+		return nil, api.Errorf(api.CodeForbidden, "%s belongs to another owner", name)
+	}
+	return rec, nil
+}
+
+func (c *Coordinator) listFunctions() []api.FunctionStatus {
+	snap := c.dep.Cache.Snapshot()
+	out := make([]api.FunctionStatus, 0, len(snap.Functions))
+	for _, f := range snap.Functions {
+		out = append(out, c.statusOf(f))
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
+	return out
+}
+
+func (c *Coordinator) describeFunction(path string) (*api.FunctionStatus, error) {
+	name, err := api.ParseFunctionName(path)
+	if err != nil {
+		return nil, err
+	}
+	r, err := c.routeOf(name)
+	if err != nil {
+		return nil, err
+	}
+	st := c.statusOf(r.rec)
+	st.Descriptor = r.rec.Descriptor
+	st.Sandboxes = c.sandboxesOf(name)
+	return &st, nil
+}
+
+// statusOf describes a stored function. Replicas come from gossip.
+func (c *Coordinator) statusOf(f *store.Function) api.FunctionStatus {
+	st := api.FunctionStatus{
+		Name: f.Name, Revision: f.Revision, Owner: f.Owner, Image: f.ImageRef + "@" + f.ImageDigest, Sealed: true,
+		Resources: f.Resources, Sequence: f.Sequence, UpdatedAt: f.UpdatedAt,
+	}
+	if d, err := sealed.ParseDescriptor(f.Descriptor); err == nil {
+		st.Mode = string(d.Unverified().Config.Mode)
+	}
+	key := api.RevisionKey(f.Revision)
+	for _, n := range c.dep.Mesh.Snapshot().Nodes {
+		if n.Load.Warm[key] > 0 {
+			st.Replicas++
+		}
+	}
+	return st
+}
+
+// readBody reads a management request's body, at most 1 MiB.
+func readBody(ctx *fasthttp.RequestCtx) ([]byte, error) {
+	const limit = 1 << 20
+	b, err := readLimited(ctx, limit)
+	if err != nil {
+		ctx.SetConnectionClose()
+	}
+	return b, err
+}

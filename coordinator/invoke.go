@@ -1,0 +1,380 @@
+package coordinator
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/placement"
+	"github.com/faasd-sec/faasd-sec/relay"
+	"github.com/faasd-sec/faasd-sec/sealed"
+)
+
+// serveInvoke takes one sealed invocation.
+func (c *Coordinator) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
+	began := time.Now()
+	id := callID(ctx)
+	ctx.Response.Header.Set(api.HeaderCallID, id)
+	body, r, err := c.accept(ctx, name)
+	if err != nil {
+		c.met.refused(api.CodeOf(err))
+		c.problem(ctx, err)
+		return
+	}
+	reply, p, err := c.place(ctx, r, body, id)
+	if err != nil {
+		body.Release()
+		c.met.done(began, api.CodeOf(err))
+		c.problem(ctx, err)
+		return
+	}
+	ctx.Response.Header.Set(api.HeaderDuration, strconv.FormatFloat(time.Since(began).Seconds(), 'f', 6, 64))
+	status := reply.Status
+	reply.SendTo(ctx, func(err error) {
+		p.inFlight.Add(-1)
+		c.queue.signal()
+		switch {
+		case err != nil:
+			c.met.done(began, api.CodeNodeLost)
+		case status == fasthttp.StatusOK:
+			c.met.done(began, "ok")
+		default:
+			c.met.done(began, "agent_refused")
+		}
+	}, api.HeaderServedBy, api.HeaderStart)
+}
+
+// callID keeps a caller's id where it is a plain one, else draws one.
+func callID(ctx *fasthttp.RequestCtx) string {
+	id := ctx.Request.Header.Peek(api.HeaderCallID)
+	ok := len(id) > 0 && len(id) <= 64
+	for _, ch := range id {
+		ok = ok && (ch >= 'a' && ch <= 'z' || ch >= 'A' && ch <= 'Z' || ch >= '0' && ch <= '9' || ch == '-')
+	}
+	if ok {
+		return string(id)
+	}
+	var b [12]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+// accept checks what can be checked without opening anything, so that a bad
+// request costs no node anything.
+func (c *Coordinator) accept(ctx *fasthttp.RequestCtx, name string) (*relay.Body, *route, error) {
+	fail := func(err error) (*relay.Body, *route, error) {
+		// The body was not read.
+		if ctx.Request.Header.ContentLength() != 0 {
+			ctx.SetConnectionClose()
+		}
+		return nil, nil, err
+	}
+	if !ctx.IsPost() {
+		ctx.Response.Header.Set(fasthttp.HeaderAllow, "POST")
+		e := api.Errorf(api.CodeMethod, "a sealed invocation is a POST")
+		e.Remedy = "the function's own method travels inside the sealed body: faasd-sec invoke --method"
+		return fail(e)
+	}
+	fn, err := api.ParseFunctionName(name)
+	if err != nil {
+		return fail(err)
+	}
+	r, err := c.routeOf(fn)
+	if err != nil {
+		return fail(err)
+	}
+	if ct := string(ctx.Request.Header.ContentType()); ct != api.ContentTypeSealed {
+		e := api.Errorf(api.CodeMediaType, "%q is a sealed function and takes %s", fn.Short(), api.ContentTypeSealed)
+		e.Field, e.Remedy = "Content-Type", "seal the request: faasd-sec invoke "+fn.Short()
+		return fail(e)
+	}
+	limit := c.cfg.MaxBody
+	if limit < 0 {
+		limit = 0
+	}
+	body, err := relay.ReadBody(ctx, limit)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := checkPeek(body.Head, r); err != nil {
+		body.Release()
+		return nil, nil, err
+	}
+	return body, r, nil
+}
+
+// checkPeek compares the clear part of the envelope with the function it was
+// posted to. It is a courtesy that saves a trip: the agent checks again, with
+// keys.
+func checkPeek(head []byte, r *route) error {
+	p, err := sealed.Peek(head)
+	if err != nil {
+		return sealedError(err)
+	}
+	switch {
+	case p.Grant.Role != sealed.RoleRequest:
+		return api.Errorf(api.Code(sealed.CodeFormat), "the envelope is not a request")
+	case p.Grant.Name != string(r.name):
+		return api.Errorf(api.Code(sealed.CodeWrongFunction), "sealed for %s, posted to %s", p.Grant.Name, r.name)
+	case p.Grant.Context != r.revision:
+		e := api.Errorf(api.CodeStaleRevision, "sealed for another revision of %s", r.name)
+		e.Remedy = "fetch the descriptor, verify it and seal again"
+		return e
+	case p.Message.Expires <= uint64(time.Now().UnixMilli()):
+		return api.Errorf(api.Code(sealed.CodeWindow), "the message expired before it arrived")
+	}
+	return nil
+}
+
+func sealedError(err error) error {
+	if code := sealed.CodeOf(err); code != "" {
+		return api.Wrap(api.Code(code), err, err.Error())
+	}
+	return err
+}
+
+// place finds a node for the invocation and sends it there. It returns with
+// the reply's header, the body still flowing, and the node's in-flight count
+// raised by one.
+func (c *Coordinator) place(ctx *fasthttp.RequestCtx, r *route, body *relay.Body, id string) (*relay.Reply, *peer, error) {
+	p, err := sealed.Peek(body.Head)
+	if err != nil {
+		return nil, nil, sealedError(err)
+	}
+	deadline := time.Now().Add(c.cfg.QueueTimeout)
+	if e := time.UnixMilli(int64(min(p.Message.Expires, 1<<62))); e.Before(deadline) {
+		deadline = e
+	}
+	queued := false
+	for {
+		view := c.dep.Mesh.Snapshot()
+		reply, peer, last, err := c.tryAll(view, r, body, id)
+		if err != nil || reply != nil {
+			if queued {
+				c.queue.leave()
+			}
+			return reply, peer, err
+		}
+		if !queued {
+			if err := c.fits(view, r); err != nil {
+				return nil, nil, err
+			}
+			if err := c.queue.enter(); err != nil {
+				return nil, nil, err
+			}
+			queued = true
+			c.met.queued.Inc()
+		}
+		wctx, cancel := context.WithDeadline(c.life, deadline)
+		err = c.queue.wait(wctx, c.dep.Mesh.Changed(view.Version))
+		cancel()
+		if err != nil {
+			c.queue.leave()
+			if last == nil {
+				last = api.Errorf(api.CodeNoRoom, "no node had room in time")
+			}
+			return nil, nil, last
+		}
+	}
+}
+
+// tryAll offers the invocation to one candidate after the other. All results
+// nil but last means that none took it and patience may help.
+func (c *Coordinator) tryAll(view *api.ClusterView, r *route, body *relay.Body, id string) (*relay.Reply, *peer, error, error) {
+	idx := c.indexOf(view)
+	req := r.request
+	req.Seed = c.seed.Add(1)
+	req.Pending = func(i int) int {
+		n := view.Nodes[i]
+		return max(0, c.peers.inFlight(n.Meta.ID)-n.Load.InFlight)
+	}
+	var last error
+	failures := 0
+	for {
+		d := idx.Pick(req, c.cfg.Weights)
+		if len(d.Candidates) == 0 {
+			if last == nil {
+				last = api.Errorf(api.CodeNoRoom, "no node can take it: %s", d.Summary())
+			}
+			return nil, nil, last, nil
+		}
+		for _, cand := range d.Candidates {
+			req.Exclude = append(req.Exclude, cand.ID)
+			p := c.peers.get(view.Nodes[cand.Index].Meta)
+			p.inFlight.Add(1)
+			reply, refusal, err := c.send(p, r, body, id)
+			if reply != nil {
+				return reply, p, nil, nil
+			}
+			p.inFlight.Add(-1)
+			if err != nil {
+				return nil, nil, nil, err
+			}
+			last = refusal
+			c.met.refusals.WithLabelValues(string(api.CodeOf(refusal))).Inc()
+			if !patient(api.CodeOf(refusal)) {
+				// The next node may do better, but not for ever.
+				if failures++; failures >= 3 {
+					return nil, nil, nil, refusal
+				}
+			}
+		}
+	}
+}
+
+// patient reports whether a refusal may end by waiting.
+func patient(code api.Code) bool {
+	return code == api.CodeNoRoom || code == api.CodeBusy || code == api.CodeDraining || code == api.CodeUnavailable
+}
+
+// final reports whether a refusal would be the same on every node.
+func final(code api.Code) bool {
+	return code == api.CodeKeyRefused || code == api.CodeForbidden || code == api.CodeStaleRevision ||
+		code == api.CodeInvalid || code == api.CodeFunctionCrashed || code == api.CodeFunctionNotReady
+}
+
+// send offers the invocation to one node. Exactly one result is set: the
+// reply; a refusal, after which the body is untouched; or an error that ends
+// the invocation.
+func (c *Coordinator) send(p *peer, r *route, body *relay.Body, id string) (*relay.Reply, error, error) {
+	until := time.Now().Add(c.cfg.StartTimeout + r.bound)
+	headers := []relay.Header{{Name: fasthttp.HeaderContentType, Value: api.ContentTypeSealed}, {Name: api.HeaderCallID, Value: id}}
+	told := false
+	for {
+		if !body.Small {
+			// A large body can be sent once only: ask first.
+			ticket, refusal, err := c.admit(p, r, until)
+			if api.CodeOf(refusal) == api.CodeUnknownRevision && !told {
+				told = true
+				if err := c.tell(p, r); err != nil {
+					return nil, err, nil
+				}
+				continue
+			}
+			if refusal != nil || err != nil {
+				return nil, refusal, err
+			}
+			headers = append(headers, relay.Header{Name: api.HeaderTicket, Value: ticket.Ticket})
+		}
+		reply, err := p.up.Post(until, api.NodePathInvoke+string(r.name)+"?rev="+r.hex, body, headers...)
+		if err != nil {
+			return c.broken(p, err)
+		}
+		c.observe(reply)
+		code := api.Code(reply.Header(api.HeaderRefused))
+		switch {
+		case code == "":
+			return reply, nil, nil
+		case code == api.CodeUnknownRevision && !told && body.Small:
+			reply.Discard()
+			told = true
+			if err := c.tell(p, r); err != nil {
+				return nil, err, nil
+			}
+			continue
+		}
+		refusal := problemOf(reply)
+		if final(code) || !body.Small {
+			return nil, nil, refusal
+		}
+		return nil, refusal, nil
+	}
+}
+
+// broken sorts a failed exchange: refused if nothing was sent, else lost.
+func (c *Coordinator) broken(p *peer, err error) (*relay.Reply, error, error) {
+	switch {
+	case errors.Is(err, relay.ErrNotSent):
+		return nil, api.Wrap(api.CodeUnavailable, err, "node "+p.id+" cannot be reached"), nil
+	case errors.Is(err, context.DeadlineExceeded):
+		return nil, nil, api.Wrap(api.CodeDeadline, err, "node "+p.id+" did not answer in time")
+	}
+	e := api.Wrap(api.CodeNodeLost, err, "the connection to node "+p.id+" broke; whether the function ran is not known")
+	e.Remedy = "seal the request again if it may run twice"
+	return nil, nil, e
+}
+
+// admit asks a node to hold a slot.
+func (c *Coordinator) admit(p *peer, r *route, until time.Time) (t api.Ticket, refusal, fatal error) {
+	reply, err := p.up.Post(until, api.NodePathAdmit+string(r.name)+"?rev="+r.hex, relay.Empty())
+	if err != nil {
+		_, refusal, fatal = c.broken(p, err)
+		return t, refusal, fatal
+	}
+	c.observe(reply)
+	code := api.Code(reply.Header(api.HeaderRefused))
+	if code != "" || reply.Status != fasthttp.StatusOK {
+		err := problemOf(reply)
+		if final(code) {
+			return t, nil, err
+		}
+		return t, err, nil
+	}
+	b, err := reply.Bytes(64 << 10)
+	if err == nil {
+		err = json.Unmarshal(b, &t)
+	}
+	if err != nil {
+		return t, api.Wrap(api.CodeUnavailable, err, "node "+p.id+" gave no ticket"), nil
+	}
+	return t, nil, nil
+}
+
+// observe takes the load that a node's reply carries along.
+func (c *Coordinator) observe(reply *relay.Reply) {
+	h := reply.Header(api.HeaderLoad)
+	if h == "" {
+		return
+	}
+	var l api.NodeLoad
+	if err := json.Unmarshal([]byte(h), &l); err == nil {
+		c.dep.Mesh.Observe(l)
+	}
+}
+
+// problemOf reads a refused reply.
+func problemOf(reply *relay.Reply) error {
+	status := reply.Status
+	b, err := reply.Bytes(64 << 10)
+	if err != nil {
+		return api.Wrap(api.CodeUnavailable, err, "the node's refusal could not be read")
+	}
+	return api.ParseProblem(status, b)
+}
+
+// indexOf keeps one index per view.
+func (c *Coordinator) indexOf(view *api.ClusterView) *placement.Index {
+	if idx := c.index.Load(); idx != nil && idx.View() == view {
+		return idx
+	}
+	idx := placement.NewIndex(view, 0)
+	c.index.Store(idx)
+	return idx
+}
+
+// fits refuses at once what no member could ever take.
+func (c *Coordinator) fits(view *api.ClusterView, r *route) error {
+	nodes, lacking := 0, ""
+	for _, n := range view.Nodes {
+		if n.Meta.Capacity == (api.Resources{}) {
+			continue
+		}
+		nodes++
+		if lacking = r.request.Resources.Lacks(n.Meta.Capacity); lacking == "" {
+			return nil
+		}
+	}
+	if nodes == 0 {
+		return nil // none has joined: one may
+	}
+	e := api.Errorf(api.CodeNoRoom, "no node of the cluster is large enough: %s", lacking)
+	e.Field, e.Remedy = "limits."+lacking, "ask for less, or add a larger node"
+	return e
+}

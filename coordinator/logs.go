@@ -1,0 +1,146 @@
+package coordinator
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/faasd-sec/faasd-sec/api"
+)
+
+// merger joins the log streams of several nodes. With follow it keeps looking
+// for nodes that joined later.
+type merger struct {
+	c      *Coordinator
+	path   string
+	follow bool
+	frames chan []byte
+}
+
+func newMerger(c *Coordinator, name api.FunctionName, query string) *merger {
+	return &merger{c: c, path: api.NodePathLogs + string(name) + query, follow: query != "", frames: make(chan []byte, 64)}
+}
+
+// write is the body of the reply: it owns the goroutines that read from nodes
+// and ends them when the reader leaves.
+func (m *merger) write(touch func()) func(*bufio.Writer) {
+	return func(w *bufio.Writer) {
+		ctx, cancel := context.WithCancel(m.c.life)
+		defer cancel()
+		done := make(chan struct{})
+		go func() { defer close(done); m.read(ctx) }()
+		defer func() {
+			cancel()
+			for { // let readers that hold a frame end
+				select {
+				case <-m.frames:
+				case <-done:
+					return
+				}
+			}
+		}()
+		alive := time.NewTicker(5 * time.Second)
+		defer alive.Stop()
+		for {
+			var f []byte
+			select {
+			case f = <-m.frames:
+			case <-alive.C: // an empty frame shows whether the reader is still there
+			case <-done:
+				for len(m.frames) > 0 {
+					if api.WriteFrame(w, <-m.frames) != nil {
+						return
+					}
+				}
+				_ = w.Flush()
+				return
+			}
+			touch()
+			if api.WriteFrame(w, f) != nil {
+				return
+			}
+			if len(m.frames) == 0 && w.Flush() != nil {
+				return
+			}
+		}
+	}
+}
+
+// read follows every node, until ctx ends or, without follow, all are read.
+func (m *merger) read(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	var mu sync.Mutex
+	reading := map[string]bool{}
+	for {
+		view := m.c.dep.Mesh.Snapshot()
+		for _, n := range view.Nodes {
+			mu.Lock()
+			skip := n.Load.Epoch == 0 || reading[n.Meta.ID]
+			reading[n.Meta.ID] = true
+			mu.Unlock()
+			if skip {
+				continue
+			}
+			p := m.c.peers.get(n.Meta)
+			wg.Add(1)
+			go func() {
+				defer wg.Done()
+				if err := m.readNode(ctx, p); err != nil && ctx.Err() == nil {
+					m.c.log.Warn("logs", "node", p.id, "err", err)
+				}
+				if m.follow { // a node that restarts is read again
+					mu.Lock()
+					delete(reading, p.id)
+					mu.Unlock()
+				}
+			}()
+		}
+		if !m.follow {
+			return
+		}
+		t := time.NewTimer(time.Second)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return
+		case <-t.C:
+		}
+	}
+}
+
+func (m *merger) readNode(ctx context.Context, p *peer) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://node"+m.path, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := p.up.RoundTrip(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return api.Errorf(api.CodeUnavailable, "status %d", resp.StatusCode)
+	}
+	r := bufio.NewReader(resp.Body)
+	for {
+		f, err := api.ReadFrame(r)
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if len(f) == 0 {
+			continue
+		}
+		select {
+		case m.frames <- f:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}

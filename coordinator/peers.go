@@ -1,0 +1,107 @@
+package coordinator
+
+import (
+	"context"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/relay"
+)
+
+// Dialer opens a connection to a node and makes sure that it is that node.
+type Dialer interface {
+	DialNode(ctx context.Context, id, addr string) (net.Conn, error)
+}
+
+// peer is one node as this coordinator talks to it.
+type peer struct {
+	id, addr string
+	up       *relay.Upstream
+	inFlight atomic.Int64
+}
+
+// peers keeps one peer for each node it was asked for.
+type peers struct {
+	life context.Context
+	dial Dialer
+	mu   sync.RWMutex
+	byID map[string]*peer
+}
+
+func newPeers(life context.Context, d Dialer) *peers {
+	return &peers{life: life, dial: d, byID: map[string]*peer{}}
+}
+
+// get returns the peer of a node, made anew when the node moved.
+func (p *peers) get(m api.NodeMeta) *peer {
+	p.mu.RLock()
+	e := p.byID[m.ID]
+	p.mu.RUnlock()
+	if e != nil && e.addr == m.Addr {
+		return e
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if e = p.byID[m.ID]; e != nil && e.addr == m.Addr {
+		return e
+	}
+	if e != nil {
+		e.up.Close()
+	}
+	e = &peer{id: m.ID, addr: m.Addr}
+	e.up = relay.NewUpstream(p.life, func(ctx context.Context) (net.Conn, error) {
+		return p.dial.DialNode(ctx, e.id, e.addr)
+	}, relay.DefaultOptions())
+	p.byID[m.ID] = e
+	return e
+}
+
+// inFlight is how many invocations this coordinator has at a node.
+func (p *peers) inFlight(id string) int {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	if e := p.byID[id]; e != nil {
+		return int(e.inFlight.Load())
+	}
+	return 0
+}
+
+// prune closes connections to nodes that are members no more.
+func (p *peers) prune(view *api.ClusterView) {
+	live := make(map[string]bool, len(view.Nodes))
+	for _, n := range view.Nodes {
+		live[n.Meta.ID] = true
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for id, e := range p.byID {
+		if !live[id] && e.inFlight.Load() == 0 {
+			e.up.Close()
+			delete(p.byID, id)
+		}
+	}
+}
+
+func (p *peers) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, e := range p.byID {
+		e.up.Close()
+	}
+}
+
+func (c *Coordinator) prunePeers() {
+	tick := time.NewTicker(30 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-c.life.Done():
+			return
+		case <-tick.C:
+			c.peers.prune(c.dep.Mesh.Snapshot())
+		}
+	}
+}

@@ -1,0 +1,62 @@
+package coordinator
+
+import (
+	"time"
+
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/placement"
+	"github.com/faasd-sec/faasd-sec/sealed"
+	"github.com/faasd-sec/faasd-sec/store"
+)
+
+// route is a function as the hot path needs it, made once per stored record.
+type route struct {
+	rec      *store.Function
+	name     api.FunctionName
+	revision sealed.Digest
+	hex      string
+	request  placement.Request // without seed and pending
+	bound    time.Duration     // of one invocation in a ready sandbox
+}
+
+// routeOf finds a function in the cache that the store's watch keeps current.
+func (c *Coordinator) routeOf(name api.FunctionName) (*route, error) {
+	rec := c.dep.Cache.Get(name)
+	if rec == nil {
+		c.routes.Delete(name)
+		e := api.Errorf(api.CodeNotFound, "there is no function %q", name.Short())
+		e.Field, e.Remedy = "name", "faasd-sec list shows what is deployed"
+		return nil, e
+	}
+	if v, ok := c.routes.Load(name); ok && v.(*route).rec == rec {
+		return v.(*route), nil
+	}
+	r, err := newRoute(rec)
+	if err != nil {
+		return nil, err
+	}
+	c.routes.Store(name, r)
+	return r, nil
+}
+
+func newRoute(rec *store.Function) (*route, error) {
+	signed, err := sealed.ParseDescriptor(rec.Descriptor)
+	if err != nil {
+		return nil, api.Wrap(api.CodeInternal, err, "a stored descriptor does not parse")
+	}
+	d := signed.Unverified() // verified when it was stored; agents verify again
+	rev, err := d.Revision()
+	if err != nil {
+		return nil, api.Wrap(api.CodeInternal, err, "a stored descriptor has no revision")
+	}
+	cfg := d.Config
+	lim := api.Resources{CPU: int64(cfg.Resources.CPUMillis), Memory: int64(cfg.Resources.MemoryBytes), PIDs: int64(cfg.Resources.PIDs)}
+	return &route{
+		rec: rec, name: rec.Name, revision: rev, hex: rev.String(),
+		request: placement.Request{
+			Revision: rev.String(), Image: cfg.Image, Resources: lim.Add(api.AgentOverhead()),
+			Tiers: cfg.Policy.Attestation, Labels: cfg.Labels,
+		},
+		bound: api.InvocationBound(cfg.ReadMS, cfg.WriteMS, cfg.ExecMS) + api.Milliseconds(cfg.StartMS, 0) + 2*time.Second,
+	}, nil
+}
