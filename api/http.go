@@ -37,7 +37,8 @@ const (
 	GatewayPathNodes     = "/v1/nodes"     // GET
 	GatewayPathBroker    = "/v1/broker"    // GET BrokerInfo
 	GatewayPathDeposits  = "/v1/deposits"  // POST, a sealed key deposit, relayed to the broker
-	GatewayPathJoin      = "/v1/join"      // POST JoinRequest
+	GatewayPathJoin      = "/v1/join"      // POST JoinRequest; on the cluster listener, without a certificate
+	GatewayPathRenew     = "/v1/renew"     // POST JoinRequest without token; on the cluster listener, from nodes
 	GatewayPathRegistry  = "/v2/"          // OCI distribution, signed requests only
 )
 
@@ -151,7 +152,7 @@ type JoinRequest struct {
 type JoinReply struct {
 	Certificate []byte   `json:"certificate"` // PEM
 	CA          []byte   `json:"ca"`          // PEM
-	GossipKeys  [][]byte `json:"gossip_keys"` // 16 bytes each, the first one seals
+	GossipKeys  [][]byte `json:"gossip_keys"` // hex-decoded gossip keys, 32 bytes each; the first one seals
 	Seeds       []string `json:"seeds"`       // gossip addresses
 	Coordinator string   `json:"coordinator"` // host:port of its mutual-TLS API
 	Broker      string   `json:"broker"`      // host:port of the key broker

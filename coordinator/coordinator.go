@@ -58,7 +58,7 @@ type Mesh interface {
 type Functions interface {
 	PutFunction(ctx context.Context, f store.Function, expected int64) (int64, error)
 	GetFunction(ctx context.Context, name api.FunctionName) (*store.Function, error)
-	DeleteFunction(ctx context.Context, name api.FunctionName, expected int64) error
+	DeleteFunction(ctx context.Context, name api.FunctionName, expected int64) (int64, error)
 }
 
 // Cache is what a watch keeps current of Functions; *store.Cache is one.
@@ -78,6 +78,7 @@ type Deps struct {
 	BrokerURL  string                  // https://host:port
 	Registry   fasthttp.RequestHandler // the OCI registry, already below /v2/
 	Images     ImageChecker            // asks the registry what it has
+	Enrol      Enrolment
 	Auth       *reqauth.Verifier
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
@@ -87,6 +88,12 @@ type Deps struct {
 type ImageChecker interface {
 	HasManifest(ctx context.Context, repo, digest string) (bool, error)
 	HasBlob(ctx context.Context, repo, digest string) (bool, error)
+}
+
+// Enrolment makes nodes members of the cluster; *enrol.Desk is one.
+type Enrolment interface {
+	Join(ctx context.Context, req api.JoinRequest) (api.JoinReply, error)
+	Renew(node string, csr []byte) (certPEM []byte, err error)
 }
 
 // Coordinator serves the gateway. Make it with New, end it with Close.
@@ -152,15 +159,52 @@ func (c *Coordinator) Close() {
 // Gateway serves callers and owners.
 func (c *Coordinator) Gateway() fasthttp.RequestHandler { return c.serveGateway }
 
-// Cluster serves nodes over mutual TLS: the registry, read only.
-func (c *Coordinator) Cluster() fasthttp.RequestHandler {
+// Cluster serves the cluster's listener: the registry, read only, and renewal
+// for nodes; joining for whoever holds a token. peer tells which node asks, ""
+// for one without a certificate.
+func (c *Coordinator) Cluster(peer func(*fasthttp.RequestCtx) (node string)) fasthttp.RequestHandler {
 	return func(ctx *fasthttp.RequestCtx) {
-		if !strings.HasPrefix(string(ctx.Path()), api.GatewayPathRegistry) || !(ctx.IsGet() || ctx.IsHead()) {
-			c.problem(ctx, api.Errorf(api.CodeNotFound, "nodes read the registry here and nothing else"))
-			return
+		path, id := string(ctx.Path()), peer(ctx)
+		switch {
+		case path == api.GatewayPathJoin && ctx.IsPost():
+			c.serveEnrolment(ctx, func(rctx context.Context, req api.JoinRequest) (api.JoinReply, error) {
+				return c.dep.Enrol.Join(rctx, req)
+			})
+		case id == "":
+			c.problem(ctx, api.Errorf(api.CodeUnauthorized, "show a node's certificate, or join with a token"))
+		case path == api.GatewayPathRenew && ctx.IsPost():
+			c.serveEnrolment(ctx, func(_ context.Context, req api.JoinRequest) (api.JoinReply, error) {
+				cert, err := c.dep.Enrol.Renew(id, req.CSR)
+				return api.JoinReply{Certificate: cert}, err
+			})
+		case strings.HasPrefix(path, api.GatewayPathRegistry) && (ctx.IsGet() || ctx.IsHead()):
+			c.dep.Registry(ctx)
+		default:
+			c.problem(ctx, api.Errorf(api.CodeNotFound, "%s %s is not served to nodes", ctx.Method(), path))
 		}
-		c.dep.Registry(ctx)
 	}
+}
+
+func (c *Coordinator) serveEnrolment(ctx *fasthttp.RequestCtx, f func(context.Context, api.JoinRequest) (api.JoinReply, error)) {
+	body, err := readBody(ctx)
+	var req api.JoinRequest
+	if err == nil {
+		if jerr := json.Unmarshal(body, &req); jerr != nil {
+			err = api.Invalid("body", "send a join request as JSON", jerr.Error())
+		}
+	}
+	if err != nil {
+		c.problem(ctx, err)
+		return
+	}
+	rctx, cancel := context.WithTimeout(c.life, storeTimeout)
+	defer cancel()
+	reply, err := f(rctx, req)
+	if err != nil {
+		c.problem(ctx, err)
+		return
+	}
+	c.reply(ctx, reply)
 }
 
 func (c *Coordinator) serveGateway(ctx *fasthttp.RequestCtx) {

@@ -173,7 +173,7 @@ func (c *Coordinator) deleteFunction(ctx *fasthttp.RequestCtx, path string) erro
 	if err != nil {
 		return err
 	}
-	if err := c.dep.Store.DeleteFunction(sctx, name, rec.Version); err != nil {
+	if _, err := c.dep.Store.DeleteFunction(sctx, name, rec.Version); err != nil {
 		return err
 	}
 	c.log.Info("function removed", "function", name)

@@ -1,0 +1,105 @@
+package enrol
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"path/filepath"
+	"time"
+
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/pki"
+)
+
+// Join makes this machine the node id of the cluster whose coordinator listens
+// at addr, and writes what it was told below dir. On an error nothing is left.
+func Join(ctx context.Context, addr, token, id, dir string) (Node, error) {
+	var none Node
+	tok, err := pki.ParseToken(token)
+	if err != nil {
+		return none, err
+	}
+	if err := pki.CheckID(id); err != nil {
+		return none, err
+	}
+	keyPEM, csr, err := pki.NewRequest(id)
+	if err != nil {
+		return none, err
+	}
+	body, err := json.Marshal(api.JoinRequest{Token: token, CSR: csr})
+	if err != nil {
+		return none, fmt.Errorf("encode join request: %w", err)
+	}
+	var reply api.JoinReply
+	if err := post(ctx, pki.JoinClientConfig(tok), addr, api.GatewayPathJoin, body, &reply); err != nil {
+		return none, err
+	}
+	if err := tok.CheckCA(reply.CA); err != nil {
+		return none, err
+	}
+	n := Node{ID: id, Seeds: reply.Seeds, Coordinator: reply.Coordinator, Broker: reply.Broker, Registry: reply.Registry}
+	for _, k := range reply.GossipKeys {
+		n.GossipKeys = append(n.GossipKeys, hex.EncodeToString(k))
+	}
+	ident, err := pki.NewIdentity(keyPEM, reply.Certificate, reply.CA)
+	if err != nil {
+		return none, err
+	}
+	n.Cluster = ident.Peer().Cluster
+	if err := Save(dir, NodeFile, n); err != nil {
+		return none, err
+	}
+	if err := pki.SaveIdentity(filepath.Join(dir, IdentityFile), keyPEM, reply.Certificate, reply.CA); err != nil {
+		return none, err
+	}
+	return n, nil
+}
+
+// Renewer asks the coordinator for a new certificate over the old one's mutual
+// TLS; it is the SignFunc of pki.Identity.KeepRenewed.
+func Renewer(i *pki.Identity, addr string) pki.SignFunc {
+	return func(ctx context.Context, csr []byte) ([]byte, error) {
+		body, err := json.Marshal(api.JoinRequest{CSR: csr})
+		if err != nil {
+			return nil, fmt.Errorf("encode renewal: %w", err)
+		}
+		var reply api.JoinReply
+		err = post(ctx, pki.ClientConfig(i, pki.RoleCoordinator, pki.AnyID), addr, api.GatewayPathRenew, body, &reply)
+		return reply.Certificate, err
+	}
+}
+
+// post sends one JSON request and reads one JSON reply.
+func post(ctx context.Context, config *tls.Config, addr, path string, body []byte, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	tr := &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}
+	defer tr.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+addr+path, bytes.NewReader(body))
+	if err != nil {
+		return api.Invalid("coordinator", "give it as host:port", err.Error())
+	}
+	req.Header.Set("Content-Type", api.ContentTypeJSON)
+	resp, err := tr.RoundTrip(req)
+	if err != nil {
+		return &api.Error{Code: api.CodeUnavailable, Field: "coordinator", Err: err, Message: "cannot be reached at " + addr,
+			Remedy: "check the address, and that the token is of this cluster"}
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err != nil {
+		return api.Wrap(api.CodeUnavailable, err, "the coordinator broke off")
+	}
+	if resp.StatusCode != http.StatusOK {
+		return api.ParseProblem(resp.StatusCode, b)
+	}
+	if err := json.Unmarshal(b, out); err != nil {
+		return api.Wrap(api.CodeUnavailable, err, "the coordinator's reply is not understood")
+	}
+	return nil
+}
