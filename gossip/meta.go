@@ -1,0 +1,119 @@
+package gossip
+
+import (
+	"fmt"
+
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/hashicorp/memberlist"
+)
+
+// maxMeta is the room memberlist has for what a member says of itself.
+const maxMeta = memberlist.MetaMaxSize
+
+// maxID bounds a member's name, which is repeated in every message about it.
+const maxID = 128
+
+// wireMeta is a NodeMeta on the wire. The ID is not in it: it is the member's
+// name. Epoch lets loads of an earlier life be dropped before the first load of
+// this one arrives.
+type wireMeta struct {
+	_        struct{} `cbor:",toarray"`
+	Version  uint8
+	Epoch    uint64
+	Addr     string
+	Roles    []string
+	Arch     string
+	Tier     string
+	Labels   map[string]string
+	Capacity [6]int64
+}
+
+func packResources(r api.Resources) [6]int64 {
+	return [6]int64{r.CPU, r.Memory, r.PIDs, r.Tmp, r.ReadBps, r.WriteBps}
+}
+
+func unpackResources(v [6]int64) api.Resources {
+	return api.Resources{CPU: v[0], Memory: v[1], PIDs: v[2], Tmp: v[3], ReadBps: v[4], WriteBps: v[5]}
+}
+
+// encodeMeta refuses what does not fit and says which part is to blame.
+func (c codec) encodeMeta(m api.NodeMeta, epoch uint64) ([]byte, error) {
+	if m.ID == "" || len(m.ID) > maxID {
+		return nil, api.Invalid("meta.id", "name the node in 1 to 128 bytes", fmt.Sprintf("the ID has %d bytes", len(m.ID)))
+	}
+	if len(m.Roles) == 0 {
+		return nil, api.Invalid("meta.roles", `give a role, such as "node"`, "a member without a role")
+	}
+	w := wireMeta{
+		Version: wireVersion, Epoch: epoch, Addr: m.Addr, Roles: m.Roles, Arch: m.Arch, Tier: m.Tier,
+		Labels: m.Labels, Capacity: packResources(m.Capacity),
+	}
+	if w.Labels == nil {
+		w.Labels = map[string]string{}
+	}
+	for _, v := range w.Capacity {
+		if v < 0 {
+			return nil, api.Invalid("meta.capacity", "write 0 or more", "a negative capacity")
+		}
+	}
+	b, err := c.enc.Marshal(w)
+	if err != nil {
+		return nil, fmt.Errorf("gossip: encode meta: %w", err)
+	}
+	if len(b) > maxMeta {
+		return nil, c.tooLong(w, len(b))
+	}
+	if _, _, err := c.decodeMeta(m.ID, b); err != nil { // others would refuse it
+		return nil, api.Invalid("meta", "use valid UTF-8 and at most 64 labels and roles", err.Error())
+	}
+	return b, nil
+}
+
+// tooLong names the part of w that takes the most room.
+func (c codec) tooLong(w wireMeta, total int) error {
+	parts := []struct {
+		field, remedy string
+		value         any
+	}{
+		{"meta.labels", "shorten or drop labels", w.Labels},
+		{"meta.addr", "use a shorter address", w.Addr},
+		{"meta.roles", "drop roles", w.Roles},
+		{"meta.arch", "write a GOARCH", w.Arch},
+		{"meta.tier", "write the name of an evidence type", w.Tier},
+	}
+	worst, size := parts[0], 0
+	for _, p := range parts {
+		if b, err := c.enc.Marshal(p.value); err == nil && len(b) > size {
+			worst, size = p, len(b)
+		}
+	}
+	return api.Invalid(worst.field, worst.remedy, fmt.Sprintf(
+		"what a member says of itself takes %d bytes, at most %d; %d of them are %s", total, maxMeta, size, worst.field))
+}
+
+// decodeMeta reads what encodeMeta wrote for the member of the given name.
+func (c codec) decodeMeta(name string, b []byte) (m api.NodeMeta, epoch uint64, err error) {
+	if name == "" || len(name) > maxID {
+		return m, 0, fmt.Errorf("%w: name of %d bytes", errMalformed, len(name))
+	}
+	if len(b) > maxMeta {
+		return m, 0, fmt.Errorf("%w: meta of %d bytes", errMalformed, len(b))
+	}
+	var w wireMeta
+	if err := c.dec.Unmarshal(b, &w); err != nil {
+		return m, 0, fmt.Errorf("%w: meta: %w", errMalformed, err)
+	}
+	if w.Version != wireVersion {
+		return m, 0, fmt.Errorf("%w: meta of version %d", errMalformed, w.Version)
+	}
+	for _, v := range w.Capacity {
+		if v < 0 {
+			return m, 0, fmt.Errorf("%w: negative capacity", errMalformed)
+		}
+	}
+	m = api.NodeMeta{ID: name, Addr: w.Addr, Roles: w.Roles, Arch: w.Arch, Tier: w.Tier, Capacity: unpackResources(w.Capacity)}
+	if len(w.Labels) > 0 {
+		m.Labels = w.Labels
+	}
+	return m, w.Epoch, nil
+}

@@ -1,0 +1,120 @@
+package gossip
+
+import (
+	"time"
+
+	"github.com/faasd-sec/faasd-sec/api"
+)
+
+// change is how much a load differs from the one told last.
+type change int
+
+const (
+	changeNone change = iota
+	changeSmall
+	changeLarge
+	changeUrgent   // the first or last warm slot of a revision
+	changeDraining // or the first load ever
+)
+
+// compareLoads weighs the step from the load told last to the present one.
+func compareLoads(told, now api.NodeLoad, capacity api.Resources, threshold float64) change {
+	if told.Epoch != now.Epoch || told.Draining != now.Draining {
+		return changeDraining
+	}
+	if told.Seq == now.Seq {
+		return changeNone
+	}
+	for k, n := range told.Warm {
+		if n > 0 && now.Warm[k] == 0 {
+			return changeUrgent
+		}
+	}
+	for k, n := range now.Warm {
+		if n > 0 && told.Warm[k] == 0 {
+			return changeUrgent
+		}
+	}
+	large := moved(told.Free.CPU, now.Free.CPU, capacity.CPU, threshold) ||
+		moved(told.Free.Memory, now.Free.Memory, capacity.Memory, threshold) ||
+		moved(told.Free.PIDs, now.Free.PIDs, capacity.PIDs, threshold) ||
+		grown(told.InFlight, now.InFlight, threshold) || grown(told.Running, now.Running, threshold)
+	for k, n := range now.Warm {
+		large = large || grown(told.Warm[k], n, threshold)
+	}
+	switch {
+	case large:
+		return changeLarge
+	case sameLoad(told, now):
+		return changeNone
+	}
+	return changeSmall
+}
+
+// moved reports whether a resource changed by more than a share of capacity; of
+// an unknown capacity, by a share of what it was.
+func moved(was, is, capacity int64, threshold float64) bool {
+	base := capacity
+	if base <= 0 {
+		base = was
+	}
+	diff := float64(is - was)
+	return diff != 0 && max(diff, -diff) >= threshold*float64(base)
+}
+
+// grown reports whether a count changed by more than a share of what it was.
+func grown(was, is int, threshold float64) bool {
+	diff := float64(is - was)
+	return diff != 0 && max(diff, -diff) > threshold*float64(max(was, is))
+}
+
+// sameLoad compares what the numbers above do not: images, and small changes.
+func sameLoad(a, b api.NodeLoad) bool {
+	if a.Free != b.Free || a.Running != b.Running || a.InFlight != b.InFlight || len(a.Images) != len(b.Images) {
+		return false
+	}
+	for i := range a.Images {
+		if a.Images[i] != b.Images[i] {
+			return false
+		}
+	}
+	for k, n := range a.Warm {
+		if b.Warm[k] != n {
+			return false
+		}
+	}
+	for k, n := range b.Warm {
+		if a.Warm[k] != n {
+			return false
+		}
+	}
+	return true
+}
+
+// announcer decides when a load is told over one way. It knows the clock only
+// through its arguments.
+type announcer struct {
+	interval, urgent, settle time.Duration
+	threshold                float64
+
+	told   api.NodeLoad
+	toldAt time.Time
+}
+
+// due says when now is to be told, and false if there is nothing to tell. factor
+// stretches the intervals; a change of draining is always due at once.
+func (a *announcer) due(now api.NodeLoad, capacity api.Resources, factor time.Duration) (time.Time, bool) {
+	var wait time.Duration
+	switch compareLoads(a.told, now, capacity, a.threshold) {
+	case changeNone:
+		return time.Time{}, false
+	case changeUrgent:
+		wait = a.urgent * factor
+	case changeLarge:
+		wait = a.interval * factor
+	case changeSmall:
+		wait = max(a.settle, a.interval*factor)
+	case changeDraining:
+	}
+	return a.toldAt.Add(wait), true
+}
