@@ -74,3 +74,11 @@ func checkLabel(what, s string) error {
 	}
 	return nil
 }
+
+// NamesRegistry reports whether an image reference names a registry of its
+// own, by the rule of the docker CLI: its first part has a dot or a port, or
+// is "localhost". Other references are repositories of the cluster's registry.
+func NamesRegistry(ref string) bool {
+	first, _, more := strings.Cut(ref, "/")
+	return more && (strings.ContainsAny(first, ".:") || first == "localhost")
+}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"sort"
-	"strings"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -132,7 +131,7 @@ func mayReplace(old *store.Function, d *sealed.Descriptor, caller reqauth.Caller
 // checkContent makes sure that what the descriptor names is there, so that a
 // deployment is never half made.
 func (c *Coordinator) checkContent(ctx context.Context, d *sealed.Descriptor, rec api.Revision) error {
-	if external(rec.ImageRef) {
+	if api.NamesRegistry(rec.ImageRef) {
 		return nil
 	}
 	ok, err := c.dep.Images.HasManifest(ctx, rec.ImageRef, d.Config.Image)
@@ -153,13 +152,6 @@ func (c *Coordinator) checkContent(ctx context.Context, d *sealed.Descriptor, re
 		return api.Invalid("bundle", "push it first: faasd-sec deploy does", "the registry has no "+rec.BundleRef+"@"+d.BundleBlob)
 	}
 	return nil
-}
-
-// external reports whether an image reference names a registry of its own, by
-// the rule of the docker CLI: its first part has a dot or a port, or is localhost.
-func external(ref string) bool {
-	first, _, more := strings.Cut(ref, "/")
-	return more && (strings.ContainsAny(first, ".:") || first == "localhost")
 }
 
 func (c *Coordinator) deleteFunction(ctx *fasthttp.RequestCtx, path string) error {

@@ -23,6 +23,9 @@ const (
 	ClusterFile   = "cluster.json"   // Cluster
 	NodeFile      = "node.json"      // Node
 	BootstrapFile = "bootstrap.json" // Bootstrap, until the coordinator's first start
+	AdminSocket   = "admin.sock"     // the operator's, of a running coordinator
+
+	AdminPathTokens = "/v1/tokens" // POST ?uses=N&ttl=DURATION, replies {"token": …}
 )
 
 // Cluster is what `faasd-sec init` decides once.

@@ -148,7 +148,7 @@ func (n *Node) bind(s *sandbox, pidfd int) error {
 	if err := rt.AdmitLauncher(ctx, pid); err != nil {
 		return api.Wrap(api.CodeStartFailed, err, "the function's cgroup did not take the launcher")
 	}
-	img, err := n.dep.Runtime.Pull(ctx, s.rev.rec.ImageRef, s.rev.desc.Config.Image)
+	img, err := n.dep.Runtime.Pull(ctx, n.imageRef(s.rev), s.rev.desc.Config.Image)
 	if err != nil {
 		return startError(err, "the image is gone")
 	}

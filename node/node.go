@@ -32,6 +32,7 @@ type Config struct {
 	ID           string        // as in its certificate
 	StateDir     string        // revisions it was told, sealed logs; survives a restart
 	RunDir       string        // sockets of sandboxes; short, for unix socket paths end at 107 bytes
+	Registry     string        // host:port of the cluster's registry, for images that name none
 	AgentPath    string        // the static agent binary on this machine
 	Capacity     api.Resources // lent to functions in all; CPU may be over-committed by saying more than there is
 	IdleAfter    time.Duration // a sandbox unused for so long is stopped, where the function does not say

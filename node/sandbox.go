@@ -116,7 +116,7 @@ func (n *Node) start(s *sandbox) {
 // bringUp creates the sandbox and returns once its agent reported ready.
 func (n *Node) bringUp(ctx context.Context, s *sandbox) error {
 	d := s.rev.desc
-	img, err := n.dep.Runtime.Pull(ctx, s.rev.rec.ImageRef, d.Config.Image)
+	img, err := n.dep.Runtime.Pull(ctx, n.imageRef(s.rev), d.Config.Image)
 	if err != nil {
 		return startError(err, "the image could not be pulled")
 	}
@@ -149,6 +149,15 @@ func (n *Node) bringUp(ctx context.Context, s *sandbox) error {
 	case <-ctx.Done():
 		return api.Errorf(api.CodeFunctionNotReady, "the function did not become ready within %s", s.rev.start)
 	}
+}
+
+// imageRef is where to pull a revision's image: in the cluster's registry
+// unless it names another.
+func (n *Node) imageRef(rev *revision) string {
+	if api.NamesRegistry(rev.rec.ImageRef) {
+		return rev.rec.ImageRef
+	}
+	return n.cfg.Registry + "/" + rev.rec.ImageRef
 }
 
 // startError keeps an error that has a code and gives others CodeStartFailed.

@@ -1,0 +1,48 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+
+	"github.com/faasd-sec/faasd-sec/api"
+)
+
+// HTTPBroker reaches a key broker over HTTP; its client does the mutual TLS.
+type HTTPBroker struct {
+	Client *http.Client
+	URL    string // https://host:port
+}
+
+// Release implements Broker.
+func (b *HTTPBroker) Release(ctx context.Context, req api.ReleaseRequest) (api.ReleaseReply, error) {
+	var reply api.ReleaseReply
+	body, err := json.Marshal(req)
+	if err != nil {
+		return reply, fmt.Errorf("encode release request: %w", err)
+	}
+	hr, err := http.NewRequestWithContext(ctx, http.MethodPost, b.URL+api.BrokerPathRelease, bytes.NewReader(body))
+	if err != nil {
+		return reply, fmt.Errorf("key broker: %w", err)
+	}
+	hr.Header.Set("Content-Type", api.ContentTypeJSON)
+	resp, err := b.Client.Do(hr)
+	if err != nil {
+		return reply, api.Wrap(api.CodeUnavailable, err, "the key broker cannot be reached")
+	}
+	defer resp.Body.Close()
+	out, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err != nil {
+		return reply, api.Wrap(api.CodeUnavailable, err, "the key broker broke off")
+	}
+	if resp.StatusCode != http.StatusOK {
+		return reply, api.ParseProblem(resp.StatusCode, out)
+	}
+	if err := json.Unmarshal(out, &reply); err != nil {
+		return reply, api.Wrap(api.CodeUnavailable, err, "the key broker's reply is not understood")
+	}
+	return reply, nil
+}
