@@ -2,8 +2,6 @@ package keybroker
 
 import (
 	"bytes"
-	"crypto/subtle"
-	"errors"
 	"fmt"
 	"io"
 
@@ -89,30 +87,10 @@ func (b *Broker) checkDeposit(r *record, envelopeName string) (*sealed.Descripto
 		return nil, &api.Error{Code: api.CodeForbidden, Field: "policy.broker",
 			Message: "the descriptor appoints another key broker", Remedy: "trust this cluster's broker (faasd-sec key trust broker) and deploy again"}
 	}
-	if err := matches(r.Signing, desc.SigningKey); err != nil {
-		return nil, api.Invalid("signing", "deposit the keys that the descriptor lists", err.Error())
-	}
-	if len(r.Decryption) != len(desc.Decryption) {
-		return nil, api.Invalid("decryption", "deposit the keys that the descriptor lists",
-			fmt.Sprintf("%d keys, the descriptor lists %d", len(r.Decryption), len(desc.Decryption)))
-	}
-	for i, scalar := range r.Decryption {
-		if err := matches(scalar, desc.Decryption[i].Key); err != nil {
-			return nil, api.Invalid(fmt.Sprintf("decryption[%d]", i), "deposit the keys that the descriptor lists", err.Error())
-		}
+	if err := unseal.MatchDescriptor(desc, r.Signing, r.Decryption); err != nil {
+		return nil, api.Invalid("keys", "deposit the private keys of those that the descriptor lists", err.Error())
 	}
 	return desc, nil
-}
-
-func matches(scalar []byte, want sealed.PublicKey) error {
-	k, err := unseal.KeyFromScalar(scalar)
-	if err != nil {
-		return errors.New("not an SM2 private key")
-	}
-	if got := k.PublicKey(); subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
-		return errors.New("it is not the private key of the public key in the descriptor")
-	}
-	return nil
 }
 
 // replace makes next the current record of name, if it belongs to the name's

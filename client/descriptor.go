@@ -1,0 +1,113 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/sealed"
+)
+
+// descriptorLife is how long a verified descriptor is used before the gateway is
+// asked again. A change is noticed sooner: what is sealed for an old revision or
+// key is refused, and that fetches the new one.
+const descriptorLife = 10 * time.Minute
+
+// function is a verified descriptor with what is derived from it. It is
+// immutable.
+type function struct {
+	name     api.FunctionName
+	desc     *sealed.Descriptor
+	revision sealed.Digest
+	owner    sealed.Fingerprint
+	fetched  time.Time
+}
+
+// function returns the verified descriptor of name, from memory if it is recent.
+func (c *Client) function(ctx context.Context, name api.FunctionName) (*function, error) {
+	c.mu.Lock()
+	f := c.known[name]
+	c.mu.Unlock()
+	if f != nil {
+		if age := c.cfg.Now().Sub(f.fetched); age >= 0 && age < descriptorLife {
+			return f, nil
+		}
+	}
+	return c.fetch(ctx, name)
+}
+
+// fetch asks the gateway and verifies the answer.
+func (c *Client) fetch(ctx context.Context, name api.FunctionName) (*function, error) {
+	st, err := c.Describe(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	f, err := c.verify(name, st)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	// Descriptors count up. Were an older one taken, who serves the gateway could
+	// bring back a key or a policy that its owner withdrew.
+	if old := c.known[name]; old != nil && old.owner == f.owner && old.desc.Sequence > f.desc.Sequence {
+		return nil, &api.Error{Code: api.CodeConflict, Field: "sequence",
+			Message: fmt.Sprintf("the gateway offers descriptor %d of %s after %d was seen", f.desc.Sequence, name.Short(), old.desc.Sequence),
+			Remedy:  "the cluster lost or withholds a deployment: deploy again"}
+	}
+	c.known[name] = f
+	return f, nil
+}
+
+// verify checks a status' descriptor against the pinned owner.
+func (c *Client) verify(name api.FunctionName, st api.FunctionStatus) (*function, error) {
+	if len(st.Descriptor) == 0 {
+		return nil, &api.Error{Code: api.CodeInvalid, Field: "function",
+			Message: name.Short() + " is a plain function: it has no descriptor to seal by", Remedy: "call it without sealing, or deploy it sealed"}
+	}
+	signed, err := sealed.ParseDescriptor(st.Descriptor)
+	if err != nil {
+		return nil, api.Wrap(api.CodeUnavailable, err, "the gateway's descriptor of "+name.Short()+" does not parse")
+	}
+	owner, err := c.owner(name, signed.ClaimedOwner().Fingerprint())
+	if err != nil {
+		return nil, err
+	}
+	desc, err := signed.Verify(owner)
+	if err != nil {
+		return nil, api.Wrap(api.CodeForbidden, err, "the descriptor of "+name.Short()+" is not signed by its owner")
+	}
+	if desc.FullName() != string(name) {
+		return nil, &api.Error{Code: api.CodeForbidden, Field: "function",
+			Message: fmt.Sprintf("the gateway answered with the descriptor of %s", desc.FullName())}
+	}
+	rev, err := desc.Revision()
+	if err != nil {
+		return nil, fmt.Errorf("client: revision of %s: %w", name, err)
+	}
+	return &function{name: name, desc: desc, revision: rev, owner: owner, fetched: c.cfg.Now()}, nil
+}
+
+// owner decides whose signature counts: the pinned owner's; without a pin our
+// own, since nobody else can make it; on first use whoever claims to be.
+func (c *Client) owner(name api.FunctionName, claimed sealed.Fingerprint) (sealed.Fingerprint, error) {
+	gateway := c.gateway.String()
+	if pinned, ok := c.cfg.Pins.Owner(gateway, name); ok {
+		if pinned != claimed {
+			return pinned, &api.Error{Code: api.CodeForbidden, Field: "owner",
+				Message: fmt.Sprintf("%s is signed by %s, and %s is pinned as its owner", name.Short(), claimed, pinned),
+				Remedy:  "ask its owner; if the change is meant: faasd-sec key trust owner " + string(name) + " FINGERPRINT"}
+		}
+		return pinned, nil
+	}
+	if c.cfg.Identity != nil && c.cfg.Identity.SigningKey().Fingerprint() == claimed {
+		return claimed, nil
+	}
+	if !c.cfg.TrustOnFirstUse {
+		return claimed, &api.Error{Code: api.CodeForbidden, Field: "owner",
+			Message: fmt.Sprintf("nobody is pinned as the owner of %s; the gateway says %s", name.Short(), claimed),
+			Remedy:  fmt.Sprintf("compare the fingerprint with its owner, then: faasd-sec key trust owner %s %s", name, claimed)}
+	}
+	return claimed, c.cfg.Pins.SetOwner(gateway, string(name), claimed)
+}
