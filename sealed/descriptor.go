@@ -1,9 +1,12 @@
 package sealed
 
 import (
-	"crypto"
-	"io"
+	"errors"
+	"fmt"
+	"slices"
 	"time"
+
+	"github.com/emmansun/gmsm/sm3"
 )
 
 // Mode says how the agent talks to the function's process.
@@ -34,7 +37,8 @@ type Descriptor struct {
 	ImageRef     string          // a hint where to pull the image
 }
 
-// Config is the revisioned part of a Descriptor.
+// Config is the revisioned part of a Descriptor. A function's root file system
+// is read-only whatever it says; environment and secrets are in the bundle.
 type Config struct {
 	Image       string   // "sha256:…", the OCI digest
 	Bundle      Digest   // SM3(32 random bytes || tar); zero for no bundle
@@ -80,35 +84,61 @@ type DecryptionKey struct {
 }
 
 // AllowSender reports whether a caller with this signing key may call.
-func (p *Policy) AllowSender(f Fingerprint) bool { panic("sealed") }
+func (p *Policy) AllowSender(f Fingerprint) bool {
+	return p.AnyCaller || slices.Contains(p.Callers, f)
+}
 
 // FullName returns "name.namespace".
 func (d *Descriptor) FullName() string { return d.Name + "." + d.Namespace }
 
-// Revision returns the digest of name and Config.
-func (d *Descriptor) Revision() (Digest, error) { panic("sealed") }
+// Revision returns the digest of name and Config: the context of grants. Keys
+// and the rest are not part of it, so rotation does not change it.
+func (d *Descriptor) Revision() (Digest, error) {
+	if err := d.Validate(); err != nil {
+		return Digest{}, err
+	}
+	return sm3.Sum(d.appendRevisioned(nil)), nil
+}
 
-// Validate checks every field and names the first one that is wrong.
-func (d *Descriptor) Validate() error { panic("sealed") }
+// KeyAt returns the key to seal to at t: of the live ones, that which lives
+// longest.
+func (d *Descriptor) KeyAt(t time.Time) (PublicKey, error) {
+	now := t.Unix()
+	var best *DecryptionKey
+	for i := range d.Decryption {
+		k := &d.Decryption[i]
+		if now >= 0 && k.NotBefore <= uint64(now) && uint64(now) <= k.NotAfter && (best == nil || k.NotAfter > best.NotAfter) {
+			best = k
+		}
+	}
+	if best == nil {
+		return PublicKey{}, fmt.Errorf("sealed: descriptor: keys: none of %s is live now; fetch a newer descriptor", d.FullName())
+	}
+	return best.Key, nil
+}
 
-// KeyAt returns the key to seal to at t: the live one that lives longest.
-func (d *Descriptor) KeyAt(t time.Time) (PublicKey, error) { panic("sealed") }
-
-// Sign validates d and encodes it signed by its owner.
-func (d *Descriptor) Sign(random io.Reader, owner crypto.Signer) ([]byte, error) { panic("sealed") }
-
-// SignedDescriptor is a parsed descriptor whose signature is not yet trusted.
-type SignedDescriptor struct{}
-
-// ParseDescriptor decodes strictly. It does not verify.
-func ParseDescriptor(b []byte) (*SignedDescriptor, error) { panic("sealed") }
-
-// ClaimedOwner returns the signing key the descriptor names: for trust on first
-// use, and to pick the pin.
-func (s *SignedDescriptor) ClaimedOwner() PublicKey { panic("sealed") }
-
-// Unverified returns the content, which anybody may have made.
-func (s *SignedDescriptor) Unverified() *Descriptor { panic("sealed") }
-
-// Verify returns the content if the owner with this pinned fingerprint signed it.
-func (s *SignedDescriptor) Verify(owner Fingerprint) (*Descriptor, error) { panic("sealed") }
+// Follows says whether d may replace old: the same function, and not older. It
+// guards against a store that shows an old descriptor again. An equal sequence
+// is accepted only for the same revision.
+func (d *Descriptor) Follows(old *Descriptor) error {
+	if d.FullName() != old.FullName() {
+		return errors.New("sealed: descriptor: name: concerns another function")
+	}
+	if d.Sequence < old.Sequence {
+		return fmt.Errorf("sealed: descriptor: sequence: %d, but %d was seen before", d.Sequence, old.Sequence)
+	}
+	if d.Sequence == old.Sequence {
+		a, err := d.Revision()
+		if err != nil {
+			return err
+		}
+		b, err := old.Revision()
+		if err != nil {
+			return err
+		}
+		if a != b {
+			return fmt.Errorf("sealed: descriptor: sequence: %d was given to two revisions", d.Sequence)
+		}
+	}
+	return nil
+}

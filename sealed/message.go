@@ -1,14 +1,64 @@
 package sealed
 
 import (
+	"errors"
+	"fmt"
 	"io"
+	"log/slog"
+	"math"
 	"time"
+
+	"github.com/faasd-sec/faasd-sec/sealed/internal/keysched"
+	"github.com/faasd-sec/faasd-sec/sealed/internal/wire"
 )
 
 // Link is a request's export secret (export32), and the link that its reply's
 // key is derived from: only one who knows it can seal or open that reply. The
 // zero value means "none". It is a secret and prints as a placeholder.
 type Link [32]byte
+
+// Format implements fmt.Formatter: no verb prints the secret.
+func (l Link) Format(f fmt.State, _ rune) { io.WriteString(f, "sealed.Link(secret)") }
+
+// LogValue implements slog.LogValuer.
+func (l Link) LogValue() slog.Value { return slog.StringValue("sealed.Link(secret)") }
+
+// MarshalText refuses: a link belongs in no document.
+func (l Link) MarshalText() ([]byte, error) { return nil, errors.New("sealed: a link is a secret") }
+
+// IsZero reports whether l is no link.
+func (l Link) IsZero() bool { return l == Link{} }
+
+// MessageHeader is what of a message is in clear.
+type MessageHeader struct {
+	ID      ID
+	Issued  uint64 // unix milliseconds
+	Expires uint64 // unix milliseconds
+	Flags   Flags
+	Salt    [24]byte
+	Grant   Digest // of the grant it stands under
+	Commit  [32]byte
+}
+
+func messageHeader(m *wire.Message) MessageHeader {
+	return MessageHeader{
+		ID: m.ID, Issued: m.Issued, Expires: m.Expires, Flags: Flags(m.Flags),
+		Salt: m.Salt, Grant: m.Grant, Commit: m.Commit,
+	}
+}
+
+// ParseMessageHeader decodes the header that stands behind a grant of the given
+// role, and refuses a malformed one. b has its 125 bytes at least.
+func ParseMessageHeader(b []byte, role Role) (MessageHeader, error) {
+	if len(b) < wire.MessageSize {
+		return MessageHeader{}, refuse(CodeTruncated, "ends inside the message header")
+	}
+	m, wrong := wire.ParseMessage(b, uint8(role))
+	if wrong != "" {
+		return MessageHeader{}, refuse(CodeFormat, wrong)
+	}
+	return messageHeader(&m), nil
+}
 
 // MessageParams are a message's header fields. Issued is required.
 type MessageParams struct {
@@ -19,59 +69,99 @@ type MessageParams struct {
 	Link   Link          // role 2 only, and there required
 }
 
-// SealRequest starts a request under a grant of role 1. Nothing is written to
-// dst before the first record is full, Flush or Close.
-func (g *Grant) SealRequest(dst io.Writer, p MessageParams, h RequestHead) (*Writer, error) {
-	panic("sealed")
+func (p *MessageParams) check(g *GrantHeader) error {
+	if p.Life == 0 {
+		p.Life = DefaultLife
+	}
+	limit := MaxLife
+	if p.Flags&FlagQueued != 0 {
+		limit = MaxQueuedLife
+	}
+	issued := p.Issued.UnixMilli()
+	switch {
+	case p.Flags&^knownFlags != 0:
+		return fmt.Errorf("flags: %#x has unknown bits", uint8(p.Flags))
+	case p.Flags != 0 && g.Role != RoleRequest:
+		return fmt.Errorf("flags: a %s has none", g.Role)
+	case p.Life < time.Millisecond || p.Life > limit:
+		return fmt.Errorf("life: %s, want 1ms..%s", p.Life, limit)
+	case issued < 0 || !issuedInside(uint64(issued), g.NotBefore, g.NotAfter):
+		return errors.New("issued: outside the grant's window; make a new grant")
+	case p.Link.IsZero() == (g.Role == RoleReply):
+		return fmt.Errorf("link: set %t in a %s, want %t", !p.Link.IsZero(), g.Role, g.Role == RoleReply)
+	case p.ID.IsZero() && g.Role == RoleReply:
+		return errors.New("id: a reply carries its request's")
+	}
+	return nil
 }
 
-// SealReply starts a reply under a grant of role 2.
-func (g *Grant) SealReply(dst io.Writer, p MessageParams, h ReplyHead) (*Writer, error) {
-	panic("sealed")
+// Covers reports whether a message issued at this time, in unix milliseconds,
+// lies in the grant's window.
+func (h *GrantHeader) Covers(issuedMS uint64) bool {
+	return issuedInside(issuedMS, h.NotBefore, h.NotAfter)
 }
 
-// Seal starts a message of a role without head (3 to 7).
-func (g *Grant) Seal(dst io.Writer, p MessageParams) (*Writer, error) { panic("sealed") }
-
-// AppendRequest appends a whole sealed request to dst and returns the request's
-// header and its link: what opening the reply takes.
-func (g *Grant) AppendRequest(dst []byte, p MessageParams, h RequestHead, body []byte) ([]byte, MessageHeader, Link, error) {
-	panic("sealed")
+// issuedInside reports not_before·1000 <= issued <= not_after·1000 without a
+// product that could overflow.
+func issuedInside(issuedMS, notBefore, notAfter uint64) bool {
+	s, rest := issuedMS/1000, issuedMS%1000
+	return notBefore <= s && (s < notAfter || s == notAfter && rest == 0)
 }
 
-// AppendReply appends a whole sealed reply to dst.
-func (g *Grant) AppendReply(dst []byte, p MessageParams, h ReplyHead, body []byte) ([]byte, error) {
-	panic("sealed")
+// opening is a message whose header is made and whose records are to come.
+type opening struct {
+	header MessageHeader
+	bound  [wire.BoundSize]byte
+	keys   keysched.Keys
 }
 
-// Append appends a whole sealed message of a role without head (3 to 7) to dst.
-func (g *Grant) Append(dst []byte, p MessageParams, body []byte) ([]byte, error) { panic("sealed") }
+func (g *Grant) open(p MessageParams) (*opening, error) {
+	if g.refs.Load() <= 0 {
+		return nil, errors.New("sealed: seal: the grant was released")
+	}
+	if err := p.check(&g.header); err != nil {
+		return nil, fmt.Errorf("sealed: seal: %w", err)
+	}
+	if p.ID.IsZero() {
+		id, err := NewID(g.random)
+		if err != nil {
+			return nil, err
+		}
+		p.ID = id
+	}
+	issued := uint64(p.Issued.UnixMilli())
+	if issued > math.MaxInt64-uint64(MaxQueuedLife/time.Millisecond) {
+		return nil, errors.New("sealed: seal: issued: lies too far ahead")
+	}
+	m := wire.Message{ID: p.ID, Issued: issued, Expires: issued + uint64(p.Life/time.Millisecond), Flags: uint8(p.Flags), Grant: g.digest}
+	if err := g.salts.draw(&m.Salt, g.schedule.Seed(), g.random); err != nil {
+		return nil, fmt.Errorf("sealed: seal: %w", err)
+	}
+	o := new(opening)
+	m.AppendBound(o.bound[:0])
+	var link *[keysched.LinkSize]byte
+	if g.header.Role == RoleReply {
+		link = (*[keysched.LinkSize]byte)(&p.Link)
+	}
+	if err := g.schedule.Derive(&o.keys, o.bound[:], link); err != nil {
+		return nil, fmt.Errorf("sealed: seal: %w", err)
+	}
+	m.Commit = o.keys.Commit
+	o.header = messageHeader(&m)
+	return o, nil
+}
 
-// Writer seals a message while it is written, in records of up to MaxRecord
-// bytes. It is not safe for concurrent use. Exactly one of Close and Abort ends
-// it; both wipe its key.
-type Writer struct{}
+// appendPrefix appends GRANT and MESSAGE.
+func (o *opening) appendPrefix(dst []byte, g *Grant) []byte {
+	dst = append(dst, g.bytes...)
+	dst = append(dst, o.bound[:]...)
+	return append(dst, o.keys.Commit[:]...)
+}
 
-// Header returns the message's header.
-func (w *Writer) Header() MessageHeader { panic("sealed") }
-
-// Link returns a request's export secret; zero in every other role. It is known
-// from the start, so a reply may be opened while the request is still written.
-func (w *Writer) Link() Link { panic("sealed") }
-
-// Write adds plaintext.
-func (w *Writer) Write(p []byte) (int, error) { panic("sealed") }
-
-// ReadFrom adds all of r, without another copy.
-func (w *Writer) ReadFrom(r io.Reader) (int64, error) { panic("sealed") }
-
-// Flush sends what is buffered as a short record.
-func (w *Writer) Flush() error { panic("sealed") }
-
-// Close writes the final record. It does not close the underlying writer. A
-// second Close does nothing.
-func (w *Writer) Close() error { panic("sealed") }
-
-// Abort ends the message without a final record, so that no reader takes it for
-// whole. After Close it does nothing: defer it.
-func (w *Writer) Abort() { panic("sealed") }
+// link returns what a request's reply is bound to.
+func (o *opening) link(role Role) Link {
+	if role != RoleRequest {
+		return Link{}
+	}
+	return o.keys.Export
+}

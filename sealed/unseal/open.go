@@ -1,39 +1,20 @@
 package unseal
 
 import (
+	"crypto/subtle"
+	"errors"
+	"fmt"
 	"io"
+	"sync/atomic"
 	"time"
 
+	"github.com/emmansun/gmsm/sm3"
+
 	"github.com/faasd-sec/faasd-sec/sealed"
+	"github.com/faasd-sec/faasd-sec/sealed/internal/der"
+	"github.com/faasd-sec/faasd-sec/sealed/internal/keysched"
+	"github.com/faasd-sec/faasd-sec/sealed/internal/wire"
 )
-
-// SenderPolicy decides who may send. *sealed.Policy is one.
-type SenderPolicy interface {
-	// AllowSender is asked for the fingerprint of the grant's signing key.
-	AllowSender(sealed.Fingerprint) bool
-}
-
-// Only admits one signing key.
-func Only(key sealed.PublicKey) SenderPolicy { panic("unseal") }
-
-// Expect is what a reader of roles 1 and 3 to 7 takes.
-type Expect struct {
-	Role      sealed.Role
-	Name      string        // "function.namespace"; compared byte for byte
-	AnyName   bool          // role 5 only: the body says which function, and must match
-	Context   sealed.Digest // the revision; zero in roles 4 and 5
-	Senders   SenderPolicy
-	MaxQueued time.Duration // longest life of a queued request, 0 refuses them
-}
-
-// ExpectReply is what a caller takes as its request's reply.
-type ExpectReply struct {
-	ID      sealed.ID        // the request's
-	Link    sealed.Link      // the request's
-	Name    string           // the request's
-	Context sealed.Digest    // the request's
-	Sender  sealed.PublicKey // the signing key in the verified descriptor
-}
 
 // Config makes an Opener.
 type Config struct {
@@ -44,95 +25,293 @@ type Config struct {
 }
 
 // Opener opens messages. It is safe for concurrent use.
-type Opener struct{}
+type Opener struct {
+	cfg  Config
+	mark atomic.Uint64 // the highest time the clock showed, unix milliseconds
+}
 
 // NewOpener checks cfg.
-func NewOpener(cfg Config) (*Opener, error) { panic("unseal") }
+func NewOpener(cfg Config) (*Opener, error) {
+	if cfg.Keys == nil {
+		return nil, errors.New("unseal: opener: no keys given")
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = time.Now
+	}
+	return &Opener{cfg: cfg}, nil
+}
+
+// now returns the highest time that this opener's clock or its replay set's ever
+// showed: a clock set back opens nothing again.
+func (o *Opener) now() uint64 {
+	t := uint64(max(0, o.cfg.Clock().UnixMilli()))
+	if o.cfg.Replay != nil {
+		t = max(t, o.cfg.Replay.Now())
+	}
+	for {
+		old := o.mark.Load()
+		if t <= old {
+			return old
+		}
+		if o.mark.CompareAndSwap(old, t) {
+			return t
+		}
+	}
+}
 
 // Open reads and checks grant and message header, all checks of the format in
 // their order, and in role 1 the first record with the head. It refuses with a
 // *sealed.Error; an error of r itself is returned wrapped. The caller ends the
-// message with Close.
-func (o *Opener) Open(r io.Reader, want Expect) (*Message, error) { panic("unseal") }
+// message with Close. Deadlines are r's.
+func (o *Opener) Open(r io.Reader, want Expect) (*Message, error) {
+	if err := want.check(); err != nil {
+		return nil, err
+	}
+	if want.Role.Once() && o.cfg.Replay == nil {
+		return nil, fmt.Errorf("unseal: open: a %s needs a replay set", want.Role)
+	}
+	e := expectation{
+		role: want.Role, name: want.Name, anyName: want.AnyName, context: want.Context,
+		senders: want.Senders, maxQueued: want.MaxQueued,
+	}
+	if want.Role.Once() {
+		e.once = func(h *sealed.MessageHeader) error { return o.cfg.Replay.Add(h.Grant, h.ID, h.Expires) }
+	}
+	return o.open(r, &e)
+}
 
 // ExpectReply prepares for the one reply of a request.
-func (o *Opener) ExpectReply(want ExpectReply) (*PendingReply, error) { panic("unseal") }
-
-// OpenBundle opens a bundle (role 3), reads it to its end (at most max bytes)
-// and returns the tar after its digest matched. want.Context is the revision of
-// the verified descriptor, and digest its bundle digest.
-func (o *Opener) OpenBundle(r io.Reader, want Expect, digest sealed.Digest, max int64) (tar []byte, err error) {
-	panic("unseal")
+func (o *Opener) ExpectReply(want ExpectReply) (*PendingReply, error) {
+	if err := want.check(); err != nil {
+		return nil, err
+	}
+	return &PendingReply{opener: o, want: want, senders: Only(want.Sender)}, nil
 }
 
-// PendingReply opens one reply, once. It is safe for concurrent use.
-type PendingReply struct{}
+// PendingReply opens one reply, once. It is safe for concurrent use, apart from
+// Discard.
+type PendingReply struct {
+	opener  *Opener
+	want    ExpectReply
+	senders SenderPolicy
+	taken   atomic.Bool
+}
 
 // Open opens the reply and reads its first record. A second reply whose
-// commitment matches is refused with CodeReplay.
-func (p *PendingReply) Open(r io.Reader) (*Message, error) { panic("unseal") }
-
-// Discard wipes the link.
-func (p *PendingReply) Discard() { panic("unseal") }
-
-// SpoolFunc makes an empty spool for one message's ciphertext. A spool that is
-// an io.Closer is closed.
-type SpoolFunc func() (io.ReadWriteSeeker, error)
-
-// Message is an opened message whose body is still to be read. It is not safe
-// for concurrent use.
-type Message struct {
-	Grant  sealed.GrantHeader
-	Header sealed.MessageHeader
+// commitment matches is refused with sealed.CodeReplay.
+func (p *PendingReply) Open(r io.Reader) (*Message, error) {
+	if p.want.Link.IsZero() {
+		return nil, errors.New("unseal: open reply: it was discarded")
+	}
+	return p.opener.open(r, &expectation{
+		role: sealed.RoleReply, name: p.want.Name, context: p.want.Context, senders: p.senders,
+		link: (*[keysched.LinkSize]byte)(&p.want.Link), id: &p.want.ID,
+		once: func(*sealed.MessageHeader) error {
+			if p.taken.Swap(true) {
+				return refuse(sealed.CodeReplay, "this request had its reply already")
+			}
+			return nil
+		},
+	})
 }
 
-// Link returns a request's export secret, to seal the reply with.
-func (m *Message) Link() sealed.Link { panic("unseal") }
+// Discard wipes the link. No Open may be running.
+func (p *PendingReply) Discard() { p.want.Link = sealed.Link{} }
 
-// RequestHead returns a request's head: after Hold, or at once if the message
-// carries sealed.FlagEarlyInput; else it refuses.
-func (m *Message) RequestHead() (sealed.RequestHead, error) { panic("unseal") }
-
-// ReplyHead returns a reply's head.
-func (m *Message) ReplyHead() (sealed.ReplyHead, error) { panic("unseal") }
-
-// Body returns the body as the message's flags allow: for a request without
-// sealed.FlagEarlyInput it is Hold, else Stream.
-func (m *Message) Body(spool SpoolFunc) (io.Reader, error) { panic("unseal") }
-
-// Stream returns a reader of verified records, in constant memory; it ends in
-// io.EOF only after the final record and the end of the transport body were
-// seen. A request without sealed.FlagEarlyInput refuses.
-func (m *Message) Stream() (io.Reader, error) { panic("unseal") }
-
-// Hold reads and verifies the whole message before it returns: up to 1 MiB is
-// kept decrypted, the rest as ciphertext in a spool and decrypted again on
-// reading. A nil spool refuses bodies beyond 1 MiB.
-func (m *Message) Hold(spool SpoolFunc) (io.Reader, error) { panic("unseal") }
-
-// ReadAll is Hold for a body of at most max bytes; the bytes are the caller's.
-func (m *Message) ReadAll(max int64) ([]byte, error) { panic("unseal") }
-
-// Complete reports whether the final record was verified.
-func (m *Message) Complete() bool { panic("unseal") }
-
-// Close wipes the message's key and gives its buffers back.
-func (m *Message) Close() error { panic("unseal") }
-
-// CacheConfig bounds a Cache; see DefaultCacheConfig.
-type CacheConfig struct {
-	Size      int // grants
-	PerSender int // grants of one signing key
+// expectation is what one opening compares a message with.
+type expectation struct {
+	role      sealed.Role
+	name      string
+	anyName   bool
+	context   sealed.Digest
+	senders   SenderPolicy
+	maxQueued time.Duration
+	link      *[keysched.LinkSize]byte // role 2
+	id        *sealed.ID               // role 2
+	once      func(*sealed.MessageHeader) error
 }
 
-// DefaultCacheConfig is 1,024 grants, 32 per sender.
-func DefaultCacheConfig() CacheConfig { panic("unseal") }
+// open makes the checks in the order of the format. Each returns at once, so
+// that a message is refused with the first code that applies, and costs no more
+// than the checks before it.
+func (o *Opener) open(r io.Reader, want *expectation) (_ *Message, retErr error) {
+	src := newSource(r)
+	defer func() {
+		if retErr != nil {
+			src.close()
+		}
+	}()
 
-// Cache keeps opened grants. It is safe for concurrent use.
-type Cache struct{}
+	// format
+	size, err := src.grantSize()
+	if err != nil {
+		return nil, err
+	}
+	if err := src.fill(size+wire.MessageSize, "the message header"); err != nil {
+		return nil, err
+	}
+	raw := src.peek(size + wire.MessageSize)
+	grant, bound := raw[:size], raw[size:size+wire.BoundSize]
+	digest := sealed.Digest(sm3.Sum(grant))
+	e := o.cfg.Cache.get(digest)
+	defer func() { e.release() }()
+	fresh := e == nil
+	var parsed wire.Grant
+	if fresh {
+		if parsed, e, err = parse(grant, digest); err != nil {
+			return nil, err
+		}
+	}
+	if e.header.Role != want.role {
+		return nil, refuse(sealed.CodeFormat, "role is "+e.header.Role.String()+", want "+want.role.String())
+	}
+	header, wrong := sealed.ParseMessageHeader(raw[size:], e.header.Role)
+	switch {
+	case wrong != nil:
+		return nil, wrong
+	case header.Grant != digest:
+		return nil, refuse(sealed.CodeFormat, "the message stands under another grant")
+	case want.id != nil && header.ID != *want.id:
+		return nil, refuse(sealed.CodeFormat, "the reply is to another request")
+	}
 
-// NewCache checks cfg.
-func NewCache(cfg CacheConfig) (*Cache, error) { panic("unseal") }
+	// unknown_key
+	now := o.now()
+	key := o.cfg.Keys.live(e.header.Recipient, now)
+	if key == nil {
+		o.cfg.Cache.forget(digest)
+		return nil, refuse(sealed.CodeUnknownKey, "sealed to no live key of this reader")
+	}
 
-// Clear wipes all entries: when a key retires or a policy changes.
-func (c *Cache) Clear() { panic("unseal") }
+	// wrong_function, stale_revision
+	if !want.anyName && e.header.Name != want.name {
+		return nil, refuse(sealed.CodeWrongFunction, "name is "+e.header.Name)
+	}
+	if e.header.Context != want.context {
+		return nil, refuse(sealed.CodeStaleRevision, "revision is "+e.header.Context.String())
+	}
+
+	// window
+	if err := checkWindow(&e.header, &header, want.maxQueued, now); err != nil {
+		return nil, err
+	}
+
+	// signature
+	if fresh {
+		unsigned := grant[:len(grant)-len(parsed.Sig)-1]
+		if !sealed.Verify(e.header.Sender, parsed.Sig, sealed.LabelGrant, unsigned) {
+			return nil, refuse(sealed.CodeSignature, "the grant's signature does not verify")
+		}
+	}
+
+	// sender
+	if !want.senders.AllowSender(e.fingerprint) {
+		return nil, refuse(sealed.CodeSender, "sender "+e.fingerprint.String()+" is not admitted")
+	}
+
+	// commitment
+	if fresh {
+		if e.schedule, err = unsealSeed(key, grant, parsed.Enc, e.header.Role); err != nil {
+			return nil, err
+		}
+	}
+	var keys keysched.Keys
+	defer keys.Wipe()
+	if err := e.schedule.Derive(&keys, bound, want.link); err != nil {
+		return nil, fmt.Errorf("unseal: open: %w", err)
+	}
+	if subtle.ConstantTimeCompare(keys.Commit[:], header.Commit[:]) != 1 {
+		return nil, refuse(sealed.CodeCommitment, "the commitment does not match")
+	}
+	// A queued message may come when its grant's window is over: then its grant
+	// has no business in the cache any more.
+	if ended := now/1000 > e.header.NotAfter; ended && !fresh {
+		o.cfg.Cache.forget(digest)
+	} else if fresh && !ended {
+		o.cfg.Cache.put(e, now)
+	}
+
+	// replay
+	if want.once != nil {
+		if err := want.once(&header); err != nil {
+			return nil, err
+		}
+	}
+
+	aead, err := keys.AEAD()
+	if err != nil {
+		return nil, fmt.Errorf("unseal: open: %w", err)
+	}
+	src.skip(size + wire.MessageSize)
+	m := &Message{Grant: e.header, Header: header, recs: records{src: src, aead: aead, base: keys.Nonce}}
+	if e.header.Role == sealed.RoleRequest {
+		m.link = keys.Export
+	}
+	if e.header.Role.HasHead() {
+		if err := m.readHead(); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// grantSize reads as much of the grant as it takes to hold it whole.
+func (s *source) grantSize() (int, error) {
+	need := len(wire.GrantMagic)
+	for {
+		err := s.fill(need, "the grant")
+		if code := sealed.CodeOf(err); err != nil && code != sealed.CodeTruncated {
+			return 0, err
+		}
+		// Bytes that are no envelope are called that, even where they are too few.
+		n, have, bad := wire.Extent(s.buf[s.lo:s.hi])
+		switch {
+		case bad:
+			return 0, refuse(sealed.CodeFormat, "does not begin with FSG1")
+		case have:
+			return n, nil
+		case err != nil:
+			return 0, err
+		}
+		need = n
+	}
+}
+
+// parse decodes a grant that is not in the cache, and checks its points.
+func parse(grant []byte, digest sealed.Digest) (wire.Grant, *entry, error) {
+	g, wrong := wire.ParseGrant(grant)
+	if wrong != "" {
+		return g, nil, refuse(sealed.CodeFormat, wrong)
+	}
+	sender, err := sealed.ParsePublicKey(g.Sender[:])
+	if err != nil {
+		return g, nil, refuse(sealed.CodeFormat, "sender_pub is not a point on the curve")
+	}
+	if g.ReplyKey != [65]byte{} {
+		if _, err := sealed.ParsePublicKey(g.ReplyKey[:]); err != nil {
+			return g, nil, refuse(sealed.CodeFormat, "reply_pub is not a point on the curve")
+		}
+	}
+	e := &entry{digest: digest, header: sealed.HeaderOf(&g), fingerprint: sender.Fingerprint()}
+	e.refs.Store(1)
+	return g, e, nil
+}
+
+// unsealSeed decrypts enc and computes the grant's schedule. One refusal covers
+// all that can be wrong: which it was would be an oracle.
+func unsealSeed(key *liveKey, grant, enc []byte, role sealed.Role) (*keysched.Schedule, error) {
+	refused := refuse(sealed.CodeCommitment, "the seed does not decrypt")
+	// The library takes other encodings too, whatever it is told: look first.
+	if !der.IsSeed(enc) {
+		return nil, refused
+	}
+	plain, err := key.dec.Decrypt(nil, enc, nil)
+	defer clear(plain)
+	if err != nil || len(plain) != keysched.SeedSize {
+		return nil, refused
+	}
+	var seed [keysched.SeedSize]byte
+	copy(seed[:], plain)
+	defer clear(seed[:])
+	return keysched.New(grant, key.pub[:], &seed, role == sealed.RoleReply), nil
+}

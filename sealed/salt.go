@@ -1,0 +1,57 @@
+package sealed
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+
+	"github.com/emmansun/gmsm/sm3"
+)
+
+// Salts makes message salts that no clone of the process makes again. A salt is
+//
+//	SM3(seed || 32 random bytes || u64 process-wide counter || instance id)[:24]
+//
+// so it repeats only if the random source, the counter and the instance id all
+// repeat. The seed keeps a weak random source from showing in clear.
+type Salts struct {
+	instance []byte
+	next     func() uint64
+}
+
+// saltCounter counts every message this process ever sealed, whatever grant or
+// Salts it used: the format asks for a process-wide counter, which is the one
+// reason for a variable at package level.
+var saltCounter atomic.Uint64
+
+// NewSalts returns a source for a machine or process with the given instance id,
+// a value that differs per clone, such as the VM generation id. Sixteen bytes
+// drawn now are part of it, so an empty instance protects across restarts, and
+// only a given one across clones of memory whose random source was cloned too.
+func NewSalts(instance []byte) *Salts {
+	drawn := make([]byte, 16, 16+len(instance))
+	rand.Read(drawn) // never fails: the runtime ends the process instead
+	return &Salts{instance: append(drawn, instance...), next: func() uint64 { return saltCounter.Add(1) }}
+}
+
+// processSalts is what grants use that were given no Salts.
+var processSalts = sync.OnceValue(func() *Salts { return NewSalts(nil) })
+
+func (s *Salts) draw(dst *[24]byte, seed []byte, random io.Reader) error {
+	var buf [32 + 32 + 8]byte
+	defer clear(buf[:])
+	copy(buf[:], seed)
+	if _, err := io.ReadFull(random, buf[32:64]); err != nil {
+		return fmt.Errorf("draw a salt: %w", err)
+	}
+	binary.BigEndian.PutUint64(buf[64:], s.next())
+	h := sm3.New()
+	h.Write(buf[:])
+	h.Write(s.instance)
+	var sum [32]byte
+	copy(dst[:], h.Sum(sum[:0]))
+	return nil
+}

@@ -1,0 +1,166 @@
+package unseal
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/faasd-sec/faasd-sec/sealed"
+	"github.com/faasd-sec/faasd-sec/sealed/internal/dcbor"
+)
+
+const maxBodyKeys = 3 // decryption keys of a descriptor
+
+// Deposit is the body of role 5: a function's private keys, for the key broker.
+type Deposit struct {
+	Descriptor []byte   // signed
+	Signing    []byte   // the function's signing scalar, 32 bytes
+	Decryption [][]byte // scalars, in the descriptor's order
+}
+
+// Release is the body of role 6: a function's private keys, for a sandbox.
+type Release struct {
+	Signing    []byte   // the function's signing scalar, 32 bytes
+	Decryption [][]byte // scalars, in the descriptor's order
+}
+
+// Wipe zeroes the scalars.
+func (d *Deposit) Wipe() { wipeScalars(d.Signing, d.Decryption) }
+
+// Wipe zeroes the scalars.
+func (r *Release) Wipe() { wipeScalars(r.Signing, r.Decryption) }
+
+func wipeScalars(signing []byte, decryption [][]byte) {
+	clear(signing)
+	for _, s := range decryption {
+		clear(s)
+	}
+}
+
+// EncodeDeposit returns the CBOR body: wipe it once it is sealed.
+func EncodeDeposit(d *Deposit) ([]byte, error) {
+	if len(d.Descriptor) < 1 || len(d.Descriptor) > sealed.MaxSignedDescriptor {
+		return nil, fmt.Errorf("unseal: deposit: descriptor: %d bytes, want 1..%d", len(d.Descriptor), sealed.MaxSignedDescriptor)
+	}
+	if err := checkScalars(d.Signing, d.Decryption); err != nil {
+		return nil, fmt.Errorf("unseal: deposit: %w", err)
+	}
+	b := make([]byte, 0, len(d.Descriptor)+256) // never grows: no copy of a scalar is left behind
+	b = dcbor.AppendMap(b, 4)
+	b = dcbor.AppendUint(dcbor.AppendUint(b, 1), 1)
+	b = dcbor.AppendBytes(dcbor.AppendUint(b, 2), d.Descriptor)
+	return appendScalars(b, d.Signing, d.Decryption), nil
+}
+
+// DecodeDeposit reads a CBOR body strictly, into memory of its own: wipe b, and
+// the deposit when it was used.
+func DecodeDeposit(b []byte) (*Deposit, error) {
+	r := dcbor.NewDecoder(b)
+	r.Field("deposit").MapOf(4)
+	readVersion(r)
+	d := new(Deposit)
+	d.Descriptor = append(d.Descriptor, r.Key(2, "descriptor").Bytes(sealed.MaxSignedDescriptor)...)
+	d.Signing, d.Decryption = readScalars(r)
+	if err := finish(r, d.Signing, d.Decryption); err != nil {
+		d.Wipe()
+		return nil, fmt.Errorf("unseal: deposit: %w", err)
+	}
+	return d, nil
+}
+
+// EncodeRelease returns the CBOR body: wipe it once it is sealed.
+func EncodeRelease(r *Release) ([]byte, error) {
+	if err := checkScalars(r.Signing, r.Decryption); err != nil {
+		return nil, fmt.Errorf("unseal: release: %w", err)
+	}
+	b := make([]byte, 0, 256)
+	b = dcbor.AppendMap(b, 3)
+	b = dcbor.AppendUint(dcbor.AppendUint(b, 1), 1)
+	return appendScalars(b, r.Signing, r.Decryption), nil
+}
+
+// DecodeRelease reads a CBOR body strictly, into memory of its own: wipe b, and
+// the release when it was used.
+func DecodeRelease(b []byte) (*Release, error) {
+	r := dcbor.NewDecoder(b)
+	r.Field("release").MapOf(3)
+	readVersion(r)
+	out := new(Release)
+	out.Signing, out.Decryption = readScalars(r)
+	if err := finish(r, out.Signing, out.Decryption); err != nil {
+		out.Wipe()
+		return nil, fmt.Errorf("unseal: release: %w", err)
+	}
+	return out, nil
+}
+
+// MatchDescriptor says whether the scalars are the private keys of d, in its
+// order: a broker checks a deposit and an agent a release by it.
+func MatchDescriptor(d *sealed.Descriptor, signing []byte, decryption [][]byte) error {
+	sign, err := KeyFromScalar(signing)
+	if err != nil {
+		return fmt.Errorf("signing key: %w", err)
+	}
+	defer sign.Wipe()
+	if sign.pub != d.SigningKey {
+		return errors.New("unseal: signing key: is not the descriptor's")
+	}
+	if len(decryption) != len(d.Decryption) {
+		return fmt.Errorf("unseal: decryption keys: %d of them, the descriptor has %d", len(decryption), len(d.Decryption))
+	}
+	for i := range decryption {
+		k, err := KeyFromScalar(decryption[i])
+		if err != nil {
+			return fmt.Errorf("decryption key %d: %w", i, err)
+		}
+		defer k.Wipe()
+		if k.pub != d.Decryption[i].Key {
+			return fmt.Errorf("unseal: decryption key %d: is not the descriptor's", i)
+		}
+	}
+	return nil
+}
+
+func checkScalars(signing []byte, decryption [][]byte) error {
+	if len(signing) != ScalarSize {
+		return fmt.Errorf("signing scalar: %d bytes, want %d", len(signing), ScalarSize)
+	}
+	if len(decryption) < 1 || len(decryption) > maxBodyKeys {
+		return fmt.Errorf("decryption scalars: %d of them, want 1..%d", len(decryption), maxBodyKeys)
+	}
+	for i, s := range decryption {
+		if len(s) != ScalarSize {
+			return fmt.Errorf("decryption scalar %d: %d bytes, want %d", i, len(s), ScalarSize)
+		}
+	}
+	return nil
+}
+
+func appendScalars(b, signing []byte, decryption [][]byte) []byte {
+	b = dcbor.AppendBytes(dcbor.AppendUint(b, 3), signing)
+	b = dcbor.AppendArray(dcbor.AppendUint(b, 4), len(decryption))
+	for _, s := range decryption {
+		b = dcbor.AppendBytes(b, s)
+	}
+	return b
+}
+
+func readVersion(r *dcbor.Decoder) {
+	if v := r.Key(1, "version").Uint(); r.Err() == nil && v != 1 {
+		r.Fail("%d is unknown, want 1", v)
+	}
+}
+
+func readScalars(r *dcbor.Decoder) (signing []byte, decryption [][]byte) {
+	signing = append(signing, r.Key(3, "signing scalar").Bytes(ScalarSize)...)
+	for range r.Key(4, "decryption scalars").Array(maxBodyKeys) {
+		decryption = append(decryption, append([]byte(nil), r.Bytes(ScalarSize)...))
+	}
+	return signing, decryption
+}
+
+func finish(r *dcbor.Decoder, signing []byte, decryption [][]byte) error {
+	if err := r.End(); err != nil {
+		return err
+	}
+	return checkScalars(signing, decryption)
+}
