@@ -1,0 +1,316 @@
+// Package local runs a whole cluster on one machine: a private containerd, the
+// key broker, the coordinator and any number of nodes, each its own process
+// with its own state, exactly the binaries that a cluster of machines runs.
+//
+// It promises that Run returns only when every process, mount, cgroup and
+// socket that it caused is gone. A part that dies is started again; one that
+// keeps dying ends the cluster with what it last said.
+package local
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/enrol"
+	"github.com/faasd-sec/faasd-sec/pki"
+	"github.com/faasd-sec/faasd-sec/runtime/containerd/daemon"
+)
+
+// Config sets up a cluster.
+type Config struct {
+	Nodes      int    // at least 1
+	State      string // everything that should survive; "" is a temporary directory, removed at the end
+	Listen     string // the gateway, host:port; port 0 chooses one
+	Bin        string // directory of the binaries
+	Containerd string // socket of a containerd to use; "" starts a private one
+	CPU        string // lent to functions by each node, such as "2" (default: all nodes together four times the cores)
+	Memory     string // lent to functions by each node, such as "2Gi" (default: all nodes together three quarters of the machine's)
+	IdleAfter  time.Duration
+	Log        *slog.Logger
+}
+
+// Cluster is a running cluster.
+type Cluster struct {
+	cfg     Config
+	state   string
+	run     string // short directory below /run
+	temp    bool
+	log     *slog.Logger
+	gateway string
+	ports   ports
+	procs   []*process
+	ctrd    *daemon.Daemon
+	socket  string
+	broker  api.BrokerInfo
+}
+
+// ports are the addresses of the parts, all on loopback.
+type ports struct {
+	gateway, cluster, gossip, ops, broker, brokerOps string
+}
+
+// Gateway is the URL for callers and owners.
+func (c *Cluster) Gateway() string { return "http://" + c.gateway }
+
+// Broker is the public identity of the cluster's key broker.
+func (c *Cluster) Broker() api.BrokerInfo { return c.broker }
+
+// State is the directory of all state.
+func (c *Cluster) State() string { return c.state }
+
+// Start brings the cluster up and returns when it takes invocations. Stop must
+// be called afterwards; on an error nothing is left.
+func Start(ctx context.Context, cfg Config) (_ *Cluster, retErr error) {
+	c := &Cluster{cfg: cfg, log: cfg.Log}
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if retErr != nil {
+			sctx, cancel := stopContext()
+			defer cancel()
+			retErr = errors.Join(retErr, c.Stop(sctx))
+		}
+	}()
+	for _, step := range []struct {
+		what string
+		do   func(context.Context) error
+	}{
+		{"state directory", c.prepare},
+		{"containerd", c.startContainerd},
+		{"key broker", c.startBroker},
+		{"coordinator", c.startCoordinator},
+		{"nodes", c.startNodes},
+		{"readiness", c.waitReady},
+	} {
+		began := time.Now()
+		if err := step.do(ctx); err != nil {
+			return nil, fmt.Errorf("%s: %w", step.what, err)
+		}
+		c.log.Debug("up", "step", step.what, "took", time.Since(began))
+	}
+	return c, nil
+}
+
+func stopContext() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), 90*time.Second)
+}
+
+func (c *Cluster) check() error {
+	switch {
+	case os.Geteuid() != 0:
+		return &api.Error{Code: api.CodeForbidden, Message: "sandboxes need root", Remedy: "run it with sudo"}
+	case c.cfg.Nodes < 1 || c.cfg.Nodes > 64:
+		return api.Invalid("nodes", "ask for 1 to 64", strconv.Itoa(c.cfg.Nodes))
+	}
+	host, _, err := net.SplitHostPort(c.cfg.Listen)
+	if err != nil || host == "" {
+		return api.Invalid("listen", "give host:port, such as 127.0.0.1:8080", fmt.Sprintf("%q", c.cfg.Listen))
+	}
+	for _, b := range []string{"coordinator", "keybroker", "node", "agent"} {
+		if _, err := os.Stat(filepath.Join(c.cfg.Bin, b)); err != nil {
+			return &api.Error{Code: api.CodeNotFound, Field: b, Message: "no such binary in " + c.cfg.Bin,
+				Remedy: "run `make build`, which puts all five beside each other"}
+		}
+	}
+	return nil
+}
+
+// prepare makes directories, the cluster's authority and keys.
+func (c *Cluster) prepare(context.Context) error {
+	c.state = c.cfg.State
+	if c.state == "" {
+		dir, err := os.MkdirTemp("", "faasd-sec-")
+		if err != nil {
+			return err
+		}
+		c.state, c.temp = dir, true
+	}
+	var err error
+	if c.state, err = filepath.Abs(c.state); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(c.logs(), 0o700); err != nil {
+		return err
+	}
+	// Sandboxes pass through these directories under ids of their own.
+	sum := sha256.Sum256([]byte(c.state))
+	c.run = filepath.Join("/run/faasd-sec", hex.EncodeToString(sum[:4]))
+	if err := os.MkdirAll(c.run, 0o711); err != nil {
+		return err
+	}
+	if err := c.stopStale(); err != nil {
+		return err
+	}
+	dir := filepath.Join(c.state, "coordinator")
+	if _, err := os.Stat(filepath.Join(dir, enrol.ClusterFile)); errors.Is(err, os.ErrNotExist) {
+		if _, err := enrol.Init(dir, []string{"any"}, rand.Reader); err != nil {
+			return err
+		}
+	}
+	return c.choosePorts()
+}
+
+func (c *Cluster) logs() string         { return filepath.Join(c.state, "logs") }
+func (c *Cluster) bin(b string) string  { return filepath.Join(c.cfg.Bin, b) }
+func (c *Cluster) node(i int) string    { return filepath.Join(c.state, "node-"+strconv.Itoa(i)) }
+func (c *Cluster) caDir() string        { return filepath.Join(c.state, "coordinator", enrol.CADir) }
+func (c *Cluster) brokerDir() string    { return filepath.Join(c.state, "keybroker") }
+func (c *Cluster) nodeID(i int) string  { return "node-" + strconv.Itoa(i) }
+func (c *Cluster) nodeRun(i int) string { return filepath.Join(c.run, "n"+strconv.Itoa(i)) }
+func (c *Cluster) brokerTLS() string    { return filepath.Join(c.brokerDir(), "tls.pem") }
+func (c *Cluster) namespace(i int) string {
+	return filepath.Base(c.run) + "-n" + strconv.Itoa(i)
+}
+
+// choosePorts finds free ones for everything but the gateway.
+func (c *Cluster) choosePorts() error {
+	var errs error
+	free := func(addr string) string {
+		ln, err := net.Listen("tcp", addr)
+		if err != nil {
+			errs = errors.Join(errs, &api.Error{Code: api.CodeConflict, Field: "listen", Err: err,
+				Message: addr + " cannot be listened on", Remedy: "choose another with --listen"})
+			return addr
+		}
+		defer ln.Close()
+		return ln.Addr().String()
+	}
+	c.ports = ports{
+		gateway: free(c.cfg.Listen), cluster: free("127.0.0.1:0"), gossip: free("127.0.0.1:0"),
+		ops: free("127.0.0.1:0"), broker: free("127.0.0.1:0"), brokerOps: free("127.0.0.1:0"),
+	}
+	c.gateway = c.ports.gateway
+	return errs
+}
+
+// freePort is one more free port on loopback.
+func freePort() (string, error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer ln.Close()
+	return ln.Addr().String(), nil
+}
+
+func (c *Cluster) startContainerd(ctx context.Context) error {
+	if c.cfg.Containerd != "" {
+		c.socket = c.cfg.Containerd
+		return nil
+	}
+	cfg := daemon.Default(filepath.Join(c.state, "containerd"))
+	cfg.Socket, cfg.Log = filepath.Join(c.run, "containerd.sock"), c.log
+	d, err := daemon.Start(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	c.ctrd, c.socket = d, d.Address()
+	return nil
+}
+
+func (c *Cluster) startBroker(ctx context.Context) error {
+	ca, err := pki.Load(c.caDir())
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(c.brokerDir(), 0o700); err != nil {
+		return err
+	}
+	if _, err := pki.EnsureIdentity(c.brokerTLS(), ca, pki.RoleKeyBroker, "keybroker", pki.MaxTTL, c.log); err != nil {
+		return err
+	}
+	// On one's own machine there is nobody to keep the passphrase from who
+	// could not read the broker's memory as well; the flag's name says so.
+	return c.spawn(ctx, "keybroker", "http://"+c.ports.brokerOps+"/healthz", c.bin("keybroker"),
+		"--listen", c.ports.broker, "--metrics-listen", c.ports.brokerOps,
+		"--state-dir", c.brokerDir(), "--tls-identity", c.brokerTLS(), "--insecure-passphrase")
+}
+
+func (c *Cluster) startCoordinator(ctx context.Context) error {
+	return c.spawn(ctx, "coordinator", "http://"+c.ports.ops+"/healthz", c.bin("coordinator"),
+		"-state", filepath.Join(c.state, "coordinator"), "-listen", c.ports.gateway,
+		"-cluster-listen", c.ports.cluster, "-gossip-listen", c.ports.gossip,
+		"-ops-listen", c.ports.ops, "-broker", c.ports.broker)
+}
+
+func (c *Cluster) startNodes(ctx context.Context) error {
+	for i := 1; i <= c.cfg.Nodes; i++ {
+		if err := c.startNode(ctx, i); err != nil {
+			return fmt.Errorf("%s: %w", c.nodeID(i), err)
+		}
+	}
+	return nil
+}
+
+// startNode joins node i, as any machine would, with a token of its own.
+func (c *Cluster) startNode(ctx context.Context, i int) error {
+	dir := c.node(i)
+	var n enrol.Node
+	if err := enrol.Load(dir, enrol.NodeFile, "", &n); err != nil {
+		token, err := enrol.RequestToken(ctx, filepath.Join(c.state, "coordinator"), 1, time.Minute)
+		if err != nil {
+			return err
+		}
+		if n, err = enrol.Join(ctx, c.ports.cluster, token, c.nodeID(i), dir); err != nil {
+			return err
+		}
+	}
+	// Ports differ from one run to the next.
+	n.Coordinator, n.Registry, n.Broker, n.Seeds = c.ports.cluster, c.ports.cluster, c.ports.broker, []string{c.ports.gossip}
+	if err := enrol.Save(dir, enrol.NodeFile, n); err != nil {
+		return err
+	}
+	var addr [3]string
+	for k := range addr {
+		p, err := freePort()
+		if err != nil {
+			return err
+		}
+		addr[k] = p
+	}
+	cpu, memory, err := c.share()
+	if err != nil {
+		return err
+	}
+	args := []string{
+		"-state", dir, "-run", c.nodeRun(i), "-agent", c.bin("agent"), "-listen", addr[0], "-gossip-listen", addr[1],
+		"-ops-listen", addr[2], "-containerd", c.socket, "-containerd-namespace", c.namespace(i),
+		"-capacity-cpu", cpu, "-capacity-memory", memory,
+	}
+	if c.cfg.IdleAfter > 0 {
+		args = append(args, "-idle-after", c.cfg.IdleAfter.String())
+	}
+	return c.spawn(ctx, c.nodeID(i), "http://"+addr[2]+"/healthz", c.bin("node"), args...)
+}
+
+// LastLines returns the end of a part's log, for error messages.
+func (c *Cluster) lastLines(name string) string {
+	f, err := os.Open(filepath.Join(c.logs(), name+".log"))
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err == nil && st.Size() > 2048 {
+		if _, err := f.Seek(-2048, io.SeekEnd); err != nil {
+			return ""
+		}
+	}
+	b, err := io.ReadAll(f)
+	if err != nil {
+		return ""
+	}
+	return string(b)
+}

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Installs what faasd-sec needs from the distribution, where it is missing.
+# Safe to run again: it says what it finds and changes nothing that is there.
+set -euo pipefail
+
+say() { printf 'setup: %s\n' "$*"; }
+die() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
+
+# command -> Debian package
+needs=(
+  containerd:containerd runc:runc ip:iproute2 iptables:iptables
+  tcpdump:tcpdump make:make git:git dpkg-deb:dpkg
+)
+
+missing=()
+for need in "${needs[@]}"; do
+  cmd=${need%%:*} pkg=${need#*:}
+  PATH="$PATH:/usr/sbin:/sbin" command -v "$cmd" >/dev/null 2>&1 || missing+=("$pkg")
+done
+[ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
+
+if [ ${#missing[@]} -gt 0 ]; then
+  [ "$(id -u)" = 0 ] || die "missing: ${missing[*]}; run this as root, or install them yourself"
+  command -v apt-get >/dev/null 2>&1 || die "missing: ${missing[*]}; this system has no apt-get, install them with its own package manager"
+  say "installing ${missing[*]}"
+  export DEBIAN_FRONTEND=noninteractive
+  log=$(mktemp)
+  trap 'rm -f "$log"' EXIT
+  if ! { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+    tail -20 "$log" >&2
+    die "apt-get could not install ${missing[*]}"
+  fi
+fi
+say "containerd $(containerd --version | awk '{print $3}'), runc $(runc --version | awk 'NR==1{print $3}')"
+
+# Go itself: the version in go.mod or newer.
+GO=${GO:-go}
+command -v "$GO" >/dev/null 2>&1 || die "Go is missing: install Go 1.26 or newer (https://go.dev/dl/) and put it on PATH"
+have=$("$GO" env GOVERSION) && have=${have#go}
+want=$(awk '$1=="go"{print $2}' "$(dirname "$0")/../go.mod")
+if [ "$(printf '%s\n%s\n' "$want" "$have" | sort -V | head -1)" != "$want" ] && [ "$("$GO" env GOTOOLCHAIN)" = local ]; then
+  die "Go $have is older than $want and GOTOOLCHAIN=local forbids fetching it"
+fi
+say "go $have"
+
+[ "$(id -u)" = 0 ] || say "note: running sandboxes takes root; building does not"
+say "ready"
