@@ -15,7 +15,8 @@ type Access struct {
 }
 
 // Authorizer decides about a request before its body is read. Its error is
-// answered with the status of its api.Code; one without a code denies.
+// answered with the status of its api.Code; one without a code denies. It may
+// replace r.Body, to check the body's digest as it is read.
 type Authorizer func(r *http.Request, a Access) error
 
 // AllowAll is for a listener that authenticates its clients itself, such as

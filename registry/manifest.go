@@ -39,8 +39,6 @@ type descriptor struct {
 	Size      int64  `json:"size"`
 }
 
-func (m manifest) isIndex() bool { return m.MediaType == typeIndex || m.MediaType == typeDockerList }
-
 // blobs are the blobs that the manifest refers to.
 func (m manifest) blobs() []descriptor {
 	if m.Config == nil {

@@ -32,7 +32,13 @@ import (
 	"github.com/faasd-sec/faasd-sec/api"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m,
+		// fasthttp's pool cleaner notices the end of its server up to 10 s late.
+		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*workerPool).Start.func2"),
+		// One ticker for the Date header per process, without an end.
+		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"))
+}
 
 func testConfig(t *testing.T, dir string) Config {
 	t.Helper()
