@@ -54,6 +54,9 @@ type Runtime interface {
 	Pull(ctx context.Context, ref, digest string) (Image, error)
 	// Images lists digests that Pull would answer without a registry.
 	Images(ctx context.Context) ([]string, error)
+	// Forget lets the image of a digest go, once no sandbox runs it any more.
+	// Forgetting what is not there is no error.
+	Forget(ctx context.Context, digest string) error
 	// Create makes a sandbox, verifies its limits and starts its agent. On an
 	// error nothing remains.
 	Create(ctx context.Context, spec Spec) (Sandbox, error)
@@ -122,6 +125,10 @@ type Event struct {
 	ExitCode uint32
 	At       time.Time
 }
+
+// ExitUnknown is the ExitCode of an EventExit where the implementation could
+// not learn the real one.
+const ExitUnknown = 255
 
 // AgentOverhead is api.AgentOverhead: the runtime adds it to the limits of the
 // sandbox's own cgroup.

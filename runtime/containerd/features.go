@@ -1,0 +1,87 @@
+package containerd
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/faasd-sec/faasd-sec/runtime"
+)
+
+// probe tries on two small directories what every Create will do, and finds
+// the best way this kernel has for it.
+func probe(runDir string, ranges *idRanges) (composer, error) {
+	rng, err := ranges.lend()
+	if err != nil {
+		return composer{}, fmt.Errorf("%w: user namespaces (enable CONFIG_USER_NS and raise user.max_user_namespaces): %w", runtime.ErrUnsupported, err)
+	}
+	defer ranges.giveBack(rng.base)
+	dir, err := os.MkdirTemp(runDir, "probe-")
+	if err != nil {
+		return composer{}, fmt.Errorf("probe kernel features: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	layers := []string{filepath.Join(dir, "a"), filepath.Join(dir, "b")}
+	target := filepath.Join(dir, "t")
+	for _, d := range append(layers, target) {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			return composer{}, fmt.Errorf("probe kernel features: %w", err)
+		}
+	}
+	fd, err := idmapped(layers[0], rng.userns)
+	if err != nil {
+		return composer{}, fmt.Errorf("%w: idmapped mounts on the file system of %s (Linux 5.12 for ext4, 6.3 for tmpfs): %w", runtime.ErrUnsupported, runDir, err)
+	}
+	_ = unix.Close(fd)
+	var errs []error
+	for _, c := range []composer{{detached: true}, {detached: false}} {
+		err := tryCompose(c, dir, target, layers, rng)
+		if err == nil {
+			return c, nil
+		}
+		errs = append(errs, err)
+	}
+	return composer{}, fmt.Errorf("%w: overlay over idmapped layers (Linux 5.19, CONFIG_OVERLAY_FS): %w", runtime.ErrUnsupported, errors.Join(errs...))
+}
+
+func tryCompose(c composer, scratch, target string, layers []string, rng idRange) (retErr error) {
+	if err := c.compose(target, scratch, layers, rng.userns); err != nil {
+		return err
+	}
+	defer func() {
+		if err := unix.Unmount(target, unix.MNT_DETACH); err != nil {
+			retErr = errors.Join(retErr, fmt.Errorf("unmount the probe: %w", err))
+		}
+	}()
+	info, err := os.Stat(target)
+	if err != nil {
+		return fmt.Errorf("stat the probe: %w", err)
+	}
+	// A kernel that takes the request and ignores the mapping would show every
+	// file as nobody's.
+	if st, ok := info.Sys().(*syscall.Stat_t); !ok || st.Uid != rng.base {
+		return fmt.Errorf("the root of an idmapped overlay belongs to %d, not %d", st.Uid, rng.base)
+	}
+	return nil
+}
+
+// passable checks that an unprivileged user of the host, which is what a
+// sandbox's root is, can walk down to path.
+func passable(what, path string) error {
+	for dir := filepath.Clean(path); ; dir = filepath.Dir(dir) {
+		info, err := os.Stat(dir)
+		if err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		if info.Mode().Perm()&0o001 == 0 {
+			return fmt.Errorf("%s: %s has mode %04o, which keeps a sandbox from reaching %s: chmod o+x %s", what, dir, info.Mode().Perm(), path, dir)
+		}
+		if dir == "/" {
+			return nil
+		}
+	}
+}

@@ -1,0 +1,225 @@
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/remotes"
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/runtime"
+)
+
+// labelImage marks images that Images may list: pulled by us and unpacked.
+const labelImage = "faasd-sec.image"
+
+// imageName is how an image is called in containerd: by its digest alone, so
+// that the same image from two registries is one.
+func imageName(d string) string { return "faasd-sec/image@" + d }
+
+// Pull implements runtime.Runtime.
+func (r *Runtime) Pull(ctx context.Context, ref, dgst string) (runtime.Image, error) {
+	d, err := digest.Parse(dgst)
+	if err != nil {
+		return runtime.Image{}, api.Invalid("digest", `write "sha256:" and 64 hex digits`, fmt.Sprintf("%q: %v", dgst, err))
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.PullTimeout)
+	defer cancel()
+	img, err := r.present(ctx, d)
+	if err == nil || !errdefs.IsNotFound(err) {
+		return img, err
+	}
+	r.pulls.Lock() // two first pulls of one image would each unpack it
+	defer r.pulls.Unlock()
+	if img, err := r.present(ctx, d); err == nil || !errdefs.IsNotFound(err) {
+		return img, err
+	}
+	full := byDigest(ref, d)
+	pulled, err := r.client.Pull(ctx, full,
+		client.WithResolver(r.resolver()),
+		client.WithPlatformMatcher(platforms.OnlyStrict(platforms.DefaultSpec())),
+		client.WithPullUnpack, client.WithPullSnapshotter(r.cfg.Snapshotter))
+	if err != nil {
+		return runtime.Image{}, fmt.Errorf("pull %s: %w", full, err)
+	}
+	if pulled.Target().Digest != d {
+		return runtime.Image{}, fmt.Errorf("pull %s: the registry answered with %s", full, pulled.Target().Digest)
+	}
+	if err := r.adoptImage(ctx, pulled.Target()); err != nil {
+		return runtime.Image{}, err
+	}
+	// The record under the registry's name has done its work.
+	if err := r.client.ImageService().Delete(ctx, pulled.Name()); err != nil && !errdefs.IsNotFound(err) {
+		return runtime.Image{}, fmt.Errorf("drop the image's first name: %w", err)
+	}
+	return r.present(ctx, d)
+}
+
+// byDigest is ref with its tag or digest replaced by d.
+func byDigest(ref string, d digest.Digest) string {
+	name, _, _ := strings.Cut(ref, "@")
+	if slash, colon := strings.LastIndexByte(name, '/'), strings.LastIndexByte(name, ':'); colon > slash {
+		name = name[:colon]
+	}
+	return name + "@" + d.String()
+}
+
+// resolver talks to registries as configured.
+func (r *Runtime) resolver() remotes.Resolver {
+	return docker.NewResolver(docker.ResolverOptions{
+		Hosts: func(host string) ([]docker.RegistryHost, error) {
+			reg := r.cfg.Registries[host]
+			h := docker.RegistryHost{
+				Client: reg.Client, Host: host, Scheme: "https", Path: "/v2",
+				Capabilities: docker.HostCapabilityPull | docker.HostCapabilityResolve,
+			}
+			if h.Client == nil {
+				h.Client = http.DefaultClient
+			}
+			if reg.PlainHTTP {
+				h.Scheme = "http"
+			}
+			return []docker.RegistryHost{h}, nil
+		},
+	})
+}
+
+// Import makes the images of an OCI layout archive available, as Pull does,
+// and returns them. It is for hosts without a registry, and tests.
+func (r *Runtime) Import(ctx context.Context, archive io.Reader) ([]runtime.Image, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.PullTimeout)
+	defer cancel()
+	platform := platforms.OnlyStrict(platforms.DefaultSpec())
+	imported, err := r.client.Import(ctx, archive,
+		client.WithImportPlatform(platform),
+		client.WithDigestRef(func(d digest.Digest) string { return "faasd-sec/import@" + d.String() }))
+	if err != nil {
+		return nil, fmt.Errorf("import images: %w", err)
+	}
+	var out []runtime.Image
+	var errs []error
+	for _, i := range imported {
+		img := client.NewImageWithPlatform(r.client, i, platform)
+		err := img.Unpack(ctx, r.cfg.Snapshotter)
+		if err == nil {
+			err = r.adoptImage(ctx, i.Target)
+		}
+		if derr := r.client.ImageService().Delete(ctx, i.Name); derr != nil && !errdefs.IsNotFound(derr) {
+			err = errors.Join(err, derr)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("import image %s: %w", i.Name, err))
+			continue
+		}
+		if slices.ContainsFunc(out, func(o runtime.Image) bool { return o.Digest == i.Target.Digest.String() }) {
+			continue
+		}
+		p, err := r.present(ctx, i.Target.Digest)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		out = append(out, p)
+	}
+	return out, errors.Join(errs...)
+}
+
+// adoptImage records an unpacked image under our own name, which keeps its
+// content and snapshots from garbage collection.
+func (r *Runtime) adoptImage(ctx context.Context, target ocispec.Descriptor) error {
+	_, err := r.client.ImageService().Create(ctx, newImageRecord(target))
+	if err != nil && !errdefs.IsAlreadyExists(err) {
+		return fmt.Errorf("record image %s: %w", target.Digest, err)
+	}
+	return nil
+}
+
+// present describes an image that is here already; the error is NotFound if it
+// is not.
+func (r *Runtime) present(ctx context.Context, d digest.Digest) (runtime.Image, error) {
+	if img, ok := r.images.get(d.String()); ok {
+		return img.image, nil
+	}
+	held, err := r.loadImage(ctx, d)
+	if err != nil {
+		return runtime.Image{}, err
+	}
+	r.images.put(d.String(), held)
+	return held.image, nil
+}
+
+// loadImage reads an image's configuration and makes its view.
+func (r *Runtime) loadImage(ctx context.Context, d digest.Digest) (heldImage, error) {
+	rec, err := r.client.ImageService().Get(ctx, imageName(d.String()))
+	if err != nil {
+		return heldImage{}, fmt.Errorf("look image %s up: %w", d, err)
+	}
+	img := client.NewImageWithPlatform(r.client, rec, platforms.OnlyStrict(platforms.DefaultSpec()))
+	cfg, err := img.Spec(ctx)
+	if err != nil {
+		return heldImage{}, fmt.Errorf("read the configuration of image %s: %w", d, err)
+	}
+	size, err := img.Size(ctx)
+	if err != nil {
+		return heldImage{}, fmt.Errorf("size of image %s: %w", d, err)
+	}
+	layers, err := r.view(ctx, d.String(), identity.ChainID(cfg.RootFS.DiffIDs).String())
+	if err != nil {
+		return heldImage{}, err
+	}
+	held := heldImage{
+		layers: layers,
+		image: runtime.Image{
+			Ref: rec.Name, Digest: d.String(), Size: size,
+			Config: api.ImageConfig{
+				Entrypoint: cfg.Config.Entrypoint, Cmd: cfg.Config.Cmd, Env: cfg.Config.Env,
+				WorkingDir: cfg.Config.WorkingDir, User: cfg.Config.User,
+			},
+		},
+	}
+	held.uid, held.gid, held.userErr = functionUser(layers, cfg.Config.User)
+	return held, nil
+}
+
+// Images implements runtime.Runtime.
+func (r *Runtime) Images(ctx context.Context) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.CallTimeout)
+	defer cancel()
+	recs, err := r.client.ImageService().List(ctx, "labels."+quoteFilter(labelImage))
+	if err != nil {
+		return nil, fmt.Errorf("list images: %w", err)
+	}
+	out := make([]string, 0, len(recs))
+	for _, rec := range recs {
+		out = append(out, rec.Target.Digest.String())
+	}
+	slices.Sort(out)
+	return slices.Compact(out), nil
+}
+
+// Forget implements runtime.Runtime. Sandboxes that run the image keep its
+// snapshots by their leases until they are removed.
+func (r *Runtime) Forget(ctx context.Context, dgst string) error {
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.CallTimeout)
+	defer cancel()
+	r.images.drop(dgst)
+	if err := r.releaseView(ctx, dgst); err != nil {
+		return err
+	}
+	if err := r.client.ImageService().Delete(ctx, imageName(dgst)); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("forget image %s: %w", dgst, err)
+	}
+	return nil
+}

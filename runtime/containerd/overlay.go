@@ -1,0 +1,153 @@
+package containerd
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// composer stacks idmapped layers into one read-only root.
+type composer struct {
+	// detached says that this kernel's overlay takes layers that are mounted
+	// nowhere (Linux 6.15). Where it does not, each layer is mounted below the
+	// sandbox's directory until the overlay has its own clone of it.
+	detached bool
+}
+
+// layerFlags go onto every layer: nothing in an image is a device, nothing
+// gains privilege, nothing is written.
+const layerFlags = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV
+
+// compose mounts the given directories, topmost first, as one tree on target.
+// scratch is an existing directory for mounts that last as long as the call.
+//
+// The overlay's superblock belongs to the initial user namespace, so a device
+// node in an image would be a real device inside the sandbox: nodev is what
+// prevents that, on the layers and on the overlay.
+func (c composer) compose(target, scratch string, layers []string, userns *os.File) (retErr error) {
+	var fds []int
+	var attached []string
+	defer func() {
+		for _, fd := range fds {
+			_ = unix.Close(fd) // an O_PATH descriptor: nothing to flush
+		}
+		for _, a := range attached {
+			if err := unix.Unmount(a, unix.MNT_DETACH); err != nil && retErr == nil {
+				retErr = fmt.Errorf("unmount layer %s: %w", a, err)
+			}
+		}
+	}()
+	for i, dir := range layers {
+		fd, err := idmapped(dir, userns)
+		if err != nil {
+			return err
+		}
+		fds = append(fds, fd)
+		if c.detached {
+			continue
+		}
+		at := filepath.Join(scratch, strconv.Itoa(i))
+		if err := os.Mkdir(at, 0o700); err != nil {
+			return fmt.Errorf("mount point for a layer: %w", err)
+		}
+		if err := unix.MoveMount(fd, "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+			return fmt.Errorf("mount layer %s: %w", dir, err)
+		}
+		attached = append(attached, at)
+	}
+	if c.detached {
+		return overlayByFD(target, fds)
+	}
+	return overlayByPath(target, fds)
+}
+
+// idmapped is a detached clone of the mount at dir on which host ids 0..65535
+// appear as the ids that userns maps them to.
+func idmapped(dir string, userns *os.File) (int, error) {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("open layer %s: %w", dir, err)
+	}
+	attr := &unix.MountAttr{
+		Attr_set:  unix.MOUNT_ATTR_IDMAP | layerFlags,
+		Userns_fd: uint64(userns.Fd()),
+	}
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, attr); err != nil {
+		_ = unix.Close(fd)
+		return -1, fmt.Errorf("idmap layer %s: %w", dir, err)
+	}
+	return fd, nil
+}
+
+// overlayByFD hands the layers over one by one, so that their number is
+// limited by the kernel alone (500).
+func overlayByFD(target string, fds []int) error {
+	ctx, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("open overlay: %w", err)
+	}
+	defer unix.Close(ctx)
+	for _, fd := range fds {
+		if err := unix.FsconfigSetString(ctx, "lowerdir+", procFD(fd)); err != nil {
+			return fmt.Errorf("add a layer to the overlay: %w%s", err, complaint(ctx))
+		}
+	}
+	// Off, whatever the kernel's defaults: an image cannot steer these.
+	for _, opt := range []string{"index", "metacopy", "redirect_dir", "xino"} {
+		if err := unix.FsconfigSetString(ctx, opt, "off"); err != nil {
+			return fmt.Errorf("set overlay option %s: %w%s", opt, err, complaint(ctx))
+		}
+	}
+	if err := unix.FsconfigCreate(ctx); err != nil {
+		return fmt.Errorf("create overlay: %w%s", err, complaint(ctx))
+	}
+	root, err := unix.Fsmount(ctx, unix.FSMOUNT_CLOEXEC, layerFlags)
+	if err != nil {
+		return fmt.Errorf("mount overlay: %w%s", err, complaint(ctx))
+	}
+	defer unix.Close(root)
+	if err := unix.MoveMount(root, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("place overlay on %s: %w", target, err)
+	}
+	return nil
+}
+
+// overlayByPath is for kernels before 6.15. mount(2) takes one page of
+// options, which is room for about 200 layers named by descriptor.
+func overlayByPath(target string, fds []int) error {
+	paths := make([]string, len(fds))
+	for i, fd := range fds {
+		paths[i] = procFD(fd)
+	}
+	opts := "index=off,metacopy=off,redirect_dir=off,xino=off,lowerdir=" + strings.Join(paths, ":")
+	if len(opts) >= os.Getpagesize() {
+		return fmt.Errorf("an image of %d layers needs Linux 6.15: squash it to fewer than 200", len(fds))
+	}
+	if err := unix.Mount("overlay", target, "overlay", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV, opts); err != nil {
+		return fmt.Errorf("mount overlay on %s: %w", target, err)
+	}
+	return nil
+}
+
+func procFD(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
+
+// complaint is what the kernel wrote into the context's message log.
+func complaint(ctx int) string {
+	var out []string
+	buf := make([]byte, 512)
+	for {
+		n, err := unix.Read(ctx, buf)
+		if err != nil || n <= 0 {
+			break
+		}
+		out = append(out, strings.TrimSpace(string(buf[:n])))
+	}
+	if len(out) == 0 {
+		return ""
+	}
+	return " (kernel: " + strings.Join(out, "; ") + ")"
+}

@@ -1,0 +1,163 @@
+package containerd
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/cgroups"
+	"github.com/faasd-sec/faasd-sec/runtime"
+)
+
+// The labels of a sandbox's container. Together they are all that Recover
+// needs to give a running sandbox back.
+const (
+	labelSandbox   = "faasd-sec.sandbox" // the id; also on its lease
+	labelFunction  = "faasd-sec.function"
+	labelRevision  = "faasd-sec.revision"
+	labelSocketDir = "faasd-sec.socket-dir"
+	labelUIDBase   = "faasd-sec.uid-base" // first host id of its range
+	labelUser      = "faasd-sec.user"     // "uid:gid" of the function, inside
+	labelResources = "faasd-sec.resources"
+	labelCreated   = "faasd-sec.created"
+)
+
+func (s *Sandbox) labels() map[string]string {
+	res, _ := json.Marshal(s.info.Resources) // a struct of integers
+	return map[string]string{
+		labelSandbox:   s.info.ID,
+		labelFunction:  string(s.info.Function),
+		labelRevision:  s.info.Revision,
+		labelSocketDir: s.info.SocketDir,
+		labelUIDBase:   strconv.FormatUint(uint64(s.base), 10),
+		labelUser:      fmt.Sprintf("%d:%d", s.info.UID, s.info.GID),
+		labelResources: string(res),
+		labelCreated:   s.info.CreatedAt.Format(time.RFC3339Nano),
+	}
+}
+
+// sandboxOf is the sandbox that labels describe, without its process.
+func (r *Runtime) sandboxOf(labels map[string]string) (*Sandbox, error) {
+	id := labels[labelSandbox]
+	fail := func(label string, err error) error {
+		return fmt.Errorf("sandbox %s: label %s=%q: %w", id, label, labels[label], err)
+	}
+	if !idForm.MatchString(id) {
+		return nil, fail(labelSandbox, errors.New("not an id"))
+	}
+	info := runtime.Info{
+		ID: id, Function: api.FunctionName(labels[labelFunction]), Revision: labels[labelRevision], SocketDir: labels[labelSocketDir],
+	}
+	base, err := strconv.ParseUint(labels[labelUIDBase], 10, 32)
+	if err != nil {
+		return nil, fail(labelUIDBase, err)
+	}
+	if _, err := fmt.Sscanf(labels[labelUser], "%d:%d", &info.UID, &info.GID); err != nil {
+		return nil, fail(labelUser, err)
+	}
+	if err := json.Unmarshal([]byte(labels[labelResources]), &info.Resources); err != nil {
+		return nil, fail(labelResources, err)
+	}
+	if info.CreatedAt, err = time.Parse(time.RFC3339Nano, labels[labelCreated]); err != nil {
+		return nil, fail(labelCreated, err)
+	}
+	limits, err := cgroups.For(info.Resources, r.device)
+	if err != nil {
+		return nil, fail(labelResources, err)
+	}
+	return &Sandbox{
+		r: r, info: info, base: uint32(base), limits: limits,
+		group: r.cgroups.Group(r.cgroupPath(id)), gone: make(chan struct{}),
+	}, nil
+}
+
+// record is what is left of a sandbox that never got as far as a container.
+type record struct {
+	ID        string `json:"id"`
+	SocketDir string `json:"socket_dir"`
+}
+
+func (s *Sandbox) record() record { return record{ID: s.info.ID, SocketDir: s.info.SocketDir} }
+
+// writeRecord makes the sandbox's directory. It comes before anything else is
+// made, so that nothing is ever without a record of where it belongs.
+func (r *Runtime) writeRecord(rec record) error {
+	dir := r.dir(rec.ID)
+	if err := os.Mkdir(dir, 0o711); err != nil {
+		return fmt.Errorf("record the sandbox: %w", err)
+	}
+	b, err := json.Marshal(rec)
+	if err != nil {
+		return fmt.Errorf("record the sandbox: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "record"), b, 0o600); err != nil {
+		return fmt.Errorf("record the sandbox: %w", err)
+	}
+	return nil
+}
+
+// readRecord gives a record without a socket directory where the daemon was
+// killed between making the directory and writing the file.
+func (r *Runtime) readRecord(id string) (record, error) {
+	b, err := os.ReadFile(filepath.Join(r.dir(id), "record"))
+	if errors.Is(err, fs.ErrNotExist) || (err == nil && len(b) == 0) {
+		return record{ID: id}, nil
+	}
+	if err != nil {
+		return record{}, fmt.Errorf("read the record of sandbox %s: %w", id, err)
+	}
+	var rec record
+	if err := json.Unmarshal(b, &rec); err != nil {
+		return record{}, fmt.Errorf("read the record of sandbox %s: %w", id, err)
+	}
+	return rec, nil
+}
+
+// ownSocketDir gives the directory, and the sockets that wait in it, to the
+// sandbox's root and closes it to everybody else. restore takes it back.
+func ownSocketDir(dir string, owner uint32) (restore func() error, err error) {
+	if err := passable("socket directory", filepath.Dir(dir)); err != nil {
+		return nil, err
+	}
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return nil, fmt.Errorf("socket directory: %w", err)
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || !info.IsDir() {
+		return nil, api.Invalid("socket_dir", "make the directory first", dir+" is not a directory")
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("socket directory: %w", err)
+	}
+	// A socket keeps the owner who made it, and connecting takes the right to
+	// write to it. Only sockets: nothing else in there is the sandbox's.
+	for _, e := range entries {
+		if e.Type() != fs.ModeSocket {
+			continue
+		}
+		if err := os.Lchown(filepath.Join(dir, e.Name()), int(owner), int(owner)); err != nil {
+			return nil, fmt.Errorf("socket directory: %w", err)
+		}
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("socket directory: %w", err)
+	}
+	if err := os.Lchown(dir, int(owner), int(owner)); err != nil {
+		return nil, fmt.Errorf("socket directory: %w", err)
+	}
+	return func() error {
+		if err := os.Lchown(dir, int(st.Uid), int(st.Gid)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("socket directory: %w", err)
+		}
+		return nil
+	}, nil
+}

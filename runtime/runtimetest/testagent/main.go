@@ -1,0 +1,210 @@
+// Command testagent is PID 1 of sandboxes in the tests of runtimes: it does
+// what it is told on its socket. It protects nothing and holds no secret.
+//
+// With arguments it is a function instead: it waits for a line on its
+// standard input, then does what its first argument says.
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/runtime/runtimetest"
+)
+
+func main() {
+	if len(os.Args) > 1 {
+		if err := function(os.Args[1:]); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		return
+	}
+	if err := serve(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(70)
+	}
+}
+
+func serve() error {
+	term := make(chan os.Signal, 1)
+	signal.Notify(term, syscall.SIGTERM)
+	deaf := make(chan struct{})
+	go func() {
+		<-term
+		select {
+		case <-deaf:
+		default:
+			os.Exit(0)
+		}
+	}()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: api.AgentHTTPSocket})
+	if err != nil {
+		return err
+	}
+	for {
+		c, err := l.AcceptUnix()
+		if err != nil {
+			return err
+		}
+		go (&session{conn: c, deaf: deaf}).run()
+	}
+}
+
+type session struct {
+	conn  *net.UnixConn
+	deaf  chan struct{}
+	child *exec.Cmd
+	stdin io.WriteCloser
+	out   bytes.Buffer
+}
+
+func (s *session) run() {
+	defer s.conn.Close()
+	r := bufio.NewReader(s.conn)
+	for {
+		line, err := r.ReadBytes('\n')
+		if err != nil {
+			return
+		}
+		var c runtimetest.Command
+		if err := json.Unmarshal(line, &c); err != nil {
+			return
+		}
+		ans, rights, err := s.do(c)
+		if err != nil {
+			ans.Error = err.Error()
+		}
+		b, _ := json.Marshal(ans)
+		if _, _, err := s.conn.WriteMsgUnix(append(b, '\n'), rights, nil); err != nil {
+			return
+		}
+	}
+}
+
+func (s *session) do(c runtimetest.Command) (ans runtimetest.Answer, rights []byte, err error) {
+	switch c.Do {
+	case "ping":
+	case "env":
+		ans.Env = os.Environ()
+	case "exit":
+		os.Exit(c.Code)
+	case "deaf":
+		close(s.deaf)
+	case "start":
+		ans.PID, rights, err = s.start(c)
+	case "wait":
+		if _, err := io.WriteString(s.stdin, "go\n"); err != nil {
+			return ans, nil, err
+		}
+		werr := s.child.Wait()
+		ans.Status, ans.Output = s.child.ProcessState.String(), s.out.String()
+		if s.child.ProcessState == nil {
+			return ans, nil, werr
+		}
+	default:
+		err = fmt.Errorf("unknown command %q", c.Do)
+	}
+	return ans, rights, err
+}
+
+func (s *session) start(c runtimetest.Command) (int, []byte, error) {
+	s.out.Reset()
+	cmd := exec.Command(c.Args[0], c.Args[1:]...)
+	cmd.Stdout, cmd.Stderr = &s.out, &s.out
+	cmd.Env = append(os.Environ(), "IN_SANDBOX=1")
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return 0, nil, err
+	}
+	pidfd := -1
+	cmd.SysProcAttr = &syscall.SysProcAttr{PidFD: &pidfd}
+	if !c.Root {
+		uid, err := strconv.Atoi(os.Getenv("FAASD_SEC_UID"))
+		if err != nil {
+			return 0, nil, err
+		}
+		gid, err := strconv.Atoi(os.Getenv("FAASD_SEC_GID"))
+		if err != nil {
+			return 0, nil, err
+		}
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+	}
+	if err := cmd.Start(); err != nil {
+		return 0, nil, err
+	}
+	s.child, s.stdin = cmd, stdin
+	return cmd.Process.Pid, unix.UnixRights(pidfd), nil
+}
+
+// function is what the tests run in the function's place.
+func function(args []string) error {
+	if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
+		return err
+	}
+	number := func() int {
+		if len(args) < 2 {
+			return 0
+		}
+		n, _ := strconv.Atoi(args[1])
+		return n
+	}
+	switch args[0] {
+	case "hog": // touches so many MiB
+		var keep [][]byte
+		for range number() {
+			b := make([]byte, 1<<20)
+			for i := 0; i < len(b); i += 4096 {
+				b[i] = 1
+			}
+			keep = append(keep, b)
+		}
+		fmt.Println("held", len(keep))
+	case "threads": // forks so many processes that stay
+		for i := range number() {
+			if err := exec.Command("/proc/self/exe", "sleep").Start(); err != nil {
+				return fmt.Errorf("after %d: %w", i, err)
+			}
+		}
+	case "burn": // computes for so many milliseconds
+		for end := time.Now().Add(time.Duration(number()) * time.Millisecond); time.Now().Before(end); {
+		}
+	case "sleep":
+		time.Sleep(time.Hour)
+	case "write": // writes so many MiB to a path
+		return os.WriteFile(args[2], make([]byte, number()<<20), 0o600)
+	case "exec":
+		b, err := exec.Command(args[1]).CombinedOutput()
+		fmt.Printf("%s", b)
+		return err
+	case "cat":
+		b, err := os.ReadFile(args[1])
+		fmt.Printf("%s", b)
+		return err
+	case "ls":
+		for _, p := range args[1:] {
+			var st unix.Stat_t
+			if err := unix.Lstat(p, &st); err != nil {
+				fmt.Println(p, err)
+				continue
+			}
+			fmt.Printf("%s %o %d:%d\n", p, st.Mode, st.Uid, st.Gid)
+		}
+	default:
+		return fmt.Errorf("unknown function %q", args[0])
+	}
+	return nil
+}
