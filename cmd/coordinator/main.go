@@ -1,0 +1,36 @@
+// Command coordinator is a cluster's gateway: callers invoke functions and
+// owners deploy them here. It opens nothing.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+
+	"github.com/faasd-sec/faasd-sec/daemon"
+)
+
+// version is stamped by the build.
+var version = "dev"
+
+func main() {
+	ctx, stop := daemon.Signals(context.Background())
+	defer stop()
+	o, err := parse(os.Args[1:])
+	if err == nil && o.version {
+		fmt.Println("coordinator", version)
+		return
+	}
+	if err == nil {
+		err = run(ctx, o)
+	}
+	if errors.Is(err, flag.ErrHelp) {
+		return
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "error:", err)
+		os.Exit(1)
+	}
+}

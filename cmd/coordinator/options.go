@@ -1,0 +1,63 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// options are the flags.
+type options struct {
+	state, id                     string
+	listen, clusterListen         string
+	clusterAdvertise              string
+	gossipListen, gossipAdvertise string
+	opsListen, adminSocket        string
+	broker                        string
+	etcd                          string
+	queue                         int
+	queueTimeout                  time.Duration
+	maxBody                       int64
+	drain                         time.Duration
+	logFormat, logLevel           string
+	version                       bool
+}
+
+func parse(args []string) (options, error) {
+	var o options
+	fs := flag.NewFlagSet("coordinator", flag.ContinueOnError)
+	fs.StringVar(&o.state, "state", "/var/lib/faasd-sec/coordinator", "state `directory`, made by `faasd-sec init`")
+	fs.StringVar(&o.id, "id", "coordinator-1", "this coordinator's `name` in certificate and mesh")
+	fs.StringVar(&o.listen, "listen", "127.0.0.1:8080", "`address` of the gateway for callers and owners")
+	fs.StringVar(&o.clusterListen, "cluster-listen", "0.0.0.0:7443", "`address` of the TLS API for nodes: joining, registry")
+	fs.StringVar(&o.clusterAdvertise, "cluster-advertise", "", "`host:port` under which nodes reach -cluster-listen (default: the same)")
+	fs.StringVar(&o.gossipListen, "gossip-listen", "0.0.0.0:7945", "`ip:port` of the gossip mesh, TCP and UDP")
+	fs.StringVar(&o.gossipAdvertise, "gossip-advertise", "", "`ip:port` under which members reach -gossip-listen (default: the same)")
+	fs.StringVar(&o.opsListen, "ops-listen", "127.0.0.1:7444", "`address` of /metrics, /healthz and /readyz; empty for none")
+	fs.StringVar(&o.broker, "broker", "127.0.0.1:8084", "`host:port` of the key broker, as nodes reach it too")
+	fs.StringVar(&o.etcd, "etcd", "", "`endpoints` of an external etcd, comma separated (default: an embedded one in the state directory)")
+	fs.IntVar(&o.queue, "queue", 0, "invocations that may wait for room (default 1024)")
+	fs.DurationVar(&o.queueTimeout, "queue-timeout", 0, "longest wait for room (default 30s)")
+	fs.Int64Var(&o.maxBody, "max-body", 0, "largest sealed request in bytes; -1 is without limit (default 4 GiB)")
+	fs.DurationVar(&o.drain, "drain-timeout", 30*time.Second, "longest wait for invocations when told to stop")
+	fs.StringVar(&o.logFormat, "log-format", "json", "json or text")
+	fs.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
+	fs.BoolVar(&o.version, "version", false, "print the version and end")
+	if err := fs.Parse(args); err != nil {
+		return o, err
+	}
+	if fs.NArg() > 0 {
+		return o, fmt.Errorf("unexpected argument %q: coordinator takes flags only", fs.Arg(0))
+	}
+	if o.clusterAdvertise == "" {
+		o.clusterAdvertise = o.clusterListen
+	}
+	if o.gossipAdvertise == "" {
+		o.gossipAdvertise = o.gossipListen
+	}
+	if strings.HasPrefix(o.clusterAdvertise, "0.0.0.0:") || strings.HasPrefix(o.gossipAdvertise, "0.0.0.0:") {
+		return o, fmt.Errorf("-cluster-listen or -gossip-listen is on all addresses: set -cluster-advertise and -gossip-advertise to the address that nodes reach")
+	}
+	return o, nil
+}

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/faasd-sec/faasd-sec/coordinator"
+	"github.com/faasd-sec/faasd-sec/daemon"
+	"github.com/faasd-sec/faasd-sec/enrol"
+	"github.com/faasd-sec/faasd-sec/pki"
+	"github.com/faasd-sec/faasd-sec/registry"
+	"github.com/faasd-sec/faasd-sec/reqauth"
+	"github.com/faasd-sec/faasd-sec/store"
+)
+
+const (
+	initRemedy      = "make the cluster first: faasd-sec init --state DIR"
+	coordinatorTTL  = 60 * 24 * time.Hour
+	shutdownTimeout = 5 * time.Second
+)
+
+// run wires the coordinator's parts and serves until ctx ends.
+func run(ctx context.Context, o options) (err error) {
+	log, err := daemon.Logger(os.Stderr, o.logFormat, o.logLevel)
+	if err != nil {
+		return err
+	}
+	log = log.With("coordinator", o.id)
+	var cl enrol.Cluster
+	if err := enrol.Load(o.state, enrol.ClusterFile, initRemedy, &cl); err != nil {
+		return err
+	}
+	ca, err := pki.Load(filepath.Join(o.state, enrol.CADir))
+	if err != nil {
+		return fmt.Errorf("cluster authority: %w (%s)", err, initRemedy)
+	}
+	identity, err := pki.EnsureIdentity(filepath.Join(o.state, enrol.IdentityFile), ca, pki.RoleCoordinator, o.id, coordinatorTTL, log)
+	if err != nil {
+		return fmt.Errorf("identity: %w", err)
+	}
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+
+	scfg := store.DefaultConfig(filepath.Join(o.state, "etcd"), log)
+	if o.etcd != "" {
+		scfg.Dir, scfg.Endpoints = "", strings.Split(o.etcd, ",")
+	}
+	st, err := store.Open(ctx, scfg)
+	if err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	defer func() { err = errors.Join(err, st.Close()) }()
+	cache, err := st.NewCache(ctx)
+	if err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	rcfg := registry.DefaultConfig(filepath.Join(o.state, "registry"), log)
+	rcfg.Authorize = registry.AllowAll // the coordinator asks before it hands a request on
+	images, err := registry.Open(rcfg)
+	if err != nil {
+		return fmt.Errorf("registry: %w", err)
+	}
+	defer func() { err = errors.Join(err, images.Close()) }()
+
+	mesh, err := joinMesh(ctx, o, cl, log)
+	if err != nil {
+		return err
+	}
+	defer mesh.Close()
+	desk := &enrol.Desk{
+		Authority: ca, Tokens: st, Cluster: cl, Address: o.clusterAdvertise, Broker: o.broker,
+		Seeds: func() []string { return []string{o.gossipAdvertise} },
+	}
+	if err := importBootstrap(ctx, desk, o.state); err != nil {
+		return err
+	}
+	cfg := coordinator.DefaultConfig()
+	cfg.QueueSize, cfg.QueueTimeout, cfg.MaxBody = o.queue, o.queueTimeout, o.maxBody
+	if cfg.Owners, cfg.AnyOwner, err = owners(cl); err != nil {
+		return err
+	}
+	reg := daemon.Registry()
+	co, err := coordinator.New(life, cfg, coordinator.Deps{
+		Mesh: mesh, Store: st, Cache: cache, Nodes: nodeDialer{identity}, Enrol: desk,
+		Broker: &http.Client{Transport: &http.Transport{
+			TLSClientConfig: pki.ClientConfig(identity, pki.RoleKeyBroker, pki.AnyID), IdleConnTimeout: time.Minute}},
+		BrokerURL: "https://" + o.broker, Registry: images.ServeFastHTTP, Images: images,
+		Auth: reqauth.NewVerifier(time.Now), Log: log, Registerer: reg,
+	})
+	if err != nil {
+		return err
+	}
+	defer co.Close()
+
+	g := daemon.NewGroup(life, log)
+	g.Go("function cache", cache.Run)
+	g.Go("certificate", func(ctx context.Context) error {
+		return identity.KeepRenewed(ctx, ca.SignFunc(pki.RoleCoordinator, o.id, coordinatorTTL))
+	})
+	if err := serve(g, o, co, desk, identity, reg, log); err != nil {
+		g.Stop()
+		return errors.Join(err, g.Wait())
+	}
+	log.Info("coordinator serves", "gateway", o.listen, "cluster", o.clusterListen, "version", version)
+	select {
+	case <-ctx.Done():
+	case <-g.Failed():
+	}
+	log.Info("coordinator stops")
+	leave, cancel := context.WithTimeout(life, shutdownTimeout)
+	defer cancel()
+	if lerr := mesh.Leave(leave); lerr != nil {
+		log.Warn("leave the mesh", "err", lerr)
+	}
+	g.Stop()
+	return g.Wait()
+}

@@ -1,0 +1,185 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	goruntime "runtime"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/valyala/fasthttp"
+
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/coordinator"
+	"github.com/faasd-sec/faasd-sec/daemon"
+	"github.com/faasd-sec/faasd-sec/enrol"
+	"github.com/faasd-sec/faasd-sec/gossip"
+	"github.com/faasd-sec/faasd-sec/pki"
+	"github.com/faasd-sec/faasd-sec/sealed"
+)
+
+// serve opens the coordinator's listeners: the gateway, the cluster's, the
+// operator's socket and the one for metrics.
+func serve(g *daemon.Group, o options, co *coordinator.Coordinator, desk *enrol.Desk, identity *pki.Identity,
+	reg *prometheus.Registry, log *slog.Logger) error {
+	gateway := daemon.Server(co.Gateway(), log)
+	gateway.ErrorHandler = co.HandleError
+	gateway.Concurrency = 1 << 16
+	ln, err := daemon.Listen(o.listen, nil)
+	if err != nil {
+		return err
+	}
+	g.Go("gateway", func(ctx context.Context) error { return daemon.Serve(ctx, gateway, ln, o.drain) })
+
+	clusterLn, err := daemon.Listen(o.clusterListen, pki.OptionalPeerConfig(identity, pki.RoleNode))
+	if err != nil {
+		return err
+	}
+	cluster := daemon.Server(co.Cluster(nodeOf), log)
+	g.Go("cluster", func(ctx context.Context) error { return daemon.Serve(ctx, cluster, clusterLn, shutdownTimeout) })
+
+	admin, err := listenAdmin(filepath.Join(o.state, enrol.AdminSocket))
+	if err != nil {
+		return err
+	}
+	g.Go("admin", func(ctx context.Context) error {
+		return daemon.Serve(ctx, daemon.Server(adminHandler(ctx, desk), log), admin, time.Second)
+	})
+	if o.opsListen == "" {
+		return nil
+	}
+	ops, err := daemon.Listen(o.opsListen, nil)
+	if err != nil {
+		return err
+	}
+	g.Go("ops", func(ctx context.Context) error {
+		return daemon.Serve(ctx, daemon.Server(daemon.Ops(reg, co.Ready), log), ops, time.Second)
+	})
+	return nil
+}
+
+// nodeOf is the id of the node at the other end, "" without a certificate.
+func nodeOf(ctx *fasthttp.RequestCtx) string {
+	cs := ctx.TLSConnectionState()
+	if cs == nil || len(cs.PeerCertificates) == 0 {
+		return ""
+	}
+	peer, err := pki.PeerIdentity(cs)
+	if err != nil || peer.Role != pki.RoleNode {
+		return ""
+	}
+	return peer.ID
+}
+
+// nodeDialer opens mutual TLS connections to nodes.
+type nodeDialer struct{ identity *pki.Identity }
+
+// DialNode implements coordinator.Dialer: only the node id answers for addr.
+func (d nodeDialer) DialNode(ctx context.Context, id, addr string) (net.Conn, error) {
+	t := tls.Dialer{Config: pki.ClientConfig(d.identity, pki.RoleNode, id)}
+	return t.DialContext(ctx, "tcp", addr)
+}
+
+// joinMesh starts gossip for a member that runs nothing.
+func joinMesh(ctx context.Context, o options, cl enrol.Cluster, log *slog.Logger) (*gossip.Mesh, error) {
+	cfg := gossip.DefaultLAN()
+	cfg.Meta = api.NodeMeta{ID: o.id, Addr: o.clusterAdvertise, Roles: []string{api.RoleCoordinator}, Arch: goruntime.GOARCH}
+	cfg.Bind, cfg.Advertise, cfg.Label, cfg.Logger = o.gossipListen, o.gossipAdvertise, cl.ID, log
+	for _, k := range cl.GossipKeys {
+		key, err := gossip.ParseKey(k)
+		if err != nil {
+			return nil, fmt.Errorf("cluster file: gossip key: %w", err)
+		}
+		cfg.Keys = append(cfg.Keys, key)
+	}
+	m, err := gossip.Join(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("gossip: %w", err)
+	}
+	return m, nil
+}
+
+// owners reads who may deploy.
+func owners(cl enrol.Cluster) (list []sealed.Fingerprint, anyOwner bool, err error) {
+	for _, s := range cl.Owners {
+		if s == "any" {
+			anyOwner = true
+			continue
+		}
+		f, err := sealed.ParseFingerprint(s)
+		if err != nil {
+			return nil, false, api.Invalid("owners", "list fingerprints or any in "+enrol.ClusterFile, err.Error())
+		}
+		list = append(list, f)
+	}
+	return list, anyOwner, nil
+}
+
+// importBootstrap hands the token that init made to the store, once.
+func importBootstrap(ctx context.Context, desk *enrol.Desk, state string) error {
+	var b enrol.Bootstrap
+	err := enrol.Load(state, enrol.BootstrapFile, "", &b)
+	if api.CodeOf(err) == api.CodeNotFound {
+		return nil
+	}
+	if err == nil {
+		err = desk.Import(ctx, b)
+	}
+	if err != nil {
+		return fmt.Errorf("bootstrap token: %w", err)
+	}
+	return os.Remove(filepath.Join(state, enrol.BootstrapFile))
+}
+
+// listenAdmin opens the operator's socket: whoever may use the state directory
+// may use it.
+func listenAdmin(path string) (net.Listener, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("admin socket: %w", err)
+	}
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("admin socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(err, ln.Close())
+	}
+	return ln, nil
+}
+
+// adminHandler makes join tokens.
+func adminHandler(life context.Context, desk *enrol.Desk) fasthttp.RequestHandler {
+	return func(ctx *fasthttp.RequestCtx) {
+		if string(ctx.Path()) != enrol.AdminPathTokens || !ctx.IsPost() {
+			ctx.SetStatusCode(fasthttp.StatusNotFound)
+			return
+		}
+		uses := ctx.QueryArgs().GetUintOrZero("uses")
+		ttl, err := time.ParseDuration(string(ctx.QueryArgs().Peek("ttl")))
+		var text string
+		if err == nil {
+			c, cancel := context.WithTimeout(life, 10*time.Second)
+			defer cancel()
+			text, err = desk.NewToken(c, uses, ttl)
+		}
+		if err != nil {
+			ctx.SetStatusCode(fasthttp.StatusBadRequest)
+			ctx.SetBodyString(err.Error())
+			return
+		}
+		b, err := json.Marshal(map[string]string{"token": text})
+		if err != nil {
+			ctx.SetStatusCode(fasthttp.StatusInternalServerError)
+			return
+		}
+		ctx.SetContentType(api.ContentTypeJSON)
+		ctx.SetBody(b)
+	}
+}
