@@ -22,8 +22,8 @@ const (
 
 // Paths that a node serves to coordinators, over mutual TLS.
 const (
-	NodePathInvoke    = "/v1/invoke/"    // POST NAME?rev=HEX, sealed body
-	NodePathAdmit     = "/v1/admit/"     // POST NAME?rev=HEX, replies Ticket
+	NodePathInvoke    = "/v1/invoke/"    // POST NAME?rev=HEX&seq=N, sealed body
+	NodePathAdmit     = "/v1/admit/"     // POST NAME?rev=HEX&seq=N, replies Ticket
 	NodePathRevisions = "/v1/revisions/" // PUT HEX, body Revision
 	NodePathFunctions = "/v1/functions/" // DELETE NAME[?keep=HEX]: stop its sandboxes but those of revision keep
 	NodePathLogs      = "/v1/logs/"      // GET NAME?follow=1&after=N, replies frames of LogFrame

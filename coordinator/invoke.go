@@ -263,7 +263,7 @@ func (c *Coordinator) send(p *peer, r *route, body *relay.Body, id string) (*rel
 			}
 			headers = append(headers, relay.Header{Name: api.HeaderTicket, Value: ticket.Ticket})
 		}
-		reply, err := p.up.Post(until, api.NodePathInvoke+string(r.name)+"?rev="+r.hex, body, headers...)
+		reply, err := p.up.Post(until, api.NodePathInvoke+r.target, body, headers...)
 		if err != nil {
 			return c.broken(p, err)
 		}
@@ -303,7 +303,7 @@ func (c *Coordinator) broken(p *peer, err error) (*relay.Reply, error, error) {
 
 // admit asks a node to hold a slot.
 func (c *Coordinator) admit(p *peer, r *route, until time.Time) (t api.Ticket, refusal, fatal error) {
-	reply, err := p.up.Post(until, api.NodePathAdmit+string(r.name)+"?rev="+r.hex, relay.Empty())
+	reply, err := p.up.Post(until, api.NodePathAdmit+r.target, relay.Empty())
 	if err != nil {
 		_, refusal, fatal = c.broken(p, err)
 		return t, refusal, fatal

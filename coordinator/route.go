@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"strconv"
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/api"
@@ -15,6 +16,7 @@ type route struct {
 	name     api.FunctionName
 	revision sealed.Digest
 	hex      string
+	target   string            // NAME?rev=HEX&seq=N: a node with an older descriptor asks for this one
 	request  placement.Request // without seed and pending
 	bound    time.Duration     // of one invocation in a ready sandbox
 }
@@ -53,6 +55,7 @@ func newRoute(rec *store.Function) (*route, error) {
 	lim := api.Resources{CPU: int64(cfg.Resources.CPUMillis), Memory: int64(cfg.Resources.MemoryBytes), PIDs: int64(cfg.Resources.PIDs)}
 	return &route{
 		rec: rec, name: rec.Name, revision: rev, hex: rev.String(),
+		target: string(rec.Name) + "?rev=" + rev.String() + "&seq=" + strconv.FormatUint(d.Sequence, 10),
 		request: placement.Request{
 			Revision: rev.String(), Image: cfg.Image, Resources: lim.Add(api.AgentOverhead()),
 			Tiers: cfg.Policy.Attestation, Labels: cfg.Labels,

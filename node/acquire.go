@@ -67,7 +67,7 @@ func (n *Node) acquire(ctx context.Context, rev *revision) (slot, error) {
 					return slot{}, api.Errorf(api.CodeNoRoom, "no room came free in time")
 				}
 			} else {
-				busy := len(n.byRev[rev.digest]) > 0
+				busy := len(n.byRev[rev.key()]) > 0
 				n.mu.Unlock()
 				if busy {
 					return slot{}, api.Errorf(api.CodeBusy, "all of the function's slots are taken, and there is not enough %s for another sandbox", lacking)
@@ -106,7 +106,7 @@ func (n *Node) acquire(ctx context.Context, rev *revision) (slot, error) {
 // the fuller one first, so that the others may become idle. mu is held.
 func (n *Node) pick(rev *revision) *sandbox {
 	var best *sandbox
-	for _, s := range n.byRev[rev.digest] {
+	for _, s := range n.byRev[rev.key()] {
 		if s.state > ready || s.inFlight >= rev.slots {
 			continue
 		}
@@ -140,7 +140,7 @@ func (n *Node) reserve(rev *revision) (lacking string) {
 func (n *Node) victims(rev *revision) []*sandbox {
 	var idle []*sandbox
 	for _, s := range n.fleet {
-		if s.state == ready && s.inFlight == 0 && s.rev.digest != rev.digest {
+		if s.state == ready && s.inFlight == 0 && s.rev.key() != rev.key() {
 			idle = append(idle, s)
 		}
 	}
@@ -196,7 +196,7 @@ func (n *Node) claim(id string, rev *revision) (slot, error) {
 		return slot{}, api.Errorf(api.CodeBusy, "the ticket has expired")
 	}
 	t.timer.Stop()
-	if t.slot.s.rev.digest != rev.digest {
+	if t.slot.s.rev.key() != rev.key() {
 		t.slot.release()
 		return slot{}, api.Errorf(api.CodeInvalid, "the ticket is for another revision")
 	}

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/api"
@@ -25,8 +26,9 @@ func (n *Node) recover(ctx context.Context) error {
 	var tries []try
 	for _, rt := range found {
 		info := rt.Info()
-		rev, ok := n.revs.get(info.Revision)
-		if !ok {
+		digest, _, _ := strings.Cut(info.Revision, ":")
+		rev, ok := n.revs.get(digest)
+		if !ok || rev.key() != info.Revision {
 			n.log.Info("sandbox of an unknown revision is removed", "sandbox", info.ID, "function", info.Function)
 			if err := rt.Remove(ctx, n.cfg.StopGrace); err != nil {
 				return fmt.Errorf("remove %s: %w", info.ID, err)

@@ -102,7 +102,7 @@ type Node struct {
 	mu       sync.Mutex // guards what follows; never held across I/O
 	ledger   ledger
 	fleet    map[string]*sandbox            // by sandbox id
-	byRev    map[string]map[string]*sandbox // revision -> id -> sandbox
+	byRev    map[string]map[string]*sandbox // revision key -> id -> sandbox
 	tickets  map[string]*ticket
 	past     []api.SandboxStatus // ended ones, newest last, bounded
 	changed  chan struct{}       // closed and replaced when room or a slot may have come free

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -26,6 +27,7 @@ const (
 type revision struct {
 	digest string // hex
 	name   api.FunctionName
+	seq    uint64 // of the descriptor: it grows when keys rotate, which leaves the digest as it is
 	desc   *sealed.Descriptor
 	rec    api.Revision
 	limits api.Resources
@@ -35,6 +37,10 @@ type revision struct {
 	idle   time.Duration
 	seen   *sealed.ReplaySet // shared by the revisions of a function
 }
+
+// key names a revision under one descriptor: what a sandbox serves for life,
+// since it holds the keys of that descriptor.
+func (r *revision) key() string { return r.digest + ":" + strconv.FormatUint(r.seq, 10) }
 
 // revisions are those this node was told, kept on disk so that sandboxes can
 // be adopted after a restart.
@@ -90,6 +96,9 @@ func (r *revisions) put(digest string, rec api.Revision) (*revision, error) {
 	if err != nil {
 		return nil, err
 	}
+	if old, ok := r.get(digest); ok && old.seq >= rev.seq {
+		return old, nil // told twice, or late
+	}
 	b, err := json.Marshal(rec)
 	if err != nil {
 		return nil, fmt.Errorf("encode revision: %w", err)
@@ -109,11 +118,6 @@ func (r *revisions) put(digest string, rec api.Revision) (*revision, error) {
 	defer r.mu.Unlock()
 	if len(r.byHash) >= maxRevisions {
 		return nil, api.Errorf(api.CodeBusy, "this node knows %d revisions already", maxRevisions)
-	}
-	if old, ok := r.byHash[digest]; ok {
-		// Only what is outside the revision may differ: keys and where to pull.
-		old.rec, old.desc = rev.rec, rev.desc
-		return old, nil
 	}
 	r.byHash[digest] = rev
 	return rev, nil
@@ -168,7 +172,7 @@ func (r *revisions) parse(digest string, rec api.Revision) (*revision, error) {
 		lim.Tmp = min(api.DefaultTmpBytes, lim.Memory/2)
 	}
 	rev := &revision{
-		digest: digest, name: api.FunctionName(d.FullName()), desc: d, rec: rec, limits: lim,
+		digest: digest, seq: d.Sequence, name: api.FunctionName(d.FullName()), desc: d, rec: rec, limits: lim,
 		slots: api.DefaultMaxInFlight, idle: r.cfg.IdleAfter, start: r.cfg.StartTimeout,
 		bound: api.InvocationBound(c.ReadMS, c.WriteMS, c.ExecMS) + time.Second,
 	}

@@ -65,10 +65,10 @@ func (n *Node) newSandbox(rev *revision, id string) *sandbox {
 		settled: make(chan struct{}), gone: make(chan struct{}),
 	}
 	n.fleet[id] = s
-	if n.byRev[rev.digest] == nil {
-		n.byRev[rev.digest] = map[string]*sandbox{}
+	if n.byRev[rev.key()] == nil {
+		n.byRev[rev.key()] = map[string]*sandbox{}
 	}
-	n.byRev[rev.digest][id] = s
+	n.byRev[rev.key()][id] = s
 	return s
 }
 
@@ -124,7 +124,7 @@ func (n *Node) bringUp(ctx context.Context, s *sandbox) error {
 		return startError(err, "no control socket")
 	}
 	spec := runtime.Spec{
-		ID: s.id, Function: s.rev.name, Revision: s.rev.digest, Image: img, AgentPath: n.cfg.AgentPath,
+		ID: s.id, Function: s.rev.name, Revision: s.rev.key(), Image: img, AgentPath: n.cfg.AgentPath,
 		SocketDir: s.dir, Resources: s.rev.limits, AllowInet: d.Config.Upstream != "unix",
 		Tmpfs: []runtime.Tmpfs{{Path: secretsPath, Bytes: secretsBytes}},
 	}
@@ -269,8 +269,8 @@ func (n *Node) bury(s *sandbox, release bool) {
 	n.mu.Lock()
 	s.state = dead
 	delete(n.fleet, s.id)
-	delete(n.byRev[s.rev.digest], s.id)
-	if len(n.byRev[s.rev.digest]) == 0 {
+	delete(n.byRev[s.rev.key()], s.id)
+	if len(n.byRev[s.rev.key()]) == 0 {
 		delete(n.byRev, s.rev.digest)
 	}
 	if release {

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
+	"strconv"
 	"strings"
 	"time"
 
@@ -88,7 +89,7 @@ func (n *Node) refuse(ctx *fasthttp.RequestCtx, err error) {
 func (n *Node) lookup(ctx *fasthttp.RequestCtx, name string) (*revision, error) {
 	digest := string(ctx.QueryArgs().Peek("rev"))
 	rev, ok := n.revs.get(digest)
-	if !ok {
+	if seq, err := strconv.ParseUint(string(ctx.QueryArgs().Peek("seq")), 10, 64); err != nil || !ok || rev.seq < seq {
 		return nil, api.Errorf(api.CodeUnknownRevision, "this node was not told that revision yet")
 	}
 	if string(rev.name) != name {
@@ -124,8 +125,18 @@ func (n *Node) servePutRevision(ctx *fasthttp.RequestCtx, digest string) error {
 	if err := json.Unmarshal(body, &rec); err != nil {
 		return api.Invalid("body", "send a revision as JSON", err.Error())
 	}
-	_, err = n.revs.put(digest, rec)
-	return err
+	rev, err := n.revs.put(digest, rec)
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, s := range n.fleet {
+		if s.rev.digest == digest && s.rev.seq < rev.seq { // it has the keys of before
+			n.spawn(func() { n.retire(s) })
+		}
+	}
+	return nil
 }
 
 // serveRetire stops the sandboxes of all revisions of a function but one, each

@@ -1,0 +1,173 @@
+// Package boundary holds no code: its test is the project's trust boundary,
+// written as imports that must not exist, each with the reason.
+package boundary
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"sort"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/faasd-sec/faasd-sec/"
+
+// never lists what a package or binary must not link, directly or through others.
+var never = []struct{ from, what, why string }{
+	{"cmd/coordinator", "sealed/unseal", "the coordinator routes sealed messages; code that can open them must not be there to be misused"},
+	{"cmd/coordinator", "agent", "the agent opens messages"},
+	{"cmd/coordinator", "keybroker", "function keys never pass through the coordinator in clear"},
+	{"cmd/coordinator", "runtime/containerd", "the coordinator runs nothing"},
+	{"cmd/node", "sealed/unseal", "a node carries sealed messages; only the agent inside the task opens them"},
+	{"cmd/node", "agent", "the agent is another binary, measured and mounted, not linked"},
+	{"cmd/node", "keybroker", "a node relays the release and must not be able to make one"},
+	{"cmd/node", "coordinator", "a node trusts what owners signed, not a coordinator's code"},
+	{"cmd/agent", "runtime/containerd", "the agent is the measured part: small, and without a way to the host"},
+	{"cmd/agent", "store", "the agent knows no cluster"},
+	{"cmd/agent", "gossip", "the agent knows no cluster"},
+	{"cmd/agent", "coordinator", "the agent knows no cluster"},
+	{"cmd/agent", "node", "the agent knows no node's code"},
+	{"cmd/agent", "pki", "the agent has no cluster identity"},
+	{"cmd/keybroker", "runtime/containerd", "the broker runs where the owner trusts, and runs nothing"},
+	{"cmd/keybroker", "coordinator", "the broker does not depend on the operator's code"},
+	{"cmd/keybroker", "node", "the broker does not depend on the operator's code"},
+	{"sealed", "sealed/unseal", "sealing and peeking are for everybody, opening is not"},
+	{"placement", "gossip", "placement is a pure function of a snapshot"},
+	{"placement", "sealed", "placement sees nothing of a message"},
+	{"client", "coordinator", "callers know the gateway by its HTTP interface alone"},
+	{"client", "node", "callers know the gateway by its HTTP interface alone"},
+	{"client", "keybroker", "callers know the broker by its HTTP interface alone"},
+}
+
+// may lists the packages of this module that each package may import itself.
+// A package that is not listed, such as a command, may import any.
+var may = map[string]string{
+	"api":                "",
+	"cgroups":            "api",
+	"sealed":             "api",
+	"sealed/unseal":      "api sealed",
+	"attest":             "api sealed",
+	"reqauth":            "api sealed",
+	"placement":          "api",
+	"gossip":             "api",
+	"relay":              "api",
+	"pki":                "api",
+	"store":              "api",
+	"registry":           "api",
+	"image":              "api",
+	"daemon":             "api",
+	"stack":              "api sealed image",
+	"runtime":            "api",
+	"runtime/containerd": "api cgroups runtime runtime/containerd/daemon",
+	"node":               "api attest cgroups gossip relay runtime sealed",
+	"coordinator":        "api gossip placement relay reqauth sealed store",
+	"keybroker":          "api attest reqauth sealed sealed/unseal",
+	"client":             "api attest image reqauth sealed sealed/unseal stack",
+	"enrol":              "api gossip pki store",
+}
+
+// agentMay is what the agent's packages import of ours, below agent itself.
+const agentMay = "api sealed sealed/unseal"
+
+type pkg struct {
+	ImportPath string
+	Imports    []string
+	Deps       []string
+}
+
+func list(t *testing.T) map[string]pkg {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-json=ImportPath,Imports,Deps", module+"...").Output()
+	if err != nil {
+		var e *exec.ExitError
+		if errors.As(err, &e) {
+			t.Fatalf("go list: %v\n%s", err, e.Stderr)
+		}
+		t.Fatal(err)
+	}
+	all := map[string]pkg{}
+	for d := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p pkg
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			return all
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		all[strings.TrimPrefix(p.ImportPath, module)] = p
+	}
+}
+
+func TestForbiddenPackagesAreNotLinked(t *testing.T) {
+	all := list(t)
+	for _, n := range never {
+		p, ok := all[n.from]
+		if !ok {
+			t.Errorf("%s does not exist; mend the table", n.from)
+			continue
+		}
+		if _, ok := all[n.what]; !ok {
+			t.Errorf("%s does not exist; mend the table", n.what)
+		}
+		for _, d := range p.Deps {
+			if d == module+n.what {
+				t.Errorf("%s links %s: %s", n.from, n.what, n.why)
+			}
+		}
+	}
+}
+
+func TestPackagesImportOnlyWhatTheArchitectureAllows(t *testing.T) {
+	all := list(t)
+	names := make([]string, 0, len(may))
+	for name := range may {
+		names = append(names, name)
+	}
+	sort.Strings(names)
+	for _, name := range names {
+		p, ok := all[name]
+		if !ok {
+			t.Errorf("%s does not exist; mend the table", name)
+			continue
+		}
+		check(t, name, p, may[name])
+	}
+	for name, p := range all {
+		if name == "agent" || strings.HasPrefix(name, "agent/") {
+			check(t, name, p, agentMay)
+		}
+	}
+}
+
+func check(t *testing.T, name string, p pkg, allowed string) {
+	t.Helper()
+	ok := map[string]bool{}
+	for _, a := range strings.Fields(allowed) {
+		ok[a] = true
+	}
+	for _, i := range p.Imports {
+		ours, is := strings.CutPrefix(i, module)
+		if is && !ok[ours] && !strings.HasPrefix(ours, name+"/") && !(strings.HasPrefix(name, "agent") && strings.HasPrefix(ours, "agent")) {
+			t.Errorf("%s imports %s, which docs/architecture.md does not allow", name, ours)
+		}
+	}
+}
+
+// TestOpeningCodeIsOnlyInThreeBinaries also holds commands to it that the
+// table above does not know yet.
+func TestOpeningCodeIsOnlyInThreeBinaries(t *testing.T) {
+	all := list(t)
+	may := map[string]bool{"cmd/faasd-sec": true, "cmd/keybroker": true, "cmd/agent": true}
+	for name, p := range all {
+		if !strings.HasPrefix(name, "cmd/") || may[name] {
+			continue
+		}
+		for _, d := range p.Deps {
+			if d == module+"sealed/unseal" {
+				t.Errorf("%s links sealed/unseal", name)
+			}
+		}
+	}
+}
