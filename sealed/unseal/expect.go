@@ -67,8 +67,10 @@ type ExpectReply struct {
 
 func (e *ExpectReply) check() error {
 	switch {
-	case e.ID.IsZero() || e.Link.IsZero() || e.Context.IsZero():
-		return errors.New("unseal: expect reply: id, link and context are the request's, and not zero")
+	case e.Link.IsZero():
+		return refuse(sealed.CodeFormat, "a reply opens with its request's link alone, and none was given")
+	case e.ID.IsZero() || e.Context.IsZero():
+		return errors.New("unseal: expect reply: id and context are the request's, and not zero")
 	case e.Name == "":
 		return errors.New("unseal: expect reply: no name given")
 	case e.Sender.IsZero():
