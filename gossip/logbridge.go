@@ -50,7 +50,7 @@ func (b *logBridge) Write(line []byte) (int, error) {
 func (b *logBridge) take(now time.Time) (ok bool, dropped int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.tokens = min(logBurst, b.tokens+logRate*now.Sub(b.at).Seconds())
+	b.tokens = min(logBurst, b.tokens+logRate*max(0, now.Sub(b.at).Seconds()))
 	b.at = now
 	if b.tokens < 1 {
 		b.dropped++
