@@ -1,0 +1,292 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/faasd-sec/faasd-sec/agent/launcher"
+	"github.com/faasd-sec/faasd-sec/agent/upstream"
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/sealed"
+	"github.com/faasd-sec/faasd-sec/sealed/unseal"
+)
+
+// function is a bound function that can be invoked.
+type function struct {
+	cfg      *Config
+	b        *binding
+	launcher *launcher.Launcher
+	logs     *logSink
+	oom      *oomWatch
+	opener   *unseal.Opener
+	grants   *sealed.GrantCache // of replies and logs
+	env      []string
+	hold     *budget // decrypted bodies that wait
+	spools   *budget
+
+	client *upstream.Client  // http mode
+	proc   *launcher.Process // http mode
+
+	inFlight atomic.Int64
+	stopping atomic.Bool
+
+	dead  chan struct{} // closed when the function's process ended, http mode
+	cause *api.Error    // why; after dead
+	exit  api.Exited    // how; after dead
+
+	mu      sync.Mutex
+	running map[*launcher.Process]struct{} // processes of requests
+	pipes   sync.WaitGroup                 // readers of the processes' output
+}
+
+// newFunction makes the caches of a bound function. A replay set and a grant
+// cache live as long as the sandbox, which serves one revision ever.
+func newFunction(cfg *Config, b *binding, l *launcher.Launcher, logs *logSink, oom *oomWatch, env map[string]string) (*function, error) {
+	replay, err := sealed.NewReplaySet(sealed.ReplayConfig{Size: cfg.ReplaySize, Clock: cfg.Now})
+	if err != nil {
+		return nil, err
+	}
+	cacheConfig := unseal.DefaultCacheConfig()
+	cacheConfig.Size = min(cacheConfig.Size, 512)
+	cache, err := unseal.NewCache(cacheConfig)
+	if err != nil {
+		return nil, err
+	}
+	opener, err := unseal.NewOpener(unseal.Config{Keys: b.keys, Cache: cache, Replay: replay, Clock: cfg.Now})
+	if err != nil {
+		return nil, err
+	}
+	gc := sealed.DefaultGrantCacheConfig()
+	gc.Size, gc.Clock, gc.Random = 512, cfg.Now, cfg.Random
+	grants, err := sealed.NewGrantCache(gc)
+	if err != nil {
+		return nil, err
+	}
+	f := &function{cfg: cfg, b: b, launcher: l, logs: logs, oom: oom, opener: opener, grants: grants,
+		env: environ(b.image.Env, env), hold: newBudget(cfg.HoldBytes), spools: newBudget(cfg.SpoolBytes),
+		dead: make(chan struct{}), running: make(map[*launcher.Process]struct{})}
+	seal, err := sealLogs(b, grants, cfg.Now)
+	if err != nil {
+		return nil, err
+	}
+	logs.to(seal)
+	return f, nil
+}
+
+// start brings an http function up and returns when it serves. Functions run
+// by exec need nothing.
+func (f *function) start(ctx context.Context) error {
+	if !f.b.hosts() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, f.b.start)
+	defer cancel()
+	cfg := upstream.DefaultConfig()
+	cfg.MaxIdle = int(min(f.b.inFlight, int64(cfg.MaxIdle)))
+	env := f.env
+	var listen *os.File
+	if f.b.network == "unix" {
+		ln, addr, err := listenAbstract()
+		if err != nil {
+			return err
+		}
+		defer ln.Close()
+		listen = ln
+		env = append(append([]string{}, env...), "LISTEN_FDS=1", "LISTEN_FDNAMES=http",
+			fmt.Sprintf("FAASD_SEC_LISTEN_FD=%d", launcher.ListenFD))
+		cfg.Dial = func(ctx context.Context) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", addr)
+		}
+	} else {
+		cfg.Host = f.b.addr
+		cfg.Dial = func(ctx context.Context) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "tcp", f.b.addr)
+		}
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDONLY, 0)
+	if err != nil {
+		return fmt.Errorf("start the function: %w", err)
+	}
+	defer null.Close()
+	out, err := f.logPipe(streamOut)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	errOut, err := f.logPipe(streamErr)
+	if err != nil {
+		return err
+	}
+	defer errOut.Close()
+	proc, err := f.launcher.StartProcess(ctx, launcher.Spec{Argv: f.b.argv, Env: env, Dir: f.b.dir,
+		Stdin: null, Stdout: out, Stderr: errOut, Listen: listen})
+	if err != nil {
+		return f.startError(err)
+	}
+	f.proc, f.client = proc, upstream.New(cfg)
+	go f.watch()
+	if f.b.network == "unix" {
+		// The socket takes connections already; the first request waits in it
+		// until the function accepts. Nobody polls.
+		return nil
+	}
+	if err := f.client.WaitAccept(ctx, proc.Done()); err != nil {
+		select {
+		case <-proc.Done():
+			<-f.dead
+			return f.cause
+		default:
+		}
+		e := api.Wrap(api.CodeFunctionNotReady, err, fmt.Sprintf("the function takes no connection on %s after %s", f.b.addr, f.b.start))
+		e.Remedy = "have it listen there, set `upstream` to where it does, or raise the start timeout; its log has more"
+		return e
+	}
+	return nil
+}
+
+// startError explains why the function could not be executed.
+func (f *function) startError(err error) *api.Error {
+	e := api.Wrap(api.CodeStartFailed, err, "the function could not be started: "+err.Error())
+	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.ENOEXEC) {
+		e.Field = "fprocess"
+		e.Remedy = "name a program that the image or the bundle has, executable by every user, with its interpreter"
+	}
+	return e
+}
+
+// watch waits for the end of the function's process, finds out why it came and
+// ends the requests under way. It ends with the process.
+func (f *function) watch() {
+	<-f.proc.Done()
+	exit := f.proc.Exit()
+	f.exit = api.Exited{ExitCode: exit.Code}
+	if exit.Signal != 0 {
+		f.exit.Signal = signalName(exit.Signal)
+	}
+	f.cause = f.whyDied(exit)
+	f.exit.OOM = f.cause.Code == api.CodeOOMKilled
+	close(f.dead)
+	f.client.Close()
+}
+
+// whyDied turns an exit into what a caller and the owner are told.
+func (f *function) whyDied(exit launcher.Exit) *api.Error {
+	switch {
+	case exit.Lost:
+		return api.Errorf(api.CodeFunctionCrashed, "the launcher ended, and the function with it")
+	case exit.Signal == syscall.SIGKILL && f.oom.killed():
+		e := api.Errorf(api.CodeOOMKilled, "the function passed its memory limit and was killed")
+		e.Field, e.Remedy = "limits.memory", "raise it, or send less at once"
+		return e
+	case exit.Signal != 0:
+		return api.Errorf(api.CodeFunctionCrashed, "the function's process was ended by %s", signalName(exit.Signal))
+	}
+	return api.Errorf(api.CodeFunctionCrashed, "the function's process ended with exit code %d", exit.Code)
+}
+
+// logPipe returns the writing end of a pipe whose lines go to the log.
+func (f *function) logPipe(stream uint) (*os.File, error) {
+	r, w, err := pipeTo(false)
+	if err != nil {
+		return nil, fmt.Errorf("pipe for the log: %w", err)
+	}
+	f.pipes.Go(func() {
+		defer r.Close()
+		f.logs.lines(stream, r)
+	})
+	return w, nil
+}
+
+// begin admits an invocation; end must follow.
+func (f *function) begin() error {
+	if f.stopping.Load() {
+		return api.Errorf(api.CodeDraining, "the sandbox is being stopped")
+	}
+	select {
+	case <-f.dead:
+		return f.cause
+	default:
+	}
+	if f.inFlight.Add(1) > f.b.inFlight {
+		f.inFlight.Add(-1)
+		e := api.Errorf(api.CodeBusy, "%d invocations are under way in this sandbox, which is its limit", f.b.inFlight)
+		e.Field, e.Remedy = "max_inflight", "retry later"
+		return e
+	}
+	return nil
+}
+
+func (f *function) end() { f.inFlight.Add(-1) }
+
+// stop ends the function: SIGTERM, grace, SIGKILL. Processes of requests may
+// use the grace to end by themselves.
+func (f *function) stop(grace time.Duration) {
+	f.stopping.Store(true)
+	if f.proc != nil {
+		f.proc.Signal(syscall.SIGTERM)
+	}
+	deadline := time.NewTimer(grace)
+	defer deadline.Stop()
+	poll := time.NewTicker(5 * time.Millisecond)
+	defer poll.Stop()
+	for waiting := true; waiting && !f.ended(); {
+		select {
+		case <-poll.C:
+		case <-deadline.C:
+			waiting = false
+		case <-f.launcher.Done():
+			waiting = false
+		}
+	}
+	if f.proc != nil {
+		f.proc.Signal(syscall.SIGKILL)
+	}
+	f.mu.Lock()
+	for p := range f.running {
+		p.Signal(syscall.SIGKILL)
+	}
+	f.mu.Unlock()
+	if f.client != nil {
+		f.client.Close()
+	}
+}
+
+// ended reports whether nothing of the function runs any more.
+func (f *function) ended() bool {
+	f.mu.Lock()
+	n := len(f.running)
+	f.mu.Unlock()
+	if n > 0 {
+		return false
+	}
+	if f.proc == nil {
+		return true
+	}
+	select {
+	case <-f.dead:
+		return true
+	default:
+		return false
+	}
+}
+
+// signal passes a signal on to everything of the function that runs.
+func (f *function) signal(sig syscall.Signal) {
+	if f.proc != nil {
+		f.proc.Signal(sig)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for p := range f.running {
+		p.Signal(sig)
+	}
+}

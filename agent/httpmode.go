@@ -1,0 +1,161 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/faasd-sec/faasd-sec/agent/upstream"
+	"github.com/faasd-sec/faasd-sec/api"
+)
+
+// deathNotice is how long a broken exchange waits for the news that the
+// function's process ended: the connection breaks a moment before.
+const deathNotice = 250 * time.Millisecond
+
+// smallBody is the most, in bytes, of a verified request that is read into
+// memory to be sent with its length in one write.
+const smallBody = 64 << 10
+
+var smallBodies = sync.Pool{New: func() any { b := make([]byte, smallBody+1); return &b }}
+
+// viaHTTP passes the request to the function's own server.
+func (inv *invocation) viaHTTP(life context.Context) outcome {
+	f := inv.f
+	r := &upstream.Request{Method: inv.head.Method, Path: inv.head.Path, Query: inv.head.Query,
+		Header: inv.head.Header, Deadline: inv.deadline, Length: inv.contentLength()}
+	res := &httpBody{inv: inv}
+	if inv.early() {
+		r.Body, r.Cancel = inv.body, inv.cancelInput()
+	} else if err := res.take(r); err != nil {
+		res.giveBack()
+		return outcome{err: err}
+	}
+	resp, err := f.client.Do(life, r)
+	if err != nil {
+		res.giveBack()
+		return outcome{fail: inv.explain(err)}
+	}
+	res.Response = resp
+	return outcome{status: resp.Status, header: resp.Header, body: res, size: resp.Length}
+}
+
+// cancelInput ends a read of the request's body under way.
+func (inv *invocation) cancelInput() func() {
+	if inv.src == nil {
+		return func() {}
+	}
+	return inv.src.close
+}
+
+// contentLength is what the caller sealed of the body's length, -1 if nothing
+// usable: the body is then sent in chunks. A length that turns out wrong ends
+// the exchange in an error.
+func (inv *invocation) contentLength() int64 {
+	for _, h := range inv.head.Header {
+		if h.Name == "content-length" {
+			if n, err := strconv.ParseInt(h.Value, 10, 64); err == nil && n >= 0 {
+				return n
+			}
+		}
+	}
+	return -1
+}
+
+// httpBody is a reply of the function's server.
+type httpBody struct {
+	*upstream.Response
+	inv   *invocation
+	small *[]byte
+	n     int
+}
+
+// take reads a verified body that is small into memory, so that it goes out
+// with its length in one write; a larger one is read as it is sent.
+func (b *httpBody) take(r *upstream.Request) error {
+	b.small = smallBodies.Get().(*[]byte)
+	buf := *b.small
+	for b.n < len(buf) {
+		m, err := b.inv.body.Read(buf[b.n:])
+		b.n += m
+		if err == io.EOF {
+			r.Small = buf[:b.n]
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	r.Body, r.Cancel = io.MultiReader(&wiped{buf[:b.n]}, b.inv.body), b.inv.cancelInput()
+	return nil
+}
+
+// wiped is what was read ahead.
+type wiped struct{ rest []byte }
+
+func (w *wiped) Read(p []byte) (int, error) {
+	if len(w.rest) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, w.rest)
+	w.rest = w.rest[n:]
+	return n, nil
+}
+
+// giveBack wipes and returns the buffer.
+func (b *httpBody) giveBack() {
+	if b.small != nil {
+		clear((*b.small)[:b.n])
+		smallBodies.Put(b.small)
+		b.small = nil
+	}
+}
+
+// Close implements resultBody.
+func (b *httpBody) Close() error {
+	err := b.Response.Close()
+	b.giveBack()
+	return err
+}
+
+// explain says why an exchange failed, in a way that can be told to a caller.
+func (inv *invocation) explain(err error) *api.Error {
+	var ours *api.Error
+	var body *upstream.BodyError
+	switch {
+	case errors.As(err, &body):
+		if e, ok := readError(body.Err).(*api.Error); ok && !errors.Is(body.Err, os.ErrDeadlineExceeded) {
+			return e
+		}
+		if time.Now().Before(inv.deadline) {
+			return api.Wrap(api.CodeDeadline, err, fmt.Sprintf("nothing of the request's body came for %s", inv.f.b.read))
+		}
+		return inv.late(err)
+	case errors.As(err, &ours):
+		return ours
+	case errors.Is(err, os.ErrDeadlineExceeded), !time.Now().Before(inv.deadline):
+		return inv.late(err)
+	}
+	t := time.NewTimer(deathNotice)
+	defer t.Stop()
+	select {
+	case <-inv.f.dead:
+		return inv.f.cause
+	case <-t.C:
+	}
+	if inv.f.stopping.Load() {
+		return api.Wrap(api.CodeDraining, err, "the sandbox was stopped while the function worked")
+	}
+	return api.Wrap(api.CodeFunctionIO, err, "the exchange with the function broke: "+err.Error())
+}
+
+func (inv *invocation) late(err error) *api.Error {
+	e := api.Wrap(api.CodeDeadline, err, fmt.Sprintf("the function did not finish within %s", inv.f.b.exec))
+	e.Field, e.Remedy = "timeouts.exec", "raise it, or have the function do less at once"
+	return e
+}

@@ -1,0 +1,267 @@
+package launcher
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"strconv"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Main is the launcher's whole life: it returns when the agent's end of the
+// pair is closed, after it has killed what it started. self is the path of the
+// agent's binary as the launcher can execute it.
+func Main(self string) error {
+	// The function runs under the same uid: without this it could write our
+	// memory through /proc. Executing the function makes it dumpable again.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("launcher: not dumpable: %w", err)
+	}
+	if err := checkPowerless(); err != nil {
+		return fmt.Errorf("launcher: %w", err)
+	}
+	f := os.NewFile(SocketFD, "agent")
+	if f == nil {
+		return errors.New("launcher: descriptor 3 is not there: only the agent starts a launcher")
+	}
+	nc, err := net.FileConn(f)
+	_ = f.Close() // FileConn has its own
+	if err != nil {
+		return fmt.Errorf("launcher: descriptor 3: %w", err)
+	}
+	conn, ok := nc.(*net.UnixConn)
+	if !ok {
+		return errors.New("launcher: descriptor 3 is not a unix socket")
+	}
+	defer conn.Close()
+	filter, err := Filter(FilterOptions{})
+	if err != nil {
+		return err
+	}
+	if err := Install(filter); err != nil {
+		return err
+	}
+	c := &child{conn: conn, self: self, running: make(map[int]uint64), pids: make(map[uint64]int)}
+	return c.serve()
+}
+
+// checkPowerless refuses to run with a capability: nothing the agent does wrong
+// may hand one to a function.
+func checkPowerless() error {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return fmt.Errorf("read capabilities: %w", err)
+	}
+	for _, d := range data {
+		if d.Effective|d.Permitted|d.Inheritable != 0 {
+			return errors.New("it was started with capabilities; it must have none")
+		}
+	}
+	if os.Geteuid() == 0 || os.Getegid() == 0 {
+		return errors.New("it was started as root; a function never runs as root")
+	}
+	return nil
+}
+
+// child is the launcher's state.
+type child struct {
+	conn *net.UnixConn
+	self string
+
+	mu      sync.Mutex     // held from before a fork until its pid is in the maps
+	running map[int]uint64 // pid → id
+	pids    map[uint64]int // id → pid
+}
+
+func (c *child) serve() error {
+	chld := make(chan os.Signal, 1)
+	signal.Notify(chld, syscall.SIGCHLD)
+	stop, reaped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(reaped)
+		for {
+			select {
+			case <-chld:
+				c.reap()
+			case <-stop:
+				return
+			}
+		}
+	}()
+	defer func() {
+		signal.Stop(chld)
+		close(stop)
+		<-reaped
+		c.killAll()
+	}()
+	if err := send(c.conn, message{Op: opReady, PID: os.Getpid()}); err != nil {
+		return err
+	}
+	buf := make([]byte, maxMessage)
+	var unpacking sync.WaitGroup
+	defer unpacking.Wait()
+	for {
+		m, fds, err := receive(c.conn, buf)
+		if err != nil {
+			closeAll(fds)
+			return nil //nolint:nilerr // the agent is gone: an end like any other
+		}
+		switch m.Op {
+		case opStart:
+			c.start(m, fds)
+		case opSignal:
+			c.signal(m)
+		case opConfigure:
+			c.reply(m.ID, 0, c.configure(m))
+		case opUnpack:
+			if len(fds) != 1 {
+				c.reply(m.ID, 0, errors.New("unpack needs one file"))
+				break
+			}
+			archive := os.NewFile(uintptr(fds[0]), "archive")
+			fds = nil
+			unpacking.Go(func() {
+				defer archive.Close()
+				c.reply(m.ID, 0, Unpack(archive, UnpackOptions{
+					CodeDir: m.CodeDir, SecretsDir: m.Secrets, MaxBytes: m.MaxBytes, MaxFiles: m.MaxFiles}))
+			})
+		}
+		closeAll(fds)
+	}
+}
+
+// reply answers the agent. An error of the socket is left to the reading side,
+// which sees the same end.
+func (c *child) reply(id uint64, pid int, err error) {
+	m := message{Op: opReply, ID: id, PID: pid}
+	if err != nil {
+		m.Error = err.Error()
+		var errno syscall.Errno
+		if errors.As(err, &errno) {
+			m.Errno = int(errno)
+		}
+	}
+	_ = send(c.conn, m)
+}
+
+func (c *child) configure(m message) error {
+	if !m.DenyInet {
+		return nil
+	}
+	filter, err := Filter(FilterOptions{DenyInet: true})
+	if err != nil {
+		return err
+	}
+	return Install(filter)
+}
+
+func (c *child) start(m message, fds []int) {
+	want := 3
+	if m.Listen {
+		want = 4
+	}
+	if len(fds) != want || len(m.Argv) == 0 {
+		c.reply(m.ID, 0, fmt.Errorf("start needs %d files and a program", want))
+		return
+	}
+	argv, env := toStrings(m.Argv), toStrings(m.Env)
+	files := make([]uintptr, len(fds))
+	for i, fd := range fds {
+		files[i] = uintptr(fd)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var pid int
+	path, err := lookPath(argv[0], m.Dir, env)
+	switch {
+	case err != nil:
+	case m.Listen:
+		pid, err = c.forkListener(path, argv, env, m.Dir, files)
+	default:
+		pid, err = syscall.ForkExec(path, argv, &syscall.ProcAttr{
+			Dir: m.Dir, Env: env, Files: files, Sys: &syscall.SysProcAttr{Setsid: true}})
+		if err != nil {
+			err = fmt.Errorf("execute %s in %s: %w", path, m.Dir, err)
+		}
+	}
+	if err != nil {
+		c.reply(m.ID, 0, err)
+		return
+	}
+	preferForOOM(pid)
+	c.running[pid], c.pids[m.ID] = m.ID, pid
+	c.reply(m.ID, pid, nil)
+}
+
+// preferForOOM makes the kernel choose a function's process over the launcher,
+// which is in the same cgroup and without which the sandbox ends. It is a wish:
+// where /proc refuses, the kernel's own choice by size is nearly always the same.
+func preferForOOM(pid int) {
+	f, err := os.OpenFile("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", os.O_WRONLY, 0)
+	if err != nil {
+		return
+	}
+	_, _ = f.WriteString("500")
+	_ = f.Close()
+}
+
+func (c *child) signal(m message) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if pid, ok := c.pids[m.ID]; ok {
+		// Not reaped yet, so pid and group still mean what we started.
+		_ = syscall.Kill(-pid, syscall.Signal(m.Signal))
+	}
+}
+
+// reap collects what ended. Before a process is waited for, while its id cannot
+// be used again, the rest of its group is killed: a request leaves nothing running.
+func (c *child) reap() {
+	for {
+		var info unix.Siginfo
+		err := unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+		if err == unix.EINTR {
+			continue
+		}
+		pid := siginfoPID(&info)
+		if err != nil || pid == 0 {
+			return
+		}
+		c.mu.Lock()
+		id, ours := c.running[pid]
+		if ours {
+			_ = syscall.Kill(-pid, syscall.SIGKILL)
+		}
+		var ws syscall.WaitStatus
+		_, err = syscall.Wait4(pid, &ws, 0, nil)
+		delete(c.running, pid)
+		delete(c.pids, id)
+		c.mu.Unlock()
+		if err != nil || !ours {
+			continue
+		}
+		m := message{Op: opExited, ID: id, PID: pid, Code: ws.ExitStatus()}
+		if ws.Signaled() {
+			m.Signal = int(ws.Signal())
+		}
+		_ = send(c.conn, m)
+	}
+}
+
+// killAll ends and collects every process group when the agent is gone.
+func (c *child) killAll() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for pid := range c.running {
+		_ = syscall.Kill(-pid, syscall.SIGKILL)
+	}
+	for pid := range c.running {
+		_, _ = syscall.Wait4(pid, nil, 0, nil)
+	}
+}

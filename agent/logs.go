@@ -1,0 +1,220 @@
+package agent
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/sealed"
+)
+
+// The streams of a log record, as docs/envelope.md numbers them.
+const (
+	streamOut      = 1 // the function's standard output
+	streamErr      = 2 // the function's standard error
+	streamPlatform = 3 // the agent itself
+)
+
+const (
+	logFlushBytes = 32 << 10               // a batch is sealed when it has so much text
+	logFlushAfter = 100 * time.Millisecond // or when its first line is so old
+	logLine       = 8 << 10                // a longer line is split
+)
+
+// logRecord is one line.
+type logRecord struct {
+	Time   int64  `cbor:"1,keyasint"` // unix nanoseconds
+	Stream uint   `cbor:"2,keyasint"`
+	Text   string `cbor:"3,keyasint"`
+}
+
+// logBatch is the body of a role 7 message.
+type logBatch struct {
+	Records []logRecord `cbor:"1,keyasint"`
+}
+
+// logSink collects what a function prints, seals it to the function's owner in
+// batches and hands them to the node. It never holds a function up: when the
+// node does not take them and the buffer is full, lines are dropped and counted,
+// and a sealed line says how many. One of run owns it.
+type logSink struct {
+	now   func() time.Time
+	log   *slog.Logger
+	limit int
+
+	mu      sync.Mutex
+	seal    func(records []logRecord) ([]byte, error) // nil: until the keys are there lines wait
+	records []logRecord
+	bytes   int
+	dropped int64
+	wake    chan struct{}
+}
+
+func newLogSink(now func() time.Time, log *slog.Logger, limit int) *logSink {
+	return &logSink{now: now, log: log, limit: limit, wake: make(chan struct{}, 1)}
+}
+
+// to says how batches are sealed from now on.
+func (s *logSink) to(seal func([]logRecord) ([]byte, error)) {
+	s.mu.Lock()
+	s.seal = seal
+	s.mu.Unlock()
+}
+
+// add takes one line.
+func (s *logSink) add(stream uint, text string) {
+	text = strings.ToValidUTF8(text, "\uFFFD") // CBOR text is UTF-8
+	now := s.now().UnixNano()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.bytes+len(text) > s.limit {
+		s.dropped++
+		return
+	}
+	s.bytes += len(text) + 16
+	s.records = append(s.records, logRecord{Time: now, Stream: stream, Text: text})
+	if len(s.records) == 1 || s.bytes >= logFlushBytes {
+		select {
+		case s.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// platform adds a line of the agent's own.
+func (s *logSink) platform(format string, args ...any) {
+	s.add(streamPlatform, fmt.Sprintf(format, args...))
+}
+
+// take removes up to one batch.
+func (s *logSink) take() (batch []logRecord, seal func([]logRecord) ([]byte, error)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.seal == nil || len(s.records) == 0 && s.dropped == 0 {
+		return nil, nil
+	}
+	n, size := 0, 0
+	for n < len(s.records) && size < logFlushBytes {
+		size += len(s.records[n].Text)
+		n++
+	}
+	batch = append(batch, s.records[:n]...)
+	s.records = append(s.records[:0], s.records[n:]...)
+	s.bytes = 0
+	for _, r := range s.records {
+		s.bytes += len(r.Text) + 16
+	}
+	if s.dropped > 0 && len(s.records) == 0 {
+		batch = append(batch, logRecord{Time: s.now().UnixNano(), Stream: streamPlatform,
+			Text: fmt.Sprintf("%d log lines were dropped: the node took none, or they came too fast", s.dropped)})
+		s.dropped = 0
+	}
+	return batch, s.seal
+}
+
+// run seals and sends batches until ctx ends, and then what is left. ready
+// reports whether send would find a node.
+func (s *logSink) run(ctx context.Context, ready func() bool, send func(api.Control) error) {
+	var unsent []byte // sealed, but the node went away
+	flush := func() {
+		for ready() {
+			if unsent == nil {
+				batch, seal := s.take()
+				if len(batch) == 0 {
+					return
+				}
+				b, err := seal(batch)
+				if err != nil {
+					s.log.Warn("seal a log batch", "err", err)
+					return
+				}
+				if unsent = b; unsent == nil { // the owner wants no log
+					continue
+				}
+			}
+			if err := send(api.Control{Log: &api.Log{Sealed: unsent}}); err != nil {
+				return
+			}
+			unsent = nil
+		}
+	}
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			flush()
+			return
+		case <-s.wake:
+			s.mu.Lock()
+			full := s.bytes >= logFlushBytes
+			s.mu.Unlock()
+			if full {
+				flush()
+			}
+			timer.Reset(logFlushAfter)
+		case <-timer.C:
+			flush()
+			if s.waiting() || unsent != nil {
+				timer.Reset(logFlushAfter)
+			}
+		}
+	}
+}
+
+func (s *logSink) waiting() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.records) > 0 || s.dropped > 0
+}
+
+// lines reads r to its end and adds its lines.
+func (s *logSink) lines(stream uint, r io.Reader) {
+	br := bufio.NewReaderSize(r, logLine)
+	for {
+		b, err := br.ReadSlice('\n')
+		for len(b) > 0 && (b[len(b)-1] == '\n' || b[len(b)-1] == '\r') {
+			b = b[:len(b)-1]
+		}
+		if len(b) > 0 {
+			s.add(stream, string(b))
+		}
+		if err != nil && err != bufio.ErrBufferFull {
+			return
+		}
+	}
+}
+
+// sealLogs returns how n's log batches are sealed: role 7, to the descriptor's
+// log recipient, signed by the function. Batches for nobody become nil.
+func sealLogs(n *binding, grants *sealed.GrantCache, now func() time.Time) (func([]logRecord) ([]byte, error), error) {
+	if n.desc.LogRecipient == (sealed.PublicKey{}) {
+		return func([]logRecord) ([]byte, error) { return nil, nil }, nil
+	}
+	mode, err := cbor.CoreDetEncOptions().EncMode()
+	if err != nil {
+		return nil, fmt.Errorf("logs: %w", err)
+	}
+	return func(records []logRecord) ([]byte, error) {
+		body, err := mode.Marshal(logBatch{Records: records})
+		if err != nil {
+			return nil, fmt.Errorf("encode logs: %w", err)
+		}
+		defer clear(body)
+		g, err := grants.Get(sealed.GrantParams{Role: sealed.RoleLog, Recipient: n.desc.LogRecipient,
+			Sender: n.signer, Context: n.revision, Name: n.name})
+		if err != nil {
+			return nil, fmt.Errorf("grant for logs: %w", err)
+		}
+		defer g.Release()
+		return g.Append(nil, sealed.MessageParams{Issued: now()}, body)
+	}, nil
+}

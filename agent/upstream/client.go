@@ -1,0 +1,182 @@
+package upstream
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Config makes a Client.
+type Config struct {
+	Dial        func(ctx context.Context) (net.Conn, error)
+	Host        string        // the Host header of every request
+	MaxIdle     int           // connections kept
+	IdleTimeout time.Duration // below the function's own, so that a kept connection is rarely closed under a request
+	DialTimeout time.Duration
+}
+
+// DefaultConfig keeps 64 connections for 4 seconds: Node closes its after 5.
+func DefaultConfig() Config {
+	return Config{Host: "127.0.0.1", MaxIdle: 64, IdleTimeout: 4 * time.Second, DialTimeout: 5 * time.Second}
+}
+
+// ErrClosed means that the Client was closed.
+var ErrClosed = errors.New("upstream: closed")
+
+// ErrDial means that the function takes no connection: nothing was sent.
+var ErrDial = errors.New("upstream: the function takes no connection")
+
+// Client is one function's server. It is safe for concurrent use.
+type Client struct {
+	cfg Config
+
+	mu     sync.Mutex
+	closed bool
+	idle   []*conn // the last one was used last
+	active map[*conn]struct{}
+}
+
+// New makes a Client.
+func New(cfg Config) *Client {
+	return &Client{cfg: cfg, active: make(map[*conn]struct{})}
+}
+
+// Close closes all connections, also those in use.
+func (c *Client) Close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	for _, cn := range c.idle {
+		_ = cn.Close()
+	}
+	c.idle = nil
+	for cn := range c.active {
+		_ = cn.Close()
+	}
+}
+
+// conn is one connection to the function.
+type conn struct {
+	net.Conn
+	br    *bufio.Reader
+	wbuf  []byte
+	raw   syscall.RawConn
+	since time.Time // idle since
+	fresh bool      // no request went over it before
+	alive bool      // outcome of check
+	check func(fd uintptr) bool
+}
+
+// get returns a kept connection or a new one.
+func (c *Client) get(ctx context.Context, fresh bool) (*conn, error) {
+	c.mu.Lock()
+	for !fresh && len(c.idle) > 0 {
+		cn := c.idle[len(c.idle)-1]
+		c.idle[len(c.idle)-1] = nil
+		c.idle = c.idle[:len(c.idle)-1]
+		if time.Since(cn.since) > c.cfg.IdleTimeout || !cn.usable() {
+			_ = cn.Close()
+			continue
+		}
+		cn.fresh = false
+		c.active[cn] = struct{}{}
+		c.mu.Unlock()
+		return cn, nil
+	}
+	closed := c.closed
+	c.mu.Unlock()
+	if closed {
+		return nil, ErrClosed
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.DialTimeout)
+	defer cancel()
+	nc, err := c.cfg.Dial(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrDial, err)
+	}
+	cn := &conn{Conn: nc, br: bufio.NewReaderSize(nc, lineBuffer), fresh: true}
+	if sc, ok := nc.(syscall.Conn); ok {
+		if cn.raw, err = sc.SyscallConn(); err != nil {
+			_ = nc.Close()
+			return nil, fmt.Errorf("%w: %w", ErrDial, err)
+		}
+	}
+	cn.check = func(fd uintptr) bool {
+		var b [1]byte
+		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		// Neither an end nor unasked bytes may wait on an idle connection.
+		cn.alive = errors.Is(err, syscall.EAGAIN)
+		return true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		_ = nc.Close()
+		return nil, ErrClosed
+	}
+	c.active[cn] = struct{}{}
+	return cn, nil
+}
+
+// usable reports whether an idle connection is still open and silent.
+func (cn *conn) usable() bool {
+	if cn.br.Buffered() > 0 {
+		return false
+	}
+	if cn.raw == nil {
+		return true
+	}
+	cn.alive = false
+	if err := cn.raw.Read(cn.check); err != nil {
+		return false
+	}
+	return cn.alive
+}
+
+// put gives a connection back; one that is not to be kept is closed.
+func (c *Client) put(cn *conn, keep bool) {
+	if keep {
+		cn.since = time.Now()
+	}
+	c.mu.Lock()
+	delete(c.active, cn)
+	if keep && !c.closed && len(c.idle) < c.cfg.MaxIdle {
+		c.idle = append(c.idle, cn)
+		c.mu.Unlock()
+		return
+	}
+	c.mu.Unlock()
+	_ = cn.Close()
+}
+
+// WaitAccept dials until the function takes a connection, tightly at first and
+// then at most every 20 ms. It ends early when ctx or done does.
+func (c *Client) WaitAccept(ctx context.Context, done <-chan struct{}) error {
+	wait := 200 * time.Microsecond
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	for {
+		cn, err := c.get(ctx, true)
+		if err == nil {
+			c.put(cn, true)
+			return nil
+		}
+		if errors.Is(err, ErrClosed) {
+			return err
+		}
+		timer.Reset(wait)
+		select {
+		case <-done:
+			return errors.New("the process ended before it served")
+		case <-ctx.Done():
+			return fmt.Errorf("%w; last attempt: %w", ctx.Err(), err)
+		case <-timer.C:
+		}
+		wait = min(wait*3/2, 20*time.Millisecond)
+	}
+}

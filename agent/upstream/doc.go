@@ -1,0 +1,15 @@
+// Package upstream speaks HTTP/1.1 to a function's process, in both directions
+// at once.
+//
+// A small request, the usual case, is one write on a kept connection and its
+// reply is read by the same goroutine. A large or endless body is written by a
+// goroutine of its own, so that a function may answer while it still reads: an
+// echo of a gigabyte needs two buffers and no more.
+//
+// It promises that headers are sent and taken strictly (no folding, no control
+// characters, no two opinions about a body's length), that hop-by-hop headers
+// stay at their hop, that a request is never sent twice unless it is idempotent
+// and nothing of a reply had come on a connection that was kept before, and that
+// Close of a reply returns only after nothing reads the request's body any more.
+// Trailers are read and dropped. Upgrades are refused.
+package upstream

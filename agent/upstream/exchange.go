@@ -1,0 +1,245 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/faasd-sec/faasd-sec/sealed"
+)
+
+// inlineBody is the most, in bytes, that is written before the reply is read
+// for: it fits the socket's buffer, so a function that answers without reading
+// cannot block us.
+const inlineBody = 32 << 10
+
+// Request is one request to the function.
+type Request struct {
+	Method string
+	Path   string
+	Query  string
+	Header []sealed.Field
+
+	Small  []byte    // the whole body, if Body is nil
+	Body   io.Reader // read by another goroutine until Response.Close returns
+	Length int64     // of Body, -1 if unknown
+	Cancel func()    // makes a Read of Body under way return; needed with Body
+
+	Deadline time.Time // of the whole exchange, zero for none
+}
+
+// Response is the function's reply; Read reads its body. It is not safe for
+// concurrent use. Close must be called.
+type Response struct {
+	Status int
+	Header []sealed.Field
+	Length int64 // of the body, -1 if unknown
+
+	c       *Client
+	cn      *conn
+	r       *Request
+	pump    *pump
+	body    io.Reader
+	ended   bool // the body was read to its end
+	keep    bool
+	mayKeep bool
+	closed  bool
+}
+
+// Do sends r and returns when the reply's header is there. An error that wraps
+// an error of r.Body is reported as a *BodyError, because it is the caller's.
+func (c *Client) Do(ctx context.Context, r *Request) (*Response, error) {
+	resp, retry, err := c.do(ctx, r, false)
+	if err != nil && retry {
+		resp, _, err = c.do(ctx, r, true)
+	}
+	return resp, err
+}
+
+// BodyError is an error of the request's body, not of the function.
+type BodyError struct{ Err error }
+
+// Error implements error.
+func (e *BodyError) Error() string { return "request body: " + e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *BodyError) Unwrap() error { return e.Err }
+
+func (c *Client) do(ctx context.Context, r *Request, fresh bool) (_ *Response, retry bool, _ error) {
+	if r.Body == nil {
+		r.Length = int64(len(r.Small))
+	}
+	if r.Cancel == nil {
+		r.Cancel = func() {}
+	}
+	cn, err := c.get(ctx, fresh)
+	if err != nil {
+		return nil, false, err
+	}
+	if err := cn.SetDeadline(r.Deadline); err != nil {
+		c.put(cn, false)
+		return nil, !cn.fresh && r.Body == nil, fmt.Errorf("%w: %w", ErrDial, err)
+	}
+	if cn.wbuf, err = appendRequest(cn.wbuf[:0], r, c.cfg.Host); err != nil {
+		c.put(cn, false)
+		return nil, false, &BodyError{err}
+	}
+	inline := r.Body == nil && len(r.Small) <= inlineBody
+	if inline {
+		cn.wbuf = append(cn.wbuf, r.Small...)
+	}
+	if _, err := cn.Write(cn.wbuf); err != nil {
+		// It may have closed the kept connection with our request unread.
+		again := !cn.fresh && r.Body == nil && idempotent(r.Method)
+		c.put(cn, false)
+		return nil, again, fmt.Errorf("send request: %w", err)
+	}
+	resp := &Response{c: c, cn: cn, r: r}
+	if !inline {
+		resp.pump = startPump(cn, r)
+	}
+	h, n, err := readHead(cn.br)
+	for err == nil && h.status < 200 {
+		if h.status == 101 {
+			err = badReply("it wants to upgrade the connection")
+			break
+		}
+		h, _, err = readHead(cn.br)
+	}
+	if err != nil {
+		again := inline && n == 0 && !cn.fresh && idempotent(r.Method) && connectionEnded(err)
+		if srcErr := resp.Close(); srcErr != nil {
+			return nil, false, srcErr
+		}
+		return nil, again, fmt.Errorf("read reply: %w", err)
+	}
+	resp.take(h)
+	return resp, false, nil
+}
+
+func idempotent(method string) bool {
+	switch method {
+	case "GET", "HEAD", "OPTIONS", "PUT", "DELETE":
+		return true
+	}
+	return false
+}
+
+func connectionEnded(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+// take decides how the reply's body ends (RFC 9112, 6.3).
+func (p *Response) take(h head) {
+	p.Status, p.Header, p.Length = h.status, h.fields, h.length
+	p.mayKeep = !h.close && (!h.http10 || h.keep)
+	switch {
+	case p.r.Method == "HEAD" || h.status == 204 || h.status == 304:
+		p.Length, p.ended = 0, true
+	case h.chunked:
+		p.body = &chunkReader{br: p.cn.br}
+	case h.length == 0:
+		p.ended = true
+	case h.length > 0:
+		p.body = &exactReader{r: p.cn.br, left: h.length}
+	default: // until the connection ends
+		p.body, p.mayKeep = p.cn.br, false
+	}
+}
+
+// Read implements io.Reader.
+func (p *Response) Read(b []byte) (int, error) {
+	if p.ended {
+		return 0, io.EOF
+	}
+	n, err := p.body.Read(b)
+	if err == io.EOF {
+		p.ended = true
+	}
+	return n, err
+}
+
+// Buffered is the number of bytes that have arrived already: a Read returns at
+// once when it is above 0.
+func (p *Response) Buffered() int {
+	if p.ended {
+		return 0
+	}
+	return p.cn.br.Buffered()
+}
+
+// Finish waits until all of the request's body was read, also when the function
+// wanted no more of it, and returns the body's error if it had one. It is what
+// a reply must wait for that may only succeed if the request was whole.
+func (p *Response) Finish() error {
+	if p.pump == nil {
+		return nil
+	}
+	var late <-chan time.Time
+	if !p.r.Deadline.IsZero() {
+		t := time.NewTimer(time.Until(p.r.Deadline))
+		defer t.Stop()
+		late = t.C
+	}
+	select {
+	case <-p.pump.done:
+	case <-late:
+		p.r.Cancel()
+		<-p.pump.done
+	}
+	return p.pump.bodyError()
+}
+
+// Close gives the connection back, or ends it if the exchange is not over, and
+// returns the error of the request's body, if that is what ended it.
+func (p *Response) Close() error {
+	if p.closed {
+		return nil
+	}
+	p.closed = true
+	keep := p.ended && p.mayKeep
+	var err error
+	if p.pump != nil {
+		select {
+		case <-p.pump.done:
+		default:
+			keep = false
+			_ = p.cn.Close() // ends its writes
+			p.pump.abandoned.Store(true)
+			p.r.Cancel() // and its reads
+			<-p.pump.done
+		}
+		keep = keep && p.pump.whole
+		err = p.pump.bodyError()
+	}
+	p.c.put(p.cn, keep)
+	return err
+}
+
+// exactReader reads a body of a known length.
+type exactReader struct {
+	r    io.Reader
+	left int64
+}
+
+func (e *exactReader) Read(b []byte) (int, error) {
+	if e.left == 0 {
+		return 0, io.EOF
+	}
+	n, err := e.r.Read(b[:min(int64(len(b)), e.left)])
+	e.left -= int64(n)
+	switch {
+	case err == io.EOF && e.left > 0:
+		err = io.ErrUnexpectedEOF
+	case e.left == 0:
+		err = io.EOF
+	}
+	return n, err
+}
+
+// pumpBuffers hold the bodies in flight: one record of the envelope each.
+var pumpBuffers = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}

@@ -1,0 +1,102 @@
+// Command agent is PID 1 of every sandbox; see package agent. The same binary
+// is the launcher (agent/launcher) when it is started as "agent launcher", and
+// the shim before a function that is handed a socket.
+//
+// It takes no configuration but the environment that agent.RequiredEnv lists:
+// everything else comes from the function's signed descriptor.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime"
+	"strconv"
+	"syscall"
+
+	"github.com/faasd-sec/faasd-sec/agent"
+	"github.com/faasd-sec/faasd-sec/agent/launcher"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "agent:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	switch {
+	case len(args) == 0:
+		return serve(self)
+	case args[0] == "launcher":
+		return launcher.Main(self)
+	case args[0] == launcher.ShimArg:
+		return launcher.Shim(args[1:])
+	case args[0] == "version":
+		fmt.Println(version)
+		return nil
+	}
+	return fmt.Errorf("unknown argument %q: the agent is started by a node", args[0])
+}
+
+func serve(self string) error {
+	// gmsm has chosen its code paths before main began, so the variable must be
+	// there when the binary starts.
+	if os.Getenv(agent.EnvSM4) != "1" {
+		return syscall.Exec(self, os.Args, append(os.Environ(), agent.EnvSM4+"=1"))
+	}
+	uid, err := id(agent.EnvUID)
+	if err != nil {
+		return err
+	}
+	gid, err := id(agent.EnvGID)
+	if err != nil {
+		return err
+	}
+	// The sandbox's processors are the function's; two are enough to serve with.
+	runtime.GOMAXPROCS(min(2, runtime.NumCPU()))
+	if err := agent.Harden(); err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	forward := make(chan os.Signal, 4)
+	signal.Notify(forward, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
+	defer signal.Stop(forward)
+
+	cfg := agent.DefaultConfig()
+	cfg.Version, cfg.Signals = version, forward
+	cfg.ReapAll = os.Getpid() == 1
+	cfg.Confine = agent.Confine
+	cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
+	cfg.Launcher = launcher.Command{Path: self, Args: []string{"launcher"}, UID: uid, GID: gid,
+		Env: []string{"GOMAXPROCS=1", "GOGC=50"}}
+	return agent.Run(ctx, cfg)
+}
+
+// id reads a user or group id, which must not be root's.
+func id(name string) (int, error) {
+	v, ok := os.LookupEnv(name)
+	if !ok {
+		return 0, fmt.Errorf("%s is not set", name)
+	}
+	n, err := strconv.ParseUint(v, 10, 31)
+	if err != nil {
+		return 0, fmt.Errorf("%s=%q is not an id", name, v)
+	}
+	if n == 0 {
+		return 0, errors.New(name + " is 0: a function never runs as root")
+	}
+	return int(n), nil
+}
