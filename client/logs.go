@@ -1,0 +1,164 @@
+package client
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/sealed"
+	"github.com/faasd-sec/faasd-sec/sealed/unseal"
+)
+
+// Stream says where a line of a log came from.
+type Stream uint
+
+// The streams.
+const (
+	StreamOut      Stream = 1 // the function's standard output
+	StreamErr      Stream = 2 // the function's standard error
+	StreamPlatform Stream = 3 // the agent itself
+)
+
+// String names the stream.
+func (s Stream) String() string {
+	switch s {
+	case StreamOut:
+		return "out"
+	case StreamErr:
+		return "err"
+	case StreamPlatform:
+		return "platform"
+	}
+	return fmt.Sprintf("stream %d", uint(s))
+}
+
+// LogLine is one line that a function printed. The text is the function's own
+// and may hold anything; escape it before it reaches a terminal.
+type LogLine struct {
+	Time     time.Time     `json:"time"`
+	Stream   Stream        `json:"stream"`
+	Text     string        `json:"text"`
+	Revision sealed.Digest `json:"revision"`
+	Node     string        `json:"node"`    // by the gateway's word
+	Sandbox  string        `json:"sandbox"` // by the gateway's word
+}
+
+// maxLogBody bounds one sealed batch in bytes; agents flush at 32 KiB.
+const maxLogBody = 512 << 10
+
+// logBatch is the body of a log message (docs/envelope.md).
+type logBatch struct {
+	Records []struct {
+		Time   int64  `cbor:"1,keyasint"` // unix nanoseconds
+		Stream uint   `cbor:"2,keyasint"`
+		Text   string `cbor:"3,keyasint"`
+	} `cbor:"1,keyasint"`
+}
+
+// Logs calls each with the lines of a function that this identity owns, until
+// there are no more or, with follow, until ctx ends or each returns an error,
+// which is returned. A message that does not open is reported to each as its
+// error and skipped when each returns nil.
+func (c *Client) Logs(ctx context.Context, name api.FunctionName, follow bool, each func(LogLine, error) error) error {
+	if err := c.needIdentity(); err != nil {
+		return err
+	}
+	f, err := c.function(ctx, name)
+	if err != nil {
+		return err
+	}
+	q := url.Values{}
+	if follow {
+		q.Set("follow", "1")
+	}
+	res, err := c.send(ctx, call{method: http.MethodGet, path: api.GatewayPathFunctions + "/" + string(name) + "/logs", query: q, signed: true})
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	r := bufio.NewReaderSize(res.Body, 64<<10)
+	seen := make(map[string]uint64) // node -> last sequence: a coordinator that reconnects to a node starts over
+	for {
+		b, err := api.ReadFrame(r)
+		switch {
+		case errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF):
+			return nil
+		case err != nil:
+			return c.unreachable(err)
+		case len(b) == 0:
+			continue // a sign of life
+		}
+		if err := c.logFrame(f, b, seen, each); err != nil {
+			return err
+		}
+	}
+}
+
+func (c *Client) logFrame(f *function, b []byte, seen map[string]uint64, each func(LogLine, error) error) error {
+	var frame api.LogFrame
+	if err := json.Unmarshal(b, &frame); err != nil {
+		return api.Wrap(api.CodeUnavailable, err, "a log frame is not the JSON expected")
+	}
+	if last, ok := seen[frame.Node]; ok && frame.Seq <= last {
+		return nil
+	}
+	seen[frame.Node] = frame.Seq
+	lines, err := c.openLog(f, frame)
+	if err != nil {
+		return each(LogLine{Node: frame.Node, Sandbox: frame.Sandbox}, err)
+	}
+	for _, l := range lines {
+		if err := each(l, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// openLog opens one message. Logs of former revisions are shown too, so the
+// context is the one it claims; the function's signature covers it.
+func (c *Client) openLog(f *function, frame api.LogFrame) ([]LogLine, error) {
+	peek, err := sealed.Peek(frame.Sealed)
+	if err != nil {
+		return nil, logError(err)
+	}
+	m, err := c.opener.Open(bytes.NewReader(frame.Sealed), unseal.Expect{Role: sealed.RoleLog, Name: string(f.name),
+		Context: peek.Grant.Context, Senders: unseal.Only(f.desc.SigningKey)})
+	if err != nil {
+		return nil, logError(err)
+	}
+	defer m.Close()
+	body, err := m.ReadAll(maxLogBody)
+	if err != nil {
+		return nil, logError(err)
+	}
+	var batch logBatch
+	if err := cbor.Unmarshal(body, &batch); err != nil {
+		return nil, api.Wrap(api.CodeInvalid, err, "a log message's body does not decode")
+	}
+	lines := make([]LogLine, len(batch.Records))
+	for i, r := range batch.Records {
+		lines[i] = LogLine{Time: time.Unix(0, r.Time), Stream: Stream(r.Stream), Text: r.Text, Revision: peek.Grant.Context,
+			Node: frame.Node, Sandbox: frame.Sandbox}
+	}
+	return lines, nil
+}
+
+func logError(err error) error {
+	code := api.Code(sealed.CodeOf(err))
+	if code == "" {
+		code = api.CodeInvalid
+	}
+	return &api.Error{Code: code, Err: err, Message: "a log message does not open",
+		Remedy: "it was sealed for another owner's key, or changed on its way"}
+}
