@@ -121,7 +121,7 @@ func TestCloseDoesNotWaitForASilentSeed(t *testing.T) {
 		shut(t, m)
 		t.Error("joined through a silent seed")
 	}
-	if took := time.Since(begin); took > 20*time.Second {
+	if took := time.Since(begin); took > 10*time.Second {
 		t.Errorf("took %v", took)
 	}
 	drained(t, before)

@@ -284,6 +284,3 @@ func (c *sealedConn) Close() error {
 	})
 	return err
 }
-
-// abort closes the connection without ceremony.
-func (c *sealedConn) abort() { _ = c.Conn.Close() }

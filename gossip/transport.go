@@ -28,7 +28,7 @@ type sealedTransport struct {
 	pumps    sync.WaitGroup
 
 	mu       sync.Mutex
-	open     map[*sealedConn]struct{} // nil after Shutdown
+	open     map[net.Conn]struct{} // of the inner transport; nil after Shutdown
 	accepted int
 }
 
@@ -39,7 +39,7 @@ func newSealedTransport(inner memberlist.NodeAwareTransport, s *sealer, count *c
 	t := &sealedTransport{
 		inner: inner, sealer: s, count: count,
 		packets: make(chan *memberlist.Packet), streams: make(chan net.Conn),
-		stop: make(chan struct{}), open: make(map[*sealedConn]struct{}),
+		stop: make(chan struct{}), open: make(map[net.Conn]struct{}),
 	}
 	t.pumps.Add(2)
 	go t.pumpPackets()
@@ -106,17 +106,15 @@ func (t *sealedTransport) accept(conn net.Conn) *sealedConn {
 	if t.open == nil || t.accepted >= maxAccepted {
 		return nil
 	}
-	var c *sealedConn
-	c = serverConn(conn, t.sealer, t.count, func() {
+	t.accepted++
+	t.open[conn] = struct{}{}
+	t.count.streamsAccepted.Add(1)
+	return serverConn(conn, t.sealer, t.count, func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		t.accepted--
-		delete(t.open, c)
+		delete(t.open, conn)
 	})
-	t.accepted++
-	t.open[c] = struct{}{}
-	t.count.streamsAccepted.Add(1)
-	return c
 }
 
 // FinalAdvertiseAddr is the inner transport's.
@@ -161,33 +159,39 @@ func (t *sealedTransport) DialAddressTimeout(addr memberlist.Address, timeout ti
 	if err != nil {
 		return nil, err
 	}
-	if err := conn.SetDeadline(deadline); err != nil {
-		_ = conn.Close()
-		return nil, err
-	}
-	var c *sealedConn
-	c, err = clientHandshake(conn, t.sealer, t.count, func() {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		delete(t.open, c)
-	})
-	if err != nil {
-		_ = conn.Close()
-		return nil, err
-	}
-	if err := conn.SetDeadline(time.Time{}); err != nil {
-		_ = conn.Close()
-		return nil, err
-	}
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	if t.open == nil {
+		t.mu.Unlock()
 		_ = conn.Close()
 		return nil, net.ErrClosed
 	}
-	t.open[c] = struct{}{}
+	t.open[conn] = struct{}{} // from here on Shutdown cuts it, handshake or not
+	t.mu.Unlock()
+	forget := func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		delete(t.open, conn)
+	}
+	c, err := t.handshake(conn, deadline, forget)
+	if err != nil {
+		forget()
+		_ = conn.Close()
+		return nil, err
+	}
 	t.count.streamsDialed.Add(1)
 	return c, nil
+}
+
+// handshake bounds clientHandshake by deadline and lifts it again.
+func (t *sealedTransport) handshake(conn net.Conn, deadline time.Time, done func()) (*sealedConn, error) {
+	if err := conn.SetDeadline(deadline); err != nil {
+		return nil, err
+	}
+	c, err := clientHandshake(conn, t.sealer, t.count, done)
+	if err != nil {
+		return nil, err
+	}
+	return c, conn.SetDeadline(time.Time{})
 }
 
 // Shutdown ends the inner transport, then the pumps, which drain it until then,
@@ -202,7 +206,7 @@ func (t *sealedTransport) Shutdown() error {
 		t.open = nil
 		t.mu.Unlock()
 		for c := range open {
-			c.abort()
+			_ = c.Close()
 		}
 	})
 	return t.stopErr
