@@ -29,7 +29,7 @@ func (p *parser) unknown(n *yaml.Node, field string, known []string) error {
 
 // nearest is the known word at the least edit distance, if it is near enough.
 func nearest(s string, known []string) string {
-	best, limit := "", max(1, len(s)/3)+1
+	best, limit := "", min(max(1, len(s)/3)+1, len(s))
 	for _, k := range slices.Sorted(slices.Values(known)) {
 		if d := distance(strings.ToLower(s), k); d < limit {
 			best, limit = k, d
