@@ -1,0 +1,126 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	goruntime "runtime"
+	"strings"
+	"time"
+
+	"github.com/prometheus/procfs"
+
+	"github.com/faasd-sec/faasd-sec/api"
+)
+
+// options are the flags.
+type options struct {
+	state, runDir, agent          string
+	listen, advertise             string
+	gossipListen, gossipAdvertise string
+	opsListen                     string
+	containerd, namespace         string
+	cpu, memory                   string
+	pids                          int64
+	labels                        string
+	idleAfter, startTimeout       time.Duration
+	drain                         time.Duration
+	logFormat, logLevel           string
+	version                       bool
+
+	capacity api.Resources
+	labelMap map[string]string
+}
+
+func parse(args []string) (options, error) {
+	var o options
+	fs := flag.NewFlagSet("node", flag.ContinueOnError)
+	fs.StringVar(&o.state, "state", "/var/lib/faasd-sec/node", "state `directory`, made by `faasd-sec node join`")
+	fs.StringVar(&o.runDir, "run", "/run/faasd-sec/node", "`directory` of sockets and mounts; short, cleared by a reboot")
+	fs.StringVar(&o.agent, "agent", "", "the agent `binary` (default: agent beside this binary)")
+	fs.StringVar(&o.listen, "listen", "0.0.0.0:7480", "`address` of the mutual-TLS API for coordinators")
+	fs.StringVar(&o.advertise, "advertise", "", "`host:port` under which coordinators reach -listen (default: -listen)")
+	fs.StringVar(&o.gossipListen, "gossip-listen", "0.0.0.0:7946", "`ip:port` of the gossip mesh, TCP and UDP")
+	fs.StringVar(&o.gossipAdvertise, "gossip-advertise", "", "`ip:port` under which members reach -gossip-listen (default: the same)")
+	fs.StringVar(&o.opsListen, "ops-listen", "127.0.0.1:7481", "`address` of /metrics, /healthz and /readyz; empty for none")
+	fs.StringVar(&o.containerd, "containerd", "/run/containerd/containerd.sock", "`socket` of containerd")
+	fs.StringVar(&o.namespace, "containerd-namespace", "faasd-sec", "containerd `namespace` of this node alone")
+	fs.StringVar(&o.cpu, "capacity-cpu", "", "CPU lent to functions, such as 8 or 7500m (default: four times the cores; limits are rarely used up at once)")
+	fs.StringVar(&o.memory, "capacity-memory", "", "memory lent to functions, such as 12Gi (default: three quarters of the machine's)")
+	fs.Int64Var(&o.pids, "capacity-pids", 16384, "processes and threads lent to functions")
+	fs.StringVar(&o.labels, "labels", "", "labels for placement, `k=v,k=v`")
+	fs.DurationVar(&o.idleAfter, "idle-after", 0, "stop a sandbox unused for so long, where the function does not say (default 5m)")
+	fs.DurationVar(&o.startTimeout, "start-timeout", 0, "longest cold start, image pull included (default 1m)")
+	fs.DurationVar(&o.drain, "drain-timeout", 0, "longest wait for invocations when told to stop (default 30s)")
+	fs.StringVar(&o.logFormat, "log-format", "json", "json or text")
+	fs.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
+	fs.BoolVar(&o.version, "version", false, "print the version and end")
+	if err := fs.Parse(args); err != nil {
+		return o, err
+	}
+	if fs.NArg() > 0 {
+		return o, fmt.Errorf("unexpected argument %q: node takes flags only", fs.Arg(0))
+	}
+	if o.version {
+		return o, nil
+	}
+	return o, o.resolve()
+}
+
+// resolve fills in what depends on the machine.
+func (o *options) resolve() error {
+	if o.agent == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return fmt.Errorf("find the agent beside this binary: %w", err)
+		}
+		o.agent = filepath.Join(filepath.Dir(self), "agent")
+	}
+	if o.advertise == "" {
+		o.advertise = o.listen
+	}
+	var err error
+	o.capacity.CPU = int64(goruntime.NumCPU()) * 4000
+	if o.cpu != "" {
+		if o.capacity.CPU, err = api.ParseCPU("capacity-cpu", o.cpu); err != nil {
+			return err
+		}
+	}
+	if o.memory != "" {
+		if o.capacity.Memory, err = api.ParseBytes("capacity-memory", o.memory); err != nil {
+			return err
+		}
+	} else if o.capacity.Memory, err = threeQuarters(); err != nil {
+		return err
+	}
+	o.capacity.PIDs = o.pids
+	o.labelMap = map[string]string{}
+	for _, kv := range strings.Split(o.labels, ",") {
+		if kv == "" {
+			continue
+		}
+		k, v, ok := strings.Cut(kv, "=")
+		if !ok || k == "" {
+			return api.Invalid("labels", "write k=v,k=v", fmt.Sprintf("%q has no key and value", kv))
+		}
+		o.labelMap[k] = v
+	}
+	return nil
+}
+
+// threeQuarters of the machine's memory.
+func threeQuarters() (int64, error) {
+	fs, err := procfs.NewDefaultFS()
+	if err != nil {
+		return 0, fmt.Errorf("read /proc: %w", err)
+	}
+	m, err := fs.Meminfo()
+	if err != nil {
+		return 0, fmt.Errorf("read /proc/meminfo: %w", err)
+	}
+	if m.MemTotalBytes == nil {
+		return 0, fmt.Errorf("/proc/meminfo has no MemTotal: set -capacity-memory")
+	}
+	return int64(*m.MemTotalBytes / 4 * 3), nil
+}

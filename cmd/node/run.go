@@ -1,0 +1,157 @@
+package main
+
+import (
+	"context"
+	"crypto"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	goruntime "runtime"
+	"time"
+
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/attest"
+	"github.com/faasd-sec/faasd-sec/cgroups"
+	"github.com/faasd-sec/faasd-sec/daemon"
+	"github.com/faasd-sec/faasd-sec/enrol"
+	"github.com/faasd-sec/faasd-sec/gossip"
+	"github.com/faasd-sec/faasd-sec/node"
+	"github.com/faasd-sec/faasd-sec/pki"
+	"github.com/faasd-sec/faasd-sec/runtime/containerd"
+)
+
+const joinRemedy = "join the cluster first: faasd-sec node join --token TOKEN --coordinator HOST:PORT"
+
+// run wires the node's parts and serves until ctx ends.
+func run(ctx context.Context, o options) (err error) {
+	log, err := daemon.Logger(os.Stderr, o.logFormat, o.logLevel)
+	if err != nil {
+		return err
+	}
+	var n enrol.Node
+	if err := enrol.Load(o.state, enrol.NodeFile, joinRemedy, &n); err != nil {
+		return err
+	}
+	log = log.With("node", n.ID)
+	identity, err := pki.LoadIdentity(filepath.Join(o.state, enrol.IdentityFile), log)
+	if err != nil {
+		return fmt.Errorf("identity: %w (%s)", err, joinRemedy)
+	}
+	// What serves invocations outlives the signal until they are done.
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+
+	toRegistry := &http.Client{Transport: &http.Transport{
+		TLSClientConfig: pki.ClientConfig(identity, pki.RoleCoordinator, pki.AnyID), IdleConnTimeout: time.Minute,
+	}}
+	rc := containerd.Default(o.containerd, o.namespace, filepath.Join(o.runDir, "rt"))
+	rc.Registries = map[string]containerd.Registry{n.Registry: {Client: toRegistry}}
+	rc.Log = log
+	rt, err := containerd.New(ctx, rc)
+	if err != nil {
+		return fmt.Errorf("runtime: %w", err)
+	}
+	defer func() { err = errors.Join(err, rt.Close()) }()
+
+	mesh, err := joinMesh(ctx, o, n, log)
+	if err != nil {
+		return err
+	}
+	defer mesh.Close()
+
+	digest, err := attest.MeasureFile(o.agent)
+	if err != nil {
+		return fmt.Errorf("measure the agent: %w", err)
+	}
+	fs, err := cgroups.Open()
+	if err != nil {
+		return fmt.Errorf("cgroups: %w", err)
+	}
+	reg := daemon.Registry()
+	cfg := node.DefaultConfig()
+	cfg.ID, cfg.StateDir, cfg.RunDir, cfg.AgentPath = n.ID, o.state, filepath.Join(o.runDir, "s"), o.agent
+	cfg.Capacity, cfg.Registry = o.capacity, n.Registry
+	cfg.IdleAfter, cfg.StartTimeout, cfg.DrainTimeout = o.idleAfter, o.startTimeout, o.drain
+	nd, err := node.New(cfg, node.Deps{
+		Runtime: rt, Mesh: mesh, Log: log, Registerer: reg, Free: fs.FreeResources,
+		Broker: &node.HTTPBroker{URL: "https://" + n.Broker, Client: &http.Client{Transport: &http.Transport{
+			TLSClientConfig: pki.ClientConfig(identity, pki.RoleKeyBroker, pki.AnyID), IdleConnTimeout: time.Minute}}},
+		Bundles: &node.RegistryBundles{URL: "https://" + n.Registry, Client: toRegistry},
+		Collectors: []node.Collector{&attest.NodeKeyCollector{
+			NodeID: n.ID, AgentDigest: digest, Random: rand.Reader, Now: time.Now,
+			Credentials: func() (crypto.Signer, [][]byte, error) { s, chain := identity.Signer(); return s, chain, nil },
+		}},
+	})
+	if err != nil {
+		return err
+	}
+	if err := nd.Start(ctx); err != nil {
+		return err
+	}
+	defer nd.Close()
+
+	server := daemon.Server(nd.Handler(), log)
+	server.Concurrency = 1 << 16
+	ln, err := daemon.Listen(o.listen, pki.ServerConfig(identity, pki.RoleCoordinator))
+	if err != nil {
+		return err
+	}
+	g := daemon.NewGroup(life, log)
+	g.Go("api", func(ctx context.Context) error { return daemon.Serve(ctx, server, ln, 5*time.Second) })
+	if o.opsListen != "" {
+		opsLn, err := daemon.Listen(o.opsListen, nil)
+		if err != nil {
+			g.Stop()
+			return errors.Join(err, g.Wait())
+		}
+		g.Go("ops", func(ctx context.Context) error {
+			return daemon.Serve(ctx, daemon.Server(daemon.Ops(reg, nd.Ready), log), opsLn, time.Second)
+		})
+	}
+	g.Go("certificate", func(ctx context.Context) error {
+		return identity.KeepRenewed(ctx, enrol.Renewer(identity, n.Coordinator))
+	})
+	log.Info("node serves", "listen", o.listen, "capacity", o.capacity, "version", version)
+
+	select {
+	case <-ctx.Done():
+	case <-g.Failed():
+	}
+	// Refuse first, tell the mesh, and let what runs finish; coordinators go to
+	// other nodes meanwhile.
+	log.Info("node drains")
+	nd.Drain(life)
+	leave, cancel := context.WithTimeout(life, 3*time.Second)
+	defer cancel()
+	if lerr := mesh.Leave(leave); lerr != nil {
+		log.Warn("leave the mesh", "err", lerr)
+	}
+	g.Stop()
+	return g.Wait()
+}
+
+// joinMesh starts gossip.
+func joinMesh(ctx context.Context, o options, n enrol.Node, log interface{ Info(string, ...any) }) (*gossip.Mesh, error) {
+	cfg := gossip.DefaultLAN()
+	cfg.Meta = api.NodeMeta{
+		ID: n.ID, Addr: o.advertise, Roles: []string{api.RoleNode}, Arch: goruntime.GOARCH,
+		Labels: o.labelMap, Tier: attest.TypeNodeKey, Capacity: o.capacity,
+	}
+	cfg.Bind, cfg.Advertise, cfg.Seeds, cfg.Label = o.gossipListen, o.gossipAdvertise, n.Seeds, n.Cluster
+	for _, k := range n.GossipKeys {
+		key, err := gossip.ParseKey(k)
+		if err != nil {
+			return nil, fmt.Errorf("node file: gossip key: %w", err)
+		}
+		cfg.Keys = append(cfg.Keys, key)
+	}
+	m, err := gossip.Join(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("gossip: %w", err)
+	}
+	log.Info("gossip", "address", m.Addr().String(), "seeds", n.Seeds)
+	return m, nil
+}
