@@ -280,4 +280,3 @@ func (w watcher) Write(p []byte) (int, error) {
 	}
 	return len(p), nil
 }
-
