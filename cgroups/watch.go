@@ -25,7 +25,8 @@ const (
 // killed in another group as well; a Watcher takes them as a hint to look at
 // the counter, and reports each growth once.
 //
-// One goroutine on one epoll serves all groups.
+// A v1 kernel gives no notice of a refused fork, so there the counter is looked
+// at once a second. One goroutine on one epoll serves all groups.
 type Watcher struct {
 	notify func(id string, c Counter, grown int64)
 	epoll  int
@@ -51,6 +52,7 @@ type source struct {
 	owner   *watched
 	fd      int
 	more    int   // a v1 eventfd's control file, -1 if none
+	polled  bool  // the kernel gives no notice of this one
 	seen    int64 // value when last reported
 	again   time.Time
 }
@@ -61,6 +63,10 @@ const settle = 500 * time.Millisecond
 
 // recheck is the time between two looks while a notice settles.
 const recheck = 5 * time.Millisecond
+
+// poll is the time between two looks at counters without a notice: a few
+// microseconds for each group.
+const poll = time.Second
 
 // NewWatcher starts a Watcher. notify is called by its goroutine with the id
 // given to Add and by how much the counter grew; it must not block.
@@ -111,6 +117,9 @@ func (w *Watcher) Add(id string, g Group) (retErr error) {
 		}
 		e.sources = append(e.sources, s)
 		w.byFD[int32(s.fd)] = s
+		if s.polled {
+			continue
+		}
 		// Kernel files report a change as an exceptional condition.
 		events := uint32(unix.EPOLLPRI)
 		if s.more >= 0 {
@@ -185,6 +194,7 @@ func (e *watched) open(c Counter) (*source, error) {
 	s.seen = now
 	switch {
 	case c == PIDsRefusals:
+		s.polled = e.group.fs.mode != V2
 		s.fd, err = openRead(e.group.file(PIDs, "pids.events"))
 	case e.group.fs.mode == V2:
 		s.fd, err = openRead(e.group.file(Memory, "memory.events"))
@@ -249,12 +259,13 @@ func (w *Watcher) loop() {
 	defer close(w.done)
 	events := make([]unix.EpollEvent, 32)
 	settling := make(map[*source]bool)
+	next := time.Now().Add(poll)
 	for {
-		timeout := -1
+		wait := time.Until(next)
 		if len(settling) > 0 {
-			timeout = int(recheck / time.Millisecond)
+			wait = recheck
 		}
-		n, err := unix.EpollWait(w.epoll, events, timeout)
+		n, err := unix.EpollWait(w.epoll, events, int(max(wait, 0)/time.Millisecond)+1)
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			return // only a closed epoll, which Close does after this goroutine's end
 		}
@@ -272,6 +283,17 @@ func (w *Watcher) loop() {
 			}
 		}
 		var grown []growth
+		if now := time.Now(); now.After(next) {
+			next = now.Add(poll)
+			for _, s := range w.byFD {
+				if !s.polled {
+					continue
+				}
+				if g, ok := w.look(s); ok {
+					grown = append(grown, g)
+				}
+			}
+		}
 		for s := range settling {
 			g, ok := w.look(s)
 			if ok {

@@ -127,6 +127,12 @@ func (b *bench) openWith(t testing.TB, cfg Config) *Runtime {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
+		r.mu.Lock()
+		closed := r.closed
+		r.mu.Unlock()
+		if closed {
+			return // another one on the same directory has taken over
+		}
 		if err := r.Purge(ctx); err != nil {
 			t.Error(err)
 		}

@@ -14,6 +14,8 @@ import (
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/typeurl/v2"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/faasd-sec/faasd-sec/runtime"
 )
@@ -232,10 +234,14 @@ func (r *Runtime) killTask(ctx context.Context, id string) error {
 	if !ok {
 		return nil
 	}
+	empty, err := typeurl.MarshalAny(&specs.Spec{})
+	if err != nil {
+		return fmt.Errorf("name the task: %w", err)
+	}
 	cctx, cancel := r.call(ctx)
 	defer cancel()
 	_, err = r.client.ContainerService().Create(cctx, containers.Container{
-		ID: id, Labels: map[string]string{labelSandbox: id}, Runtime: containers.RuntimeInfo{Name: r.cfg.Shim},
+		ID: id, Labels: map[string]string{labelSandbox: id}, Spec: empty, Runtime: containers.RuntimeInfo{Name: r.cfg.Shim},
 	})
 	if err != nil && !errdefs.IsAlreadyExists(err) {
 		return fmt.Errorf("name the task: %w", err)

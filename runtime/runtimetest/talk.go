@@ -23,7 +23,7 @@ type Command struct {
 	Do   string   `json:"do"`             // ping, env, exit, deaf, start, wait
 	Code int      `json:"code,omitempty"` // exit
 	Root bool     `json:"root,omitempty"` // start: as the sandbox's root instead of the function's user
-	Args []string `json:"args,omitempty"` // start: program and arguments
+	Args []string `json:"args,omitempty"` // start: program and arguments; wait: other arguments, for a program that is /bin/fn
 }
 
 // Answer is what it says.
@@ -136,8 +136,11 @@ func (a *Agent) Start(root bool, args ...string) (int, error) {
 	return 0, errors.New("the descriptor from the test agent is no pidfd")
 }
 
-// Wait lets the started program go and waits for its end.
-func (a *Agent) Wait() (Answer, error) { return a.Do(Command{Do: "wait"}) }
+// Wait lets the started program go and waits for its end. The test agent as a
+// function takes arguments from here, if there are any.
+func (a *Agent) Wait(args ...string) (Answer, error) {
+	return a.Do(Command{Do: "wait", Args: args})
+}
 
 // Run is Start and Wait.
 func (a *Agent) Run(root bool, args ...string) (Answer, error) {

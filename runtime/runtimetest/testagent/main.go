@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -107,7 +108,7 @@ func (s *session) do(c runtimetest.Command) (ans runtimetest.Answer, rights []by
 	case "start":
 		ans.PID, rights, err = s.start(c)
 	case "wait":
-		if _, err := io.WriteString(s.stdin, "go\n"); err != nil {
+		if _, err := io.WriteString(s.stdin, strings.Join(c.Args, " ")+"\n"); err != nil {
 			return ans, nil, err
 		}
 		werr := s.child.Wait()
@@ -152,8 +153,15 @@ func (s *session) start(c runtimetest.Command) (int, []byte, error) {
 
 // function is what the tests run in the function's place.
 func function(args []string) error {
-	if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
+	if args[0] == "idle" { // what threads starts
+		time.Sleep(time.Hour)
+	}
+	line, err := bufio.NewReader(os.Stdin).ReadString('\n')
+	if err != nil {
 		return err
+	}
+	if f := strings.Fields(line); len(f) > 0 {
+		args = f
 	}
 	number := func() int {
 		if len(args) < 2 {
@@ -175,15 +183,13 @@ func function(args []string) error {
 		fmt.Println("held", len(keep))
 	case "threads": // forks so many processes that stay
 		for i := range number() {
-			if err := exec.Command("/proc/self/exe", "sleep").Start(); err != nil {
+			if err := exec.Command("/proc/self/exe", "idle").Start(); err != nil {
 				return fmt.Errorf("after %d: %w", i, err)
 			}
 		}
 	case "burn": // computes for so many milliseconds
 		for end := time.Now().Add(time.Duration(number()) * time.Millisecond); time.Now().Before(end); {
 		}
-	case "sleep":
-		time.Sleep(time.Hour)
 	case "write": // writes so many MiB to a path
 		return os.WriteFile(args[2], make([]byte, number()<<20), 0o600)
 	case "exec":
