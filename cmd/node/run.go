@@ -18,6 +18,7 @@ import (
 	"github.com/faasd-sec/faasd-sec/daemon"
 	"github.com/faasd-sec/faasd-sec/enrol"
 	"github.com/faasd-sec/faasd-sec/gossip"
+	"github.com/faasd-sec/faasd-sec/image"
 	"github.com/faasd-sec/faasd-sec/node"
 	"github.com/faasd-sec/faasd-sec/pki"
 	"github.com/faasd-sec/faasd-sec/runtime/containerd"
@@ -79,7 +80,7 @@ func run(ctx context.Context, o options) (err error) {
 		Runtime: rt, Mesh: mesh, Log: log, Registerer: reg, Free: fs.FreeResources,
 		Broker: &node.HTTPBroker{URL: "https://" + n.Broker, Client: &http.Client{Transport: &http.Transport{
 			TLSClientConfig: pki.ClientConfig(identity, pki.RoleKeyBroker, pki.AnyID), IdleConnTimeout: time.Minute}}},
-		Bundles: &node.RegistryBundles{URL: "https://" + n.Registry, Client: toRegistry},
+		Bundles: image.NewBlobs("https://"+n.Registry, toRegistry),
 		Collectors: []node.Collector{&attest.NodeKeyCollector{
 			NodeID: n.ID, AgentDigest: digest, Random: rand.Reader, Now: time.Now,
 			Credentials: func() (crypto.Signer, [][]byte, error) { s, chain := identity.Signer(); return s, chain, nil },

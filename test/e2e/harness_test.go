@@ -1,0 +1,302 @@
+// Package e2e tests the real binaries on a real containerd.
+package e2e
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/rand"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/client"
+	"github.com/faasd-sec/faasd-sec/image"
+	"github.com/faasd-sec/faasd-sec/local"
+	"github.com/faasd-sec/faasd-sec/reqauth"
+	"github.com/faasd-sec/faasd-sec/sealed"
+	"github.com/faasd-sec/faasd-sec/sealed/unseal"
+)
+
+// need skips where the machine cannot run sandboxes, and fails where it must.
+func need(t *testing.T) {
+	t.Helper()
+	var why string
+	if os.Geteuid() != 0 {
+		why = "needs root"
+	}
+	for _, p := range []string{"containerd", "runc"} {
+		if _, err := exec.LookPath(p); err != nil {
+			why = "needs " + p + "; run scripts/setup.sh"
+		}
+	}
+	if why == "" {
+		return
+	}
+	if os.Getenv("REQUIRE_ALL") == "1" {
+		t.Fatal(why)
+	}
+	t.Skip(why)
+}
+
+// binaries builds what the tests run, once.
+var binaries = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "faasd-sec-bin-")
+	if err != nil {
+		return "", err
+	}
+	for _, b := range []string{"coordinator", "keybroker", "node", "agent"} {
+		if err := goBuild(filepath.Join(dir, b), "github.com/faasd-sec/faasd-sec/cmd/"+b); err != nil {
+			return "", err
+		}
+	}
+	return dir, goBuild(filepath.Join(dir, "testfn"), "github.com/faasd-sec/faasd-sec/test/function")
+})
+
+func goBuild(out, pkg string) error {
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", out, pkg)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if b, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build %s: %w\n%s", pkg, err, b)
+	}
+	return nil
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if dir, err := binaries(); err == nil {
+		os.RemoveAll(dir)
+	}
+	os.Exit(code)
+}
+
+func bin(t *testing.T, name string) string {
+	t.Helper()
+	dir, err := binaries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(dir, name)
+}
+
+// cluster is a running cluster and an owner who uses it.
+type cluster struct {
+	*local.Cluster
+	id      *unseal.Identity
+	client  *client.Client
+	pins    *client.Pins
+	keyring *client.Keyring
+}
+
+// up starts a cluster and stops it with the test. More can be set by change.
+func up(t *testing.T, nodes int, change ...func(*local.Config)) *cluster {
+	t.Helper()
+	need(t)
+	state, err := os.MkdirTemp("", "fs-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.NewTextHandler(&testWriter{t: t}, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	cfg := local.Config{Nodes: nodes, State: state, Listen: "127.0.0.1:0", Bin: filepath.Dir(bin(t, "node")), Log: log}
+	for _, f := range change {
+		f(&cfg)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	lc, err := local.Start(ctx, cfg)
+	if err != nil {
+		dumpLogs(t, state)
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := lc.Stop(ctx); err != nil {
+			t.Errorf("stop: %v", err)
+		}
+		if t.Failed() {
+			dumpLogs(t, state)
+		}
+		os.RemoveAll(state)
+	})
+	return newOwner(t, lc)
+}
+
+// newOwner gives a cluster's user keys and pins.
+func newOwner(t *testing.T, lc *local.Cluster) *cluster {
+	t.Helper()
+	c := &cluster{Cluster: lc}
+	var err error
+	if c.id, err = unseal.NewIdentity(rand.Reader); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := client.PinBroker(dir, lc.Gateway(), lc.Broker()); err != nil {
+		t.Fatal(err)
+	}
+	if c.pins, err = client.OpenPins(dir); err != nil {
+		t.Fatal(err)
+	}
+	c.keyring = client.NewKeyring(filepath.Join(dir, "functions"), []byte("test"), rand.Reader)
+	if c.client, err = client.New(client.Config{Gateway: lc.Gateway(), Identity: c.id, Pins: c.pins}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.client.Close)
+	return c
+}
+
+// dumpLogs shows the daemons' logs of a failed test.
+func dumpLogs(t *testing.T, state string) {
+	files, _ := filepath.Glob(filepath.Join(state, "logs", "*.log"))
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			continue
+		}
+		if len(b) > 6000 {
+			b = b[len(b)-6000:]
+		}
+		t.Logf("---- %s\n%s", filepath.Base(f), b)
+	}
+}
+
+type testWriter struct {
+	t  *testing.T
+	mu sync.Mutex
+}
+
+func (w *testWriter) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.t.Context().Err() == nil {
+		w.t.Log(strings.TrimSpace(string(p)))
+	}
+	return len(p), nil
+}
+
+// signed is a transport that signs as the owner.
+func (c *cluster) signed() http.RoundTripper {
+	return &reqauth.Transport{
+		Base: http.DefaultTransport, Unsigned: reqauth.RegistryUpload,
+		Signer: &reqauth.Signer{Key: c.id.Signer(), Random: rand.Reader, Now: time.Now},
+	}
+}
+
+// pushTestImage pushes an image that holds the test function, and returns its
+// digest.
+func (c *cluster) pushTestImage(t *testing.T, repo string) string {
+	t.Helper()
+	b, err := os.ReadFile(bin(t, "testfn"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var buf bytes.Buffer
+	tw := tar.NewWriter(&buf)
+	if err := tw.WriteHeader(&tar.Header{Name: "fn", Mode: 0o755, Size: int64(len(b))}); err != nil {
+		t.Fatal(err)
+	}
+	tw.Write(b)
+	if err := tw.Close(); err != nil {
+		t.Fatal(err)
+	}
+	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(buf.Bytes())), nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := mutate.AppendLayers(empty.Image, layer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if img, err = mutate.Config(img, v1.Config{Entrypoint: []string{"/fn"}}); err != nil {
+		t.Fatal(err)
+	}
+	host := strings.TrimPrefix(c.Gateway(), "http://")
+	ref, err := name.NewTag(host+"/"+repo+":latest", name.Insecure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(ref, img, remote.WithTransport(c.signed()), remote.WithContext(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	d, err := img.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d.String()
+}
+
+// deploy deploys the test function; change sets more.
+func (c *cluster) deploy(t *testing.T, fn string, change ...func(*client.Deployment)) api.FunctionName {
+	t.Helper()
+	full, err := api.ParseFunctionName(fn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := client.Deployment{
+		Name: full, ImageRef: "test/" + fn, ImageDigest: c.pushTestImage(t, "test/"+fn), Mode: "http", Upstream: "unix",
+		Resources: api.Resources{CPU: 500, Memory: 64 << 20, PIDs: 128, Tmp: 16 << 20},
+		Exec:      20 * time.Second, Attestation: []string{"node-key"},
+		Callers: []sealed.Fingerprint{c.fingerprint()}, Keys: c.keyring, PushBundle: c.pushBundle,
+	}
+	for _, f := range change {
+		f(&d)
+	}
+	if _, err := c.client.Deploy(t.Context(), d); err != nil {
+		t.Fatal(err)
+	}
+	return full
+}
+
+func (c *cluster) fingerprint() sealed.Fingerprint {
+	return c.id.SigningKey().Fingerprint()
+}
+
+// pushBundle is how a deployment's sealed bundle gets into the registry.
+func (c *cluster) pushBundle(ctx context.Context, repo string, blob *os.File, size int64) (string, error) {
+	r := &image.Remote{Registry: strings.TrimPrefix(c.Gateway(), "http://"), Transport: c.signed(), PlainHTTP: true}
+	return r.PushBlob(ctx, repo, blob, size)
+}
+
+// invoke calls a function and reads the whole reply.
+func (c *cluster) invoke(t *testing.T, fn api.FunctionName, req client.Request) (*client.Response, []byte, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	resp, err := c.client.Invoke(ctx, fn, req)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	return resp, b, err
+}
+
+// must calls a function and expects status 200.
+func (c *cluster) must(t *testing.T, fn api.FunctionName, path, body string) string {
+	t.Helper()
+	p, q, _ := strings.Cut(path, "?")
+	resp, b, err := c.invoke(t, fn, client.Request{Path: p, Query: q, Body: strings.NewReader(body)})
+	if err != nil {
+		t.Fatalf("invoke %s: %v", path, err)
+	}
+	if resp.Status != http.StatusOK {
+		t.Fatalf("invoke %s: status %d: %s", path, resp.Status, b)
+	}
+	return string(b)
+}

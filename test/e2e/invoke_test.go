@@ -1,0 +1,31 @@
+package e2e
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/faasd-sec/faasd-sec/client"
+)
+
+func TestSealedFunctionAnswersItsCaller(t *testing.T) {
+	c := up(t, 1)
+	fn := c.deploy(t, "echo")
+	for i, want := range []string{"cold", "warm", "warm"} {
+		resp, body, err := c.invoke(t, fn, client.Request{
+			Method: http.MethodPut, Path: "/a/b", Query: "x=1", Header: http.Header{"X-Test": {"v"}}, Body: strings.NewReader("hello"),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(body) != "hello" || resp.Status != 200 || resp.Meta.Start != want {
+			t.Fatalf("call %d: %d %q, start %s, want %s", i, resp.Status, body, resp.Meta.Start, want)
+		}
+		for h, want := range map[string]string{"X-Echo-Method": "PUT", "X-Echo-Path": "/a/b", "X-Echo-Query": "x=1", "X-Echo-Header": "v"} {
+			if got := resp.Header.Get(h); got != want {
+				t.Errorf("%s: %q, want %q", h, got, want)
+			}
+		}
+		t.Logf("%s: %v, %v in the server", want, resp.Meta.Duration, resp.Meta.InServer)
+	}
+}
