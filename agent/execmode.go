@@ -80,6 +80,7 @@ func (inv *invocation) startProcess(life context.Context) (_ *process, retErr er
 	f.mu.Lock()
 	f.running[proc] = struct{}{}
 	f.mu.Unlock()
+	inv.onAbort(func() { proc.Signal(syscall.SIGKILL) })
 	p := &process{inv: inv, proc: proc, out: out, over: make(chan struct{})}
 	p.timer = time.AfterFunc(time.Until(inv.deadline), func() {
 		p.late.Store(true)

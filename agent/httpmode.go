@@ -29,6 +29,7 @@ func (inv *invocation) viaHTTP(life context.Context) outcome {
 	f := inv.f
 	r := &upstream.Request{Method: inv.head.Method, Path: inv.head.Path, Query: inv.head.Query,
 		Header: inv.head.Header, Deadline: inv.deadline, Length: inv.contentLength()}
+	inv.onAbort(r.Abort)
 	res := &httpBody{inv: inv}
 	if inv.early() {
 		r.Body, r.Cancel = inv.body, inv.cancelInput()

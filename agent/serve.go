@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -134,6 +135,10 @@ type invocation struct {
 
 	deadline time.Time // of the function's work
 	callID   string
+	conn     net.Conn
+	watch    *time.Timer
+	released atomic.Bool
+	abort    atomic.Pointer[func()] // ends the function's work on it
 }
 
 func (a *Agent) invoke(ctx *fasthttp.RequestCtx) {
@@ -150,7 +155,7 @@ func (a *Agent) invoke(ctx *fasthttp.RequestCtx) {
 		refuse(ctx, err)
 		return
 	}
-	inv := &invocation{f: f, ctx: ctx, callID: callID(ctx)}
+	inv := &invocation{f: f, ctx: ctx, conn: ctx.Conn(), callID: callID(ctx)}
 	if err := inv.open(); err != nil {
 		inv.release()
 		problem(ctx, err)
@@ -262,6 +267,10 @@ func (inv *invocation) release() {
 	if inv.src != nil {
 		inv.src.close()
 	}
+	if inv.watch != nil {
+		inv.released.Store(true)
+		inv.watch.Stop()
+	}
 	if inv.msg != nil {
 		inv.msg.Close()
 	}
@@ -280,6 +289,8 @@ func (inv *invocation) release() {
 // run hands the request to the function and prepares the reply.
 func (inv *invocation) run(life context.Context) {
 	inv.addCallID()
+	inv.watch = time.AfterFunc(time.Hour, inv.checkCaller)
+	inv.watch.Reset(callerCheck) // only now: the check uses inv.watch
 	var result outcome
 	if inv.f.b.hosts() {
 		result = inv.viaHTTP(life)

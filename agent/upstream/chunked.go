@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"bufio"
+	"bytes"
 	"io"
 	"strconv"
 )
@@ -32,6 +33,32 @@ func (c *chunkReader) Read(p []byte) (int, error) {
 		err = io.ErrUnexpectedEOF
 	}
 	return n, err
+}
+
+// buffered is the number of bytes that Read returns without waiting, 1 for an
+// end that has arrived. What stands between two chunks is not content.
+func (c *chunkReader) buffered() int {
+	have := c.br.Buffered()
+	if c.done || c.left > 0 || have == 0 {
+		return int(min(c.left, int64(have)))
+	}
+	b, err := c.br.Peek(have)
+	if err != nil {
+		return 0
+	}
+	if c.more {
+		if _, b, _ = bytes.Cut(b, []byte("\n")); len(b) == 0 {
+			return 0
+		}
+	}
+	line, rest, ok := bytes.Cut(b, []byte("\n"))
+	if !ok {
+		return 0
+	}
+	if len(line) > 0 && line[0] == '0' { // the last one: its trailer ends in an empty line
+		return min(1, len(rest))
+	}
+	return len(rest)
 }
 
 // next reads the line before a chunk; after the last one the trailer.

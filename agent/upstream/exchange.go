@@ -30,6 +30,26 @@ type Request struct {
 	Cancel func()    // makes a Read of Body under way return; needed with Body
 
 	Deadline time.Time // of the whole exchange, zero for none
+
+	mu sync.Mutex
+	cn *conn // in use for it
+}
+
+// Abort ends the exchange from another goroutine, if it is under way.
+func (r *Request) Abort() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.cn != nil {
+		_ = r.cn.Close()
+	}
+}
+
+// on notes the connection that the exchange uses, nil when it no longer does:
+// by then another request may.
+func (r *Request) on(cn *conn) {
+	r.mu.Lock()
+	r.cn = cn
+	r.mu.Unlock()
 }
 
 // Response is the function's reply; Read reads its body. It is not safe for
@@ -80,11 +100,14 @@ func (c *Client) do(ctx context.Context, r *Request, fresh bool) (_ *Response, r
 	if err != nil {
 		return nil, false, err
 	}
+	r.on(cn)
 	if err := cn.SetDeadline(r.Deadline); err != nil {
+		r.on(nil)
 		c.put(cn, false)
 		return nil, !cn.fresh && r.Body == nil, fmt.Errorf("%w: %w", ErrDial, err)
 	}
 	if cn.wbuf, err = appendRequest(cn.wbuf[:0], r, c.cfg.Host); err != nil {
+		r.on(nil)
 		c.put(cn, false)
 		return nil, false, &BodyError{err}
 	}
@@ -95,6 +118,7 @@ func (c *Client) do(ctx context.Context, r *Request, fresh bool) (_ *Response, r
 	if _, err := cn.Write(cn.wbuf); err != nil {
 		// It may have closed the kept connection with our request unread.
 		again := !cn.fresh && r.Body == nil && idempotent(r.Method)
+		r.on(nil)
 		c.put(cn, false)
 		return nil, again, fmt.Errorf("send request: %w", err)
 	}
@@ -169,6 +193,9 @@ func (p *Response) Buffered() int {
 	if p.ended {
 		return 0
 	}
+	if c, ok := p.body.(*chunkReader); ok {
+		return c.buffered()
+	}
 	return p.cn.br.Buffered()
 }
 
@@ -216,6 +243,7 @@ func (p *Response) Close() error {
 		keep = keep && p.pump.whole
 		err = p.pump.bodyError()
 	}
+	p.r.on(nil)
 	p.c.put(p.cn, keep)
 	return err
 }
