@@ -70,9 +70,9 @@ func TestKeyFileParametersAreJudgedFirst(t *testing.T) {
 	sm3OID, _ := asn1.Marshal(asn1.ObjectIdentifier{1, 2, 156, 10197, 1, 401, 2})
 	sm4OID, _ := asn1.Marshal(asn1.ObjectIdentifier{1, 2, 156, 10197, 1, 104, 2})
 	for name, change := range map[string][2][]byte{
-		"few iterations":  {count, []byte{2, 3, 0x00, 0x86, 0x9f}},
-		"another PRF":     {sm3OID, append(bytes.Clone(sm3OID[:len(sm3OID)-1]), 9)},
-		"another cipher":  {sm4OID, append(bytes.Clone(sm4OID[:len(sm4OID)-1]), 1)},
+		"few iterations": {count, []byte{2, 3, 0x00, 0x86, 0x9f}},
+		"another PRF":    {sm3OID, append(bytes.Clone(sm3OID[:len(sm3OID)-1]), 9)},
+		"another cipher": {sm4OID, append(bytes.Clone(sm4OID[:len(sm4OID)-1]), 1)},
 	} {
 		if !bytes.Contains(block.Bytes, change[0]) || len(change[0]) != len(change[1]) {
 			t.Fatalf("%s: nothing to change", name)
