@@ -85,7 +85,9 @@ func (c *Client) Deploy(ctx context.Context, d Deployment) (Deployed, error) {
 	if err != nil {
 		return Deployed{}, err
 	}
-	keys.state.Sequence = max(keys.state.Sequence, before.sequence()) + 1
+	// Not below the clock, so that an owner who lost this state, or removed the
+	// function, does not start below what others remember.
+	keys.state.Sequence = max(keys.state.Sequence+1, before.sequence()+1, uint64(max(now.Unix(), 1)))
 	desc.Sequence = keys.state.Sequence
 	// Written first: a number that was signed once is never signed again.
 	if err := d.Keys.writeState(d.Name, keys.state); err != nil {

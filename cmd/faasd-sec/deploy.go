@@ -1,0 +1,276 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/client"
+	"github.com/faasd-sec/faasd-sec/image"
+	"github.com/faasd-sec/faasd-sec/reqauth"
+	"github.com/faasd-sec/faasd-sec/sealed"
+	"github.com/faasd-sec/faasd-sec/sealed/unseal"
+	"github.com/faasd-sec/faasd-sec/stack"
+)
+
+type deployFlags struct {
+	build    buildFlags
+	doBuild  bool
+	imageTar string
+	rotate   bool
+	secrets  map[string]string
+	timeout  *time.Duration
+}
+
+func (a *app) deployCommand() *cobra.Command {
+	var d deployFlags
+	cmd := &cobra.Command{Use: "deploy [FUNCTION...]", Short: "Deploy the functions of a function.yml",
+		Long: "Push the image, seal code, environment and secrets to the function, deposit its keys with the pinned\n" +
+			"key broker, and make it current. Functions keep running until the new revision is there. Images are\n" +
+			"those that build made; --build makes them now.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, cancel := context.WithTimeout(cmd.Context(), *d.timeout)
+			defer cancel()
+			return a.deploy(ctx, args, &d)
+		}}
+	d.build.add(cmd)
+	f := cmd.Flags()
+	f.BoolVar(&d.doBuild, "build", false, "build the images first")
+	f.StringVar(&d.imageTar, "image-tar", "", "deploy this image, an OCI layout or docker save in a tar")
+	f.BoolVar(&d.rotate, "rotate", false, "give the function a new decryption key; the former one is taken for another day")
+	f.StringToStringVar(&d.secrets, "secret", nil, "a secret's `NAME=FILE` (default CONFIG-DIR/secrets/NAME); repeat")
+	d.timeout = timeoutFlag(cmd, 10*time.Minute)
+	a.trustFlag(cmd)
+	return cmd
+}
+
+func (a *app) deploy(ctx context.Context, names []string, d *deployFlags) error {
+	f, err := a.loadStack(d.build.file)
+	if err != nil {
+		return err
+	}
+	list, err := selected(f, names)
+	if err != nil {
+		return err
+	}
+	if d.imageTar != "" && len(list) != 1 {
+		return api.Invalid("--image-tar", "name one function", fmt.Sprintf("it is one image, and %d functions would be deployed", len(list)))
+	}
+	id, pass, err := a.loadIdentity()
+	if err != nil {
+		return err
+	}
+	gateway := a.gatewayURL(f.Gateway)
+	c, err := a.connect(gateway, id)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	one := &deployer{app: a, client: c, flags: d, id: id, gateway: gateway,
+		keys: client.NewKeyring(a.keysDir(), pass, rand.Reader)}
+	var done []client.Deployed
+	for _, fn := range list {
+		result, err := one.deploy(ctx, fn)
+		if err != nil {
+			return errors.Join(err, a.printDeployed(done))
+		}
+		done = append(done, result)
+	}
+	return a.printDeployed(done)
+}
+
+func (a *app) printDeployed(list []client.Deployed) error {
+	if a.json() {
+		return a.printJSON(list)
+	}
+	for _, d := range list {
+		what := "deployed"
+		if !d.Changed {
+			what = "unchanged, signed anew"
+		}
+		fmt.Fprintf(a.stdout, "%s %s: revision %s, image %s\n", what, d.Name.Short(), short(d.Revision), d.Image)
+	}
+	return nil
+}
+
+// deployer deploys the functions of one file.
+type deployer struct {
+	*app
+	client  *client.Client
+	flags   *deployFlags
+	id      *unseal.Identity
+	gateway string
+	keys    *client.Keyring
+}
+
+func (d *deployer) deploy(ctx context.Context, fn *stack.Function) (client.Deployed, error) {
+	dep, err := d.deployment(fn)
+	if err != nil {
+		return client.Deployed{}, err
+	}
+	p := d.newProgress("deploy " + fn.Name.Short())
+	defer p.end()
+	remote, err := d.registry(p)
+	if err != nil {
+		return client.Deployed{}, err
+	}
+	if dep.ImageRef, dep.ImageDigest, err = d.image(ctx, fn, remote); err != nil {
+		return client.Deployed{}, err
+	}
+	dep.PushBundle = func(ctx context.Context, repo string, blob *os.File, size int64) (string, error) {
+		return remote.PushBlob(ctx, repo, blob, size)
+	}
+	return d.client.Deploy(ctx, dep)
+}
+
+// registry pushes through the gateway, with requests signed by the identity.
+func (d *deployer) registry(p *progress) (*image.Remote, error) {
+	u, err := url.Parse(d.gateway)
+	if err != nil {
+		return nil, api.Invalid("gateway", "give a URL such as "+defaultGateway, "it does not parse")
+	}
+	return &image.Remote{Registry: u.Host, PlainHTTP: u.Scheme == "http", Progress: p.bytes,
+		Transport: &reqauth.Transport{Base: client.NewTransport(), Unsigned: reqauth.RegistryUpload,
+			Signer: &reqauth.Signer{Key: d.id.Signer(), Random: rand.Reader, Now: time.Now}}}, nil
+}
+
+var pinned = regexp.MustCompile(`^(.+)@(sha256:[0-9a-f]{64})$`)
+
+// image makes sure that the cluster can pull the image, and returns how.
+func (d *deployer) image(ctx context.Context, fn *stack.Function, remote *image.Remote) (ref, digest string, err error) {
+	if m := pinned.FindStringSubmatch(fn.Image); m != nil {
+		if fn.Build == nil && d.flags.imageTar == "" {
+			return m[1], m[2], nil // it is in a registry already
+		}
+		return "", "", api.Invalid(field(fn, "image"), "leave the digest out", "a digest is given for an image that is built here")
+	}
+	if elsewhere(fn.Image) {
+		return "", "", api.Invalid(field(fn, "image"), "name the digest, as in "+fn.Image+"@sha256:…, or deploy it from a file with --image-tar under a name without a host",
+			fn.Image+" is in another registry, where a tag can change what runs")
+	}
+	path := d.flags.imageTar
+	if path == "" {
+		path = builtPath(fn)
+		if d.flags.doBuild && fn.Build != nil {
+			built, err := d.build(ctx, fn, &d.flags.build, "")
+			if err != nil {
+				return "", "", err
+			}
+			path = built.File
+		}
+	}
+	img, err := image.OpenArchive(path)
+	if err != nil {
+		return "", "", d.noImage(fn, path, err)
+	}
+	defer func() { err = errors.Join(err, img.Close()) }()
+	repo, tag := splitRef(fn.Image)
+	digest, err = remote.Push(ctx, repo, tag, img)
+	return repo + ":" + tag, digest, err
+}
+
+func (d *deployer) noImage(fn *stack.Function, path string, err error) error {
+	if _, serr := os.Stat(path); serr == nil || d.flags.imageTar != "" {
+		return &api.Error{Code: api.CodeInvalid, Field: "image", Err: err, Message: "cannot open the image " + path, Remedy: "build it again"}
+	}
+	remedy := "run faasd-sec build, or deploy with --build"
+	if fn.Build == nil {
+		remedy = "add a build section and run faasd-sec build, or deploy with --image-tar"
+	}
+	return &api.Error{Code: api.CodeNotFound, Field: field(fn, "image"), Message: "there is no built image " + path, Remedy: remedy}
+}
+
+// elsewhere reports whether a reference names a registry, by Docker's rule: its
+// first part has a dot or a port, or is localhost.
+func elsewhere(ref string) bool {
+	host, _, more := strings.Cut(ref, "/")
+	return more && (strings.ContainsAny(host, ".:") || host == "localhost")
+}
+
+func field(fn *stack.Function, name string) string {
+	return "functions." + fn.Name.Short() + "." + name
+}
+
+func (d *deployer) deployment(fn *stack.Function) (client.Deployment, error) {
+	dep := client.Deployment{Name: fn.Name, Mode: fn.Mode, Upstream: fn.Upstream, Process: fn.Process, BundlePath: fn.BundlePath,
+		Resources: fn.Resources, Read: fn.Read, Write: fn.Write, Exec: fn.Exec, Start: fn.Start, Idle: fn.Idle, MaxQueued: fn.MaxQueued,
+		MaxInFlight: fn.MaxInFlight, Constraints: fn.Constraints, AnyCaller: fn.Callers.Any, Attestation: fn.Attestation,
+		Keys: d.keys, Rotate: d.flags.rotate}
+	if fn.Callers.Owner {
+		dep.Callers = append(dep.Callers, d.id.SigningKey().Fingerprint())
+	}
+	for i, s := range fn.Callers.Listed {
+		f, err := sealed.ParseFingerprint(s)
+		if err != nil {
+			return dep, api.Invalid(field(fn, fmt.Sprintf("sealed.callers[%d]", i)), "give 64 hex digits", "it is not a fingerprint")
+		}
+		dep.Callers = append(dep.Callers, f)
+	}
+	if fn.Bundle != "" {
+		dep.Bundle.Dir = filepath.Join(fn.Dir, fn.Bundle)
+	}
+	var err error
+	if dep.Bundle.Env, err = environment(fn); err != nil {
+		return dep, err
+	}
+	dep.Bundle.Secrets, err = d.secrets(fn)
+	return dep, err
+}
+
+// environment joins environment files and the function's own, which wins.
+func environment(fn *stack.Function) (map[string]string, error) {
+	env := make(map[string]string)
+	for i, name := range fn.EnvFiles {
+		at := field(fn, fmt.Sprintf("environment_file[%d]", i))
+		path := filepath.Join(fn.Dir, name)
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return nil, &api.Error{Code: api.CodeInvalid, Field: at, Err: err, Message: "cannot read it", Remedy: "create it, or correct the path, which is relative to function.yml"}
+		}
+		var f struct {
+			Environment map[string]string `yaml:"environment"`
+		}
+		if err := yaml.Unmarshal(b, &f); err != nil {
+			return nil, &api.Error{Code: api.CodeInvalid, Field: at, Message: path + " is not YAML with a mapping \"environment\" of names to values",
+				Remedy: "write \"environment:\" and below it one \"NAME: value\" on each line"}
+		}
+		maps.Copy(env, f.Environment)
+	}
+	maps.Copy(env, fn.Environment)
+	return env, nil
+}
+
+// secrets reads the files of the secrets that a function names.
+func (d *deployer) secrets(fn *stack.Function) (map[string][]byte, error) {
+	out := make(map[string][]byte, len(fn.Secrets))
+	for i, name := range fn.Secrets {
+		path, given := d.flags.secrets[name]
+		if !given {
+			path = filepath.Join(d.configDir, "secrets", name)
+		}
+		info, err := os.Stat(path)
+		if err == nil && info.Size() > client.MaxBundleSecret {
+			return nil, api.Invalid(field(fn, fmt.Sprintf("secrets[%d]", i)), "put it into the bundle's files", fmt.Sprintf("%s has %d bytes, at most %d are taken", path, info.Size(), client.MaxBundleSecret))
+		}
+		if err == nil {
+			out[name], err = os.ReadFile(path)
+		}
+		if err != nil {
+			return nil, &api.Error{Code: api.CodeInvalid, Field: field(fn, fmt.Sprintf("secrets[%d]", i)), Err: err, Message: fmt.Sprintf("no value for secret %q", name),
+				Remedy: fmt.Sprintf("write it to %s, or give --secret %s=FILE", filepath.Join(d.configDir, "secrets", name), name)}
+		}
+	}
+	return out, nil
+}
