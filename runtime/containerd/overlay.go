@@ -83,6 +83,12 @@ func idmapped(dir string, userns *os.File) (int, error) {
 	return fd, nil
 }
 
+// overlayOptions turn off, whatever the kernel's defaults, what extended
+// attributes in an image could steer otherwise.
+func overlayOptions() [][2]string {
+	return [][2]string{{"index", "off"}, {"metacopy", "off"}, {"redirect_dir", "nofollow"}, {"xino", "off"}}
+}
+
 // overlayByFD hands the layers over one by one, so that their number is
 // limited by the kernel alone (500).
 func overlayByFD(target string, fds []int) error {
@@ -96,10 +102,9 @@ func overlayByFD(target string, fds []int) error {
 			return fmt.Errorf("add a layer to the overlay: %w%s", err, complaint(ctx))
 		}
 	}
-	// Off, whatever the kernel's defaults: an image cannot steer these.
-	for _, opt := range []string{"index", "metacopy", "redirect_dir", "xino"} {
-		if err := unix.FsconfigSetString(ctx, opt, "off"); err != nil {
-			return fmt.Errorf("set overlay option %s: %w%s", opt, err, complaint(ctx))
+	for _, o := range overlayOptions() {
+		if err := unix.FsconfigSetString(ctx, o[0], o[1]); err != nil {
+			return fmt.Errorf("set overlay option %s: %w%s", o[0], err, complaint(ctx))
 		}
 	}
 	if err := unix.FsconfigCreate(ctx); err != nil {
@@ -123,7 +128,11 @@ func overlayByPath(target string, fds []int) error {
 	for i, fd := range fds {
 		paths[i] = procFD(fd)
 	}
-	opts := "index=off,metacopy=off,redirect_dir=off,xino=off,lowerdir=" + strings.Join(paths, ":")
+	var opts string
+	for _, o := range overlayOptions() {
+		opts += o[0] + "=" + o[1] + ","
+	}
+	opts += "lowerdir=" + strings.Join(paths, ":")
 	if len(opts) >= os.Getpagesize() {
 		return fmt.Errorf("an image of %d layers needs Linux 6.15: squash it to fewer than 200", len(fds))
 	}

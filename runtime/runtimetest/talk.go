@@ -85,7 +85,7 @@ func (a *Agent) read(p []byte) (int, error) {
 	if n == 0 && err == nil {
 		return 0, errors.New("the test agent hung up")
 	}
-	return n, err
+	return max(n, 0), err
 }
 
 // Do asks and waits for the answer.
