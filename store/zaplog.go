@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"log/slog"
 
 	"go.uber.org/zap"
@@ -36,11 +35,11 @@ func (c *slogCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Che
 }
 
 func (c *slogCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
-	level := slog.LevelWarn
+	tell := c.log.Warn
 	if e.Level >= zapcore.ErrorLevel {
-		level = slog.LevelError
+		tell = c.log.Error
 	}
-	c.log.Log(context.Background(), level, "etcd: "+e.Message, toArgs(fields)...)
+	tell("etcd: "+e.Message, toArgs(fields)...)
 	return nil
 }
 
