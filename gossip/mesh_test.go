@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -423,22 +424,26 @@ func TestAnotherLabelStaysOut(t *testing.T) {
 func TestGarbageAndReplayedPacketsAreDroppedAndCounted(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		net := newSimNet()
+		a := join(t, simConfig(net, "a"))
+		target := a.Addr().String()
+		var mu sync.Mutex
 		var recorded [][]byte
-		target := ""
-		net.tap = func(_, to string, b []byte) {
+		net.listen(func(_, to string, b []byte) {
+			mu.Lock()
+			defer mu.Unlock()
 			if to == target && len(recorded) < 100 {
 				recorded = append(recorded, slices.Clone(b))
 			}
-		}
-		a := join(t, simConfig(net, "a"))
-		target = a.Addr().String()
+		})
 		c := simConfig(net, "b")
 		c.Seeds = []string{target}
 		b := join(t, c)
 		defer shut(t, a, b)
 		time.Sleep(time.Minute)
+		net.listen(nil)
 		synctest.Wait()
-		net.tap = nil
+		mu.Lock()
+		defer mu.Unlock()
 		attacker := net.transport()
 		before := a.Stats()
 		for _, p := range recorded {

@@ -80,11 +80,11 @@ func TestNothingReadableOnTheWire(t *testing.T) {
 	var mu sync.Mutex
 	var wire bytes.Buffer
 	sim := newSimNet()
-	sim.tap = func(_, _ string, b []byte) {
+	sim.listen(func(_, _ string, b []byte) {
 		mu.Lock()
 		defer mu.Unlock()
 		wire.Write(b)
-	}
+	})
 	bubble(t, func(t *testing.T) {
 		a := join(t, simConfig(sim, "secret-node-name"))
 		c := simConfig(sim, "other-node-name")

@@ -63,6 +63,13 @@ func (n *simNet) split(side map[string]bool) {
 	}
 }
 
+// listen has f called with every packet, from several goroutines at a time.
+func (n *simNet) listen(f func(from, to string, packet []byte)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.tap = f
+}
+
 func (n *simNet) find(from, to string) *simTransport {
 	n.mu.RLock()
 	defer n.mu.RUnlock()
@@ -94,8 +101,11 @@ func (t *simTransport) WriteTo(b []byte, to string) (time.Time, error) {
 		return time.Time{}, net.ErrClosed
 	default:
 	}
-	if t.net.tap != nil {
-		t.net.tap(t.name, to, b)
+	t.net.mu.RLock()
+	tap := t.net.tap
+	t.net.mu.RUnlock()
+	if tap != nil {
+		tap(t.name, to, b)
 	}
 	t.net.packets.Add(1)
 	t.net.packetBytes.Add(int64(len(b)))
