@@ -250,7 +250,7 @@ func (a *Agent) bind(ctx context.Context, ephemeral *unseal.PrivateKey) (*functi
 	// The filter narrows while the broker decides.
 	configured := make(chan error, 1)
 	go func() {
-		configured <- a.launcher.Configure(deadline, launcher.FilterOptions{DenyInet: n.hosts() && n.network == "unix"})
+		configured <- a.launcher.Configure(deadline, launcher.FilterOptions{DenyInet: n.network == "unix"})
 	}()
 	err = a.askKeys(deadline, n, ephemeral)
 	if cerr := <-configured; err == nil && cerr != nil {

@@ -17,7 +17,7 @@ import (
 // shell makes a function of a shell script.
 func shell(mode sealed.Mode, script string) func(*world) {
 	return func(w *world) {
-		w.desc.Config.Mode, w.desc.Config.Upstream = mode, ""
+		w.desc.Config.Mode = mode
 		w.desc.Config.Argv = []string{"/bin/sh", "-c", script}
 	}
 }

@@ -87,17 +87,32 @@ func problem(ctx *fasthttp.RequestCtx, err error) {
 	setWriteDeadline(ctx, api.DefaultWriteTimeout)
 }
 
-// serverPrefetch is how much of a body of known size the server reads before it
-// calls the handler.
-const serverPrefetch = 8 << 10
+// A body that is refused is still read for a while: a peer that is writing when
+// its connection closes may lose the answer that says why.
+const (
+	drainBytes = 16 << 20
+	drainTime  = time.Second
+)
 
-// refuse answers in clear without having read the body. Where some of it is
-// still to come the connection ends with the answer.
+// refuse answers in clear without having looked at the body.
 func refuse(ctx *fasthttp.RequestCtx, err error) {
+	whole := true
+	if body := ctx.RequestBodyStream(); body != nil {
+		whole = drain(ctx.Conn(), body)
+	}
 	problem(ctx, err)
-	if n := ctx.Request.Header.ContentLength(); n < 0 || n > serverPrefetch {
+	if !whole {
 		ctx.SetConnectionClose()
 	}
+}
+
+// drain reads a body to its end, within bounds, and reports whether it got there.
+func drain(conn net.Conn, body io.Reader) bool {
+	if err := conn.SetReadDeadline(time.Now().Add(drainTime)); err != nil {
+		return false
+	}
+	_, err := io.CopyN(io.Discard, body, drainBytes)
+	return err == io.EOF
 }
 
 // setWriteDeadline bounds the writing of the reply that follows.
@@ -157,10 +172,14 @@ func (a *Agent) invoke(ctx *fasthttp.RequestCtx) {
 	}
 	inv := &invocation{f: f, ctx: ctx, conn: ctx.Conn(), callID: callID(ctx)}
 	if err := inv.open(); err != nil {
+		whole := !inv.cut
+		if inv.src != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			whole = drain(ctx.Conn(), inv.src.r)
+		}
 		inv.release()
 		problem(ctx, err)
-		if inv.src != nil || inv.cut {
-			ctx.SetConnectionClose() // the rest of the body is not read
+		if !whole {
+			ctx.SetConnectionClose()
 		}
 		return
 	}
