@@ -126,3 +126,22 @@ func known(m *Mesh) (n int) {
 	}
 	return n
 }
+
+// BenchmarkSetLoad is what a node pays for each change.
+func BenchmarkSetLoad(b *testing.B) {
+	m, err := Join(b.Context(), simConfig(newSimNet(), "a"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer m.Close()
+	warm := map[string]int{}
+	for k := range 20 {
+		warm[fmt.Sprintf("%016x", k)] = 1
+	}
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		if _, err := m.SetLoad(api.NodeLoad{Running: i % 3, Warm: warm}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -14,7 +14,7 @@ const (
 	// viewCost is how much longer the interval between views gets by member.
 	viewCost = 10 * time.Microsecond
 	// broadcastScale is how many members share one LoadInterval of broadcasts.
-	broadcastScale = 64
+	broadcastScale = 16
 	// maxListeners is how many coordinators are told of a load directly.
 	maxListeners = 8
 	// resolveTimeout bounds looking one seed's name up.
