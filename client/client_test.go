@@ -20,11 +20,63 @@ import (
 
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/client"
+	"github.com/faasd-sec/faasd-sec/client/clienttest"
 	"github.com/faasd-sec/faasd-sec/sealed"
 	"github.com/faasd-sec/faasd-sec/sealed/unseal"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const fn = api.FunctionName("echo.openfaas-fn")
+
+type cluster struct {
+	*clienttest.Cluster
+	t *testing.T
+}
+
+func newCluster(t *testing.T) *cluster {
+	t.Helper()
+	return &cluster{Cluster: clienttest.New(t), t: t}
+}
+
+func identity(t *testing.T) *unseal.Identity {
+	t.Helper()
+	id, err := unseal.NewIdentity(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func (c *cluster) client(id *unseal.Identity, edit ...func(*client.Config)) *client.Client {
+	c.t.Helper()
+	cfg := client.Config{Gateway: c.URL, Identity: id, Pins: new(client.Pins), Transport: client.NewTransport()}
+	for _, e := range edit {
+		e(&cfg)
+	}
+	cl, err := client.New(cfg)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(cl.Close)
+	return cl
+}
+
+func firstUse(cfg *client.Config) { cfg.TrustOnFirstUse = true }
+
+func (c *cluster) deployment(ring *client.Keyring, edit ...func(*client.Deployment)) client.Deployment {
+	d := client.Deployment{Name: fn, ImageRef: "echo:latest", ImageDigest: "sha256:" + strings.Repeat("0a", 32), Mode: "http", Upstream: "unix",
+		Resources: api.Resources{CPU: 500, Memory: 128 << 20, PIDs: 64}, AnyCaller: true, Attestation: []string{"node-key"}, Keys: ring,
+		PushBundle: func(_ context.Context, repo string, f *os.File, _ int64) (string, error) {
+			b, err := io.ReadAll(f)
+			c.Blobs[repo] = b
+			return "sha256:" + strings.Repeat("0b", 32), err
+		}}
+	for _, e := range edit {
+		e(&d)
+	}
+	return d
+}
 
 func newRing(t *testing.T) *client.Keyring {
 	return client.NewKeyring(filepath.Join(t.TempDir(), "functions"), []byte("passphrase"), rand.Reader)
@@ -34,7 +86,6 @@ func newRing(t *testing.T) *client.Keyring {
 func deployed(t *testing.T) (*cluster, *client.Client, *client.Keyring) {
 	t.Helper()
 	c := newCluster(t)
-	c.handler = echo
 	owner, ring := c.client(identity(t), firstUse), newRing(t)
 	if _, err := owner.Deploy(t.Context(), c.deployment(ring)); err != nil {
 		t.Fatal(err)
@@ -52,7 +103,7 @@ func wantCode(t *testing.T, err error, want api.Code) {
 func TestInvokeSealsEverythingAndOpensTheReply(t *testing.T) {
 	c, owner, _ := deployed(t)
 	var seen bytes.Buffer
-	c.intercept = func(_ http.ResponseWriter, r *http.Request) bool {
+	c.Intercept = func(_ http.ResponseWriter, r *http.Request) bool {
 		b, _ := io.ReadAll(r.Body)
 		seen.Write(b)
 		r.Body = io.NopCloser(bytes.NewReader(b))
@@ -71,7 +122,7 @@ func TestInvokeSealsEverythingAndOpensTheReply(t *testing.T) {
 	if res.Status != 201 || res.Header.Get("X-Line") != "PUT /a/b?q=1" || res.Header.Get("Echo-X-Key") != "confidential-header" {
 		t.Errorf("status %d, header %v", res.Status, res.Header)
 	}
-	if res.Meta.Node != "n1" || res.Meta.Start != "warm" || res.Meta.InServer != time.Millisecond || res.Meta.Revision != c.rev {
+	if res.Meta.Node != "n1" || res.Meta.Start != "warm" || res.Meta.InServer != time.Millisecond || res.Meta.Revision != c.Revision {
 		t.Errorf("meta %+v", res.Meta)
 	}
 	if bytes.Contains(seen.Bytes(), []byte("confidential")) || bytes.Contains(seen.Bytes(), []byte("/a/b")) {
@@ -181,11 +232,11 @@ func TestOnlyAPinnedOwnersDescriptorIsUsed(t *testing.T) {
 	wantCode(t, invoke(c.client(caller)), api.CodeForbidden)
 	pins := new(client.Pins)
 	pinned := func(cfg *client.Config) { cfg.Pins = pins }
-	if err := pins.SetOwner(c.url, "openfaas-fn", c.owner); err != nil {
+	if err := pins.SetOwner(c.URL, "openfaas-fn", c.Owner); err != nil {
 		t.Fatal(err)
 	}
 	wantCode(t, invoke(c.client(caller, pinned)), "")
-	if err := pins.SetOwner(c.url, string(fn), sealed.Fingerprint{1}); err != nil {
+	if err := pins.SetOwner(c.URL, string(fn), sealed.Fingerprint{1}); err != nil {
 		t.Fatal(err)
 	}
 	wantCode(t, invoke(c.client(caller, pinned)), api.CodeForbidden)
@@ -194,16 +245,16 @@ func TestOnlyAPinnedOwnersDescriptorIsUsed(t *testing.T) {
 	first := new(client.Pins)
 	cl := c.client(caller, firstUse, func(cfg *client.Config) { cfg.Pins = first })
 	wantCode(t, invoke(cl), "")
-	if got, ok := first.Owner(c.url, fn); !ok || got != c.owner {
+	if got, ok := first.Owner(c.URL, fn); !ok || got != c.Owner {
 		t.Error("the first use was not remembered")
 	}
 }
 
 func TestAForgedDescriptorIsRefused(t *testing.T) {
 	c, owner, _ := deployed(t)
-	good := c.revision.Descriptor
+	good := c.Record.Descriptor
 	serve := func(desc []byte) {
-		c.revision = &api.Revision{Descriptor: desc}
+		c.Record = &api.Revision{Descriptor: desc}
 	}
 	for name, at := range map[string]int{"payload": 40, "signature": len(good) - 3} {
 		bad := bytes.Clone(good)
@@ -266,7 +317,7 @@ func TestANewRevisionIsFetchedOnceWhenTheBodyCanBeSentAgain(t *testing.T) {
 func TestARotatedKeyIsFollowed(t *testing.T) {
 	c, owner, ring := deployed(t)
 	caller := c.client(identity(t), firstUse)
-	old := c.desc
+	old := c.Descriptor
 	if res, err := caller.Invoke(t.Context(), fn, client.Request{}); err != nil {
 		t.Fatal(err)
 	} else {
@@ -277,8 +328,8 @@ func TestARotatedKeyIsFollowed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if d.Changed || c.desc.SigningKey != old.SigningKey || len(c.desc.Decryption) != 2 {
-			t.Errorf("rotation %d: changed %v, %d keys", i, d.Changed, len(c.desc.Decryption))
+		if d.Changed || c.Descriptor.SigningKey != old.SigningKey || len(c.Descriptor.Decryption) != 2 {
+			t.Errorf("rotation %d: changed %v, %d keys", i, d.Changed, len(c.Descriptor.Decryption))
 		}
 		res, err := caller.Invoke(t.Context(), fn, client.Request{})
 		if err != nil {
@@ -286,7 +337,7 @@ func TestARotatedKeyIsFollowed(t *testing.T) {
 		}
 		res.Body.Close()
 	}
-	for _, k := range c.desc.Decryption {
+	for _, k := range c.Descriptor.Decryption {
 		if k.Key == old.Decryption[0].Key {
 			t.Error("the first key is still listed after three rotations")
 		}
@@ -296,9 +347,9 @@ func TestARotatedKeyIsFollowed(t *testing.T) {
 func TestRefusalsKeepTheirCode(t *testing.T) {
 	c, owner, _ := deployed(t)
 	for _, code := range []api.Code{api.CodeBusy, api.CodeNoRoom, api.CodeReplay, api.CodeOOMKilled, "window"} {
-		c.intercept = func(w http.ResponseWriter, r *http.Request) bool {
+		c.Intercept = func(w http.ResponseWriter, r *http.Request) bool {
 			if strings.HasPrefix(r.URL.Path, api.GatewayPathInvoke) {
-				fail(w, &api.Error{Code: code, Message: "no", Field: "f", Remedy: "r"})
+				clienttest.Fail(w, &api.Error{Code: code, Message: "no", Field: "f", Remedy: "r"})
 				return true
 			}
 			return false
@@ -315,12 +366,12 @@ func TestAReplyThatIsNotTheFunctionsIsRefused(t *testing.T) {
 	c, owner, _ := deployed(t)
 	var kept []byte
 	rewrite := func(change func([]byte) []byte) {
-		c.intercept = func(w http.ResponseWriter, r *http.Request) bool {
+		c.Intercept = func(w http.ResponseWriter, r *http.Request) bool {
 			if !strings.HasPrefix(r.URL.Path, api.GatewayPathInvoke) {
 				return false
 			}
 			rec := &recorder{header: make(http.Header)}
-			c.invoke(rec, r)
+			c.Invoke(rec, r)
 			w.Header().Set("Content-Type", rec.header.Get("Content-Type"))
 			w.Write(change(rec.body.Bytes()))
 			return true
@@ -353,7 +404,7 @@ func TestAReplyThatIsNotTheFunctionsIsRefused(t *testing.T) {
 	if err := read(); err == nil {
 		t.Error("an empty reply was accepted")
 	}
-	c.intercept = func(w http.ResponseWriter, r *http.Request) bool {
+	c.Intercept = func(w http.ResponseWriter, r *http.Request) bool {
 		if strings.HasPrefix(r.URL.Path, api.GatewayPathInvoke) {
 			w.Header().Set("Content-Type", "text/plain")
 			io.WriteString(w, "plain")
@@ -383,7 +434,7 @@ func TestDeployNeedsAPinnedBroker(t *testing.T) {
 		t.Errorf("no remedy in %v", err)
 	}
 	dir := t.TempDir()
-	if err := client.PinBroker(dir, c.url+"/", c.broker.Info()); err != nil {
+	if err := client.PinBroker(dir, c.URL+"/", c.Broker.Info()); err != nil {
 		t.Fatal(err)
 	}
 	pins, err := client.OpenPins(dir)
@@ -394,7 +445,7 @@ func TestDeployNeedsAPinnedBroker(t *testing.T) {
 	if _, err := c.client(id, with).Deploy(t.Context(), c.deployment(newRing(t))); err != nil {
 		t.Fatal(err)
 	}
-	if err := pins.SetBroker(c.url, client.BrokerPin{Signing: id.SigningKey(), Decryption: id.DecryptionKey()}); err != nil {
+	if err := pins.SetBroker(c.URL, client.BrokerPin{Signing: id.SigningKey(), Decryption: id.DecryptionKey()}); err != nil {
 		t.Fatal(err)
 	}
 	_, err = c.client(id, with, firstUse).Deploy(t.Context(), c.deployment(newRing(t)))
@@ -415,14 +466,14 @@ func TestABundleIsSealedAndKeepsItsRevision(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	blob := c.blobs["bundles/openfaas-fn/echo"]
+	blob := c.Blobs["bundles/openfaas-fn/echo"]
 	for _, s := range []string{"weight", "s3cret", "model", "TOKEN"} {
 		if bytes.Contains(blob, []byte(s)) {
 			t.Errorf("the pushed bundle shows %q", s)
 		}
 	}
-	b, err := c.opener.OpenBundle(bytes.NewReader(blob), unseal.Expect{Role: sealed.RoleBundle, Name: string(fn), Context: c.rev,
-		Senders: unseal.OnlyFingerprint(c.owner)}, c.desc.Config.Bundle, nil, 1<<20)
+	b, err := c.Opener.OpenBundle(bytes.NewReader(blob), unseal.Expect{Role: sealed.RoleBundle, Name: string(fn), Context: c.Revision,
+		Senders: unseal.OnlyFingerprint(c.Owner)}, c.Descriptor.Config.Bundle, nil, 1<<20)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -457,7 +508,7 @@ func TestRemoveDestroysTheKeys(t *testing.T) {
 	if err := owner.Remove(t.Context(), fn); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := c.broker.Functions(); n != 0 || err != nil {
+	if n, err := c.Broker.Functions(); n != 0 || err != nil {
 		t.Errorf("the broker keeps %d functions, %v", n, err)
 	}
 	wantCode(t, owner.Remove(t.Context(), fn), api.CodeNotFound)
@@ -465,13 +516,13 @@ func TestRemoveDestroysTheKeys(t *testing.T) {
 
 func TestLogsAreOpenedAndDuplicatesDropped(t *testing.T) {
 	c, owner, _ := deployed(t)
-	sign, err := unseal.KeyFromScalar(c.keys.Signing)
+	sign, err := unseal.KeyFromScalar(c.Keys.Signing)
 	if err != nil {
 		t.Fatal(err)
 	}
 	frame := func(seq uint64, sender *unseal.PrivateKey, text string) []byte {
 		now := time.Now()
-		g, err := sealed.NewGrant(sealed.GrantParams{Role: sealed.RoleLog, Recipient: c.desc.LogRecipient, Sender: sender, Context: c.rev,
+		g, err := sealed.NewGrant(sealed.GrantParams{Role: sealed.RoleLog, Recipient: c.Descriptor.LogRecipient, Sender: sender, Context: c.Revision,
 			Name: string(fn), NotBefore: now.Add(-time.Minute), NotAfter: now.Add(time.Hour)})
 		if err != nil {
 			t.Fatal(err)
@@ -489,7 +540,7 @@ func TestLogsAreOpenedAndDuplicatesDropped(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.logs = [][]byte{{}, frame(1, sign, "one"), frame(2, sign, "two"), frame(1, sign, "one"), frame(3, forger, "forged"), frame(4, sign, "three")}
+	c.Logs = [][]byte{{}, frame(1, sign, "one"), frame(2, sign, "two"), frame(1, sign, "one"), frame(3, forger, "forged"), frame(4, sign, "three")}
 	var got []string
 	err = owner.Logs(t.Context(), fn, false, func(l client.LogLine, err error) error {
 		if err != nil {

@@ -66,10 +66,11 @@ func (a *app) root() *cobra.Command {
 		Short: "Functions whose operators never see what runs",
 		Long: "faasd-sec deploys and invokes functions that are sealed to their owner and callers:\n" +
 			"code, secrets, payloads, results and logs are opened only inside the function's own sandbox.",
-		SilenceErrors: true,
-		SilenceUsage:  true,
-		Args:          usageArgs(cobra.NoArgs),
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		SuggestionsMinimumDistance: 2,
+		SilenceErrors:              true,
+		SilenceUsage:               true,
+		Args:                       unknownCommand,
+		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, err) })
 	f := root.PersistentFlags()
@@ -85,6 +86,18 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(a.keyCommand(), a.buildCommand(), a.deployCommand(), a.invokeCommand(), a.listCommand(), a.describeCommand(),
 		a.logsCommand(), a.removeCommand(), a.nodesCommand(), a.topCommand(), a.versionCommand())
 	return root
+}
+
+// unknownCommand tells what was perhaps meant.
+func unknownCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	err := fmt.Errorf("unknown command %q", args[0])
+	if like := cmd.SuggestionsFor(args[0]); len(like) > 0 {
+		err = fmt.Errorf("%w: did you mean %q?", err, like[0])
+	}
+	return usage(cmd, err)
 }
 
 // settle fills what flags left open from the environment, and checks it.

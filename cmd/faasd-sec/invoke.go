@@ -51,7 +51,6 @@ func (a *app) invokeCommand() *cobra.Command {
 	fl.BoolVarP(&f.include, "include", "i", false, "print the reply's status and headers before its body")
 	f.timeout = timeoutFlag(cmd, 5*time.Minute)
 	a.trustFlag(cmd)
-	cmd.MarkFlagsMutuallyExclusive("data", "file")
 	return cmd
 }
 
@@ -112,6 +111,8 @@ func (a *app) copyOut(ctx context.Context, body io.Reader) error {
 // invokeBody chooses the body; a terminal is not waited for.
 func (a *app) invokeBody(cmd *cobra.Command, f *invokeFlags) (io.Reader, error) {
 	switch {
+	case cmd.Flags().Changed("data") && f.file != "":
+		return nil, api.Invalid("--file", "give one of --data and --file", "there are two bodies")
 	case cmd.Flags().Changed("data"):
 		return strings.NewReader(f.data), nil
 	case f.file == "-":
