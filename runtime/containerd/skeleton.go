@@ -62,6 +62,19 @@ func skeleton(runDir string, dirs []string) (string, error) {
 			return "", err
 		}
 	}
+	// runc 1.1 gives a tmpfs the mode of the directory it is mounted on.
+	for _, d := range dirs {
+		mode := fs.FileMode(0o700)
+		switch d {
+		case "proc", "dev", strings.TrimPrefix(api.AgentRunDir, "/"):
+			mode = 0o755
+		case "tmp":
+			mode = 0o777 | fs.ModeSticky
+		}
+		if err := os.Chmod(filepath.Join(tmp, d), mode); err != nil {
+			return "", fmt.Errorf("make the skeleton layer: %w", err)
+		}
+	}
 	for name, content := range skeletonFiles() {
 		if err := mkdirs(tmp, filepath.Dir(name)); err != nil {
 			return "", err
