@@ -64,6 +64,7 @@ func startMember(ctx context.Context, cfg Config) (m *member, client *clientv3.C
 	c.AutoCompactionRetention = cfg.CompactAfter.String()
 	c.MaxRequestBytes = maxRequestBytes
 	c.EnableGRPCGateway = false
+	c.AuthToken = "" // no users: nobody but this process can talk to it
 	if m.etcd, err = embed.StartEtcd(c); err != nil {
 		m.etcd = nil // closed by StartEtcd
 		return nil, nil, fmt.Errorf("start the embedded store in %s: %w", cfg.Dir, err)

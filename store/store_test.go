@@ -238,6 +238,26 @@ func TestSecondProcessIsKeptOutAtOnce(t *testing.T) {
 	}
 }
 
+func TestStartingAndStoppingSaysNothing(t *testing.T) {
+	var said strings.Builder // read once the member has ended
+	cfg := DefaultConfig(t.TempDir(), slog.New(slog.NewTextHandler(&said, nil)))
+	for range 3 {
+		s, err := Open(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.PutFunction(t.Context(), fn("f", 1), AnyVersion); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if said.Len() != 0 {
+		t.Fatalf("an operator would read: %s", said.String())
+	}
+}
+
 func TestEmbeddedMemberOpensNoSocket(t *testing.T) {
 	before := sockets(t)
 	testStore(t)

@@ -2,6 +2,7 @@ package store
 
 import (
 	"log/slog"
+	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -13,18 +14,27 @@ import (
 func zapTo(log *slog.Logger) *zap.Logger {
 	// A fatal condition of etcd, such as a failed fsync, must end the process,
 	// as nothing written later could be trusted; with a panic it says where.
-	return zap.New(&slogCore{log: log}, zap.WithFatalHook(zapcore.WriteThenPanic))
+	return zap.New(&slogCore{log: log, settled: time.Now().Add(settling)}, zap.WithFatalHook(zapcore.WriteThenPanic))
 }
 
+// settling is how long after its start etcd's warnings and errors are told at
+// debug level: a new member reports schema versions, listeners and elections
+// that it has got right a moment later. What keeps it from starting comes back
+// from Open as an error; what goes on being wrong is said again.
+const settling = 5 * time.Second
+
 // slogCore is a zapcore.Core over log/slog.
-type slogCore struct{ log *slog.Logger }
+type slogCore struct {
+	log     *slog.Logger
+	settled time.Time
+}
 
 var _ zapcore.Core = (*slogCore)(nil)
 
 func (c *slogCore) Enabled(l zapcore.Level) bool { return l >= zapcore.WarnLevel }
 
 func (c *slogCore) With(fields []zapcore.Field) zapcore.Core {
-	return &slogCore{log: c.log.With(toArgs(fields)...)}
+	return &slogCore{log: c.log.With(toArgs(fields)...), settled: c.settled}
 }
 
 func (c *slogCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
@@ -36,7 +46,12 @@ func (c *slogCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Che
 
 func (c *slogCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	tell := c.log.Warn
-	if e.Level >= zapcore.ErrorLevel {
+	switch {
+	case e.Level > zapcore.ErrorLevel: // ends the process
+		tell = c.log.Error
+	case e.Time.Before(c.settled):
+		tell = c.log.Debug
+	case e.Level == zapcore.ErrorLevel:
 		tell = c.log.Error
 	}
 	tell("etcd: "+e.Message, toArgs(fields)...)
