@@ -128,6 +128,7 @@ type world struct {
 	revision sealed.Digest
 	image    api.ImageConfig
 	bundle   []byte // sealed, if there is one
+	plain    []byte // the bundle in clear
 	grants   *sealed.GrantCache
 	http     *http.Transport
 	node     *testNode
