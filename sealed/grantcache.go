@@ -24,6 +24,13 @@ func DefaultGrantCacheConfig() GrantCacheConfig {
 	return GrantCacheConfig{Size: 1024, Window: MaxGrantWindow, Renew: 5 * time.Minute}
 }
 
+// backdate is how long before its making a grant's window begins: a message may
+// carry a time that was taken before its grant was made, or by a clock that was
+// then set back a little.
+func (c *GrantCacheConfig) backdate() time.Duration {
+	return min(time.Minute, c.Window/4).Truncate(time.Second)
+}
+
 // GrantCache keeps sender-side grants by what they are for. It is safe for
 // concurrent use: callers that want the same grant wait for one to be made,
 // others do not wait for them.
@@ -59,8 +66,8 @@ func NewGrantCache(cfg GrantCacheConfig) (*GrantCache, error) {
 		return nil, fmt.Errorf("sealed: grant cache: size is %d, want 1 or more", cfg.Size)
 	case cfg.Window < time.Second || cfg.Window > MaxGrantWindow || cfg.Window%time.Second != 0:
 		return nil, fmt.Errorf("sealed: grant cache: window is %s, want whole seconds up to %s", cfg.Window, MaxGrantWindow)
-	case cfg.Renew < 0 || cfg.Renew >= cfg.Window:
-		return nil, fmt.Errorf("sealed: grant cache: renew is %s, want less than the window of %s", cfg.Renew, cfg.Window)
+	case cfg.Renew < 0 || cfg.Renew >= cfg.Window-cfg.backdate():
+		return nil, fmt.Errorf("sealed: grant cache: renew is %s, want less than the window of %s without the %s it begins early", cfg.Renew, cfg.Window, cfg.backdate())
 	}
 	if cfg.Clock == nil {
 		cfg.Clock = time.Now
@@ -126,7 +133,8 @@ func (c *GrantCache) use(e *grantEntry, p GrantParams) (*Grant, error) {
 		e.grant.Release()
 		e.grant = nil
 	}
-	p.NotBefore, p.NotAfter = now.Truncate(time.Second), now.Truncate(time.Second).Add(c.cfg.Window)
+	p.NotBefore = now.Truncate(time.Second).Add(-c.cfg.backdate())
+	p.NotAfter = p.NotBefore.Add(c.cfg.Window)
 	p.Random, p.Salts = c.cfg.Random, c.cfg.Salts
 	g, err := NewGrant(p)
 	if err != nil {

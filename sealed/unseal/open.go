@@ -1,6 +1,7 @@
 package unseal
 
 import (
+	"crypto/rand"
 	"crypto/subtle"
 	"errors"
 	"fmt"
@@ -305,7 +306,7 @@ func unsealSeed(key *liveKey, grant, enc []byte, role sealed.Role) (*keysched.Sc
 	if !der.IsSeed(enc) {
 		return nil, refused
 	}
-	plain, err := key.dec.Decrypt(nil, enc, nil)
+	plain, err := key.dec.Decrypt(rand.Reader, enc, nil)
 	defer clear(plain)
 	if err != nil || len(plain) != keysched.SeedSize {
 		return nil, refused
