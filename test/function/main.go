@@ -34,6 +34,7 @@ func main() {
 	mux.HandleFunc("/upper", upper)
 	mux.HandleFunc("/env", env)
 	mux.HandleFunc("/read", read)
+	mux.HandleFunc("/derive", derive)
 	mux.HandleFunc("/oom", oom)
 	mux.HandleFunc("/spin", spin)
 	mux.HandleFunc("/fork", fork)
@@ -55,13 +56,17 @@ func listen() (net.Listener, error) {
 	return net.Listen("tcp", "127.0.0.1:8080")
 }
 
-// echo replies with what it was sent, and how it came.
+// echo replies with what it was sent, and how it came. Without full duplex
+// net/http drops up to 256 KiB of the request once the reply begins to flow.
 func echo(w http.ResponseWriter, r *http.Request) {
+	_ = http.NewResponseController(w).EnableFullDuplex()
 	w.Header().Set("X-Echo-Method", r.Method)
 	w.Header().Set("X-Echo-Path", r.URL.Path)
 	w.Header().Set("X-Echo-Query", r.URL.RawQuery)
 	w.Header().Set("X-Echo-Header", r.Header.Get("X-Test"))
-	io.Copy(w, r.Body)
+	if _, err := io.Copy(w, r.Body); err != nil {
+		panic(http.ErrAbortHandler) // a reply cut short must not look whole
+	}
 }
 
 func hash(w http.ResponseWriter, r *http.Request) {
@@ -103,6 +108,27 @@ func read(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Write(b)
+}
+
+// derive makes two values out of files that it was given, one to answer and one
+// to print, that were in no message before.
+func derive(w http.ResponseWriter, r *http.Request) {
+	secret, err := os.ReadFile(r.URL.Query().Get("secret"))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusNotFound)
+		return
+	}
+	code, err := os.ReadFile(r.URL.Query().Get("code"))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusNotFound)
+		return
+	}
+	sum := func(label string) string {
+		h := sha256.Sum256([]byte(label + "|" + string(secret) + "|" + string(code)))
+		return hex.EncodeToString(h[:16])
+	}
+	fmt.Println("derived", sum("log"))
+	fmt.Fprint(w, sum("reply"))
 }
 
 // oom takes memory until it is killed.

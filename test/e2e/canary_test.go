@@ -1,0 +1,592 @@
+package e2e
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/client"
+	"github.com/faasd-sec/faasd-sec/sealed/unseal"
+)
+
+// canaries are texts that must be seen by the caller and inside the task alone.
+type canaries struct {
+	body, large, stream, header, path, query string // of requests
+	code, env, secret                        string // of the bundle
+	reply, log                               string // made by the function out of secret and code
+	planted                                  string // put where the hunt must find it
+}
+
+func newCanaries(t testing.TB) *canaries {
+	draw := func() string {
+		const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+		b := make([]byte, 32)
+		if _, err := rand.Read(b); err != nil {
+			t.Fatal(err)
+		}
+		for i := range b {
+			b[i] = alphabet[int(b[i])%len(alphabet)]
+		}
+		return string(b)
+	}
+	c := &canaries{body: draw(), large: draw(), stream: draw(), header: draw(), path: draw(), query: draw(),
+		code: draw(), env: draw(), secret: draw(), planted: draw()}
+	c.reply, c.log = derived("reply", c.secret, c.code), derived("log", c.secret, c.code)
+	return c
+}
+
+// derived is what the function's /derive makes of what it was given.
+func derived(label, secret, code string) string {
+	sum := sha256.Sum256([]byte(label + "|" + secret + "|" + code))
+	return hex.EncodeToString(sum[:16])
+}
+
+// finder looks for all canaries and for the function's private keys.
+func (c *canaries) finder(t testing.TB, keys map[string][]byte) *finder {
+	t.Helper()
+	var all []needle
+	for what, text := range map[string]string{
+		"request body": c.body, "large body": c.large, "streamed body": c.stream, "streamed reply": strings.ToUpper(c.stream),
+		"header": c.header, "path": c.path, "query": c.query, "code": c.code, "environment": c.env, "secret": c.secret,
+		"reply": c.reply, "log": c.log, "planted": c.planted,
+	} {
+		all = append(all, forms(what, text)...)
+	}
+	for what, scalar := range keys {
+		all = append(all, keyForms(what, scalar)...)
+	}
+	f, err := newFinder(all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// privateKeys are the scalars of a function's keys, as its owner keeps them.
+func (c *cluster) privateKeys(t testing.TB, dir string) map[string][]byte {
+	t.Helper()
+	store, err := unseal.OpenKeystore(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names, err := store.List()
+	if err != nil || len(names) == 0 {
+		t.Fatalf("no keys in %s: %v", dir, err)
+	}
+	out := map[string][]byte{}
+	for _, n := range names {
+		id, err := store.Load(n, []byte("test"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		out[keySigning], out[keyDecryption] = id.Signer().Scalar(), id.Decrypter().Scalar()
+	}
+	return out
+}
+
+const (
+	keySigning    = "signing key"
+	keyDecryption = "decryption key"
+)
+
+// sighting is what one observer saw: secret -> where, and in which form.
+type sightings map[string][]string
+
+func (s sightings) note(n needle, where string) {
+	s[n.secret] = append(s[n.secret], n.form+" in "+where)
+}
+
+// TestOperatorSeesNoPayloadCodeOrResult plays the operator: it records all
+// traffic of a working cluster, reads the memory of every daemon while it works
+// and afterwards, and every file they wrote, and looks for what was sealed.
+//
+// Where a secret belongs, the same search must find it: in the function's and
+// the agent's memory, and in a process, a file and a packet planted for that.
+func TestOperatorSeesNoPayloadCodeOrResult(t *testing.T) {
+	began := time.Now()
+	c := up(t, 2)
+	can := newCanaries(t)
+	h := &hunt{t: t, c: c, can: can, began: began}
+	h.marks()
+	capture := startCapture(t, h.ports())
+
+	fn := h.deploy()
+	h.call(fn, "cold")
+	h.call(fn, "warm")
+	h.large(fn)
+	h.streamed(fn)
+	h.logs(fn)
+	h.find = can.finder(t, c.privateKeys(t, filepath.Join(h.keys, fn.Namespace(), fn.Function())))
+
+	// While it works: memory that is free a moment later is in use now.
+	stop := h.load(fn)
+	working := h.searchProcesses("working")
+	h.noCoreFiles()
+	h.searchFiles("working")
+	stop()
+	h.inside(working)
+	// Again after the function is gone, with what is left lying about.
+	waitFor(t, 20*time.Second, "the idle function to be stopped", func() error { return h.idle(fn) })
+	h.call(fn, "cold")
+	if err := c.client.Remove(t.Context(), fn); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, 20*time.Second, "the function to be stopped", func() error { return h.idle(fn) })
+	h.searchProcesses("removed")
+	h.searchFiles("removed")
+	h.searchTraffic(capture)
+	h.plantedProcess()
+	h.report()
+}
+
+// hunt is the search and its book.
+type hunt struct {
+	t     *testing.T
+	c     *cluster
+	can   *canaries
+	began time.Time
+	keys  string // the owner's own directory of keys
+	ours  []string
+	find  *finder
+
+	rows []row
+}
+
+// row is one observer in the table.
+type row struct {
+	who, phase string
+	allowed    func(secret string) bool
+	searched   int64
+	seen       sightings
+}
+
+// marks sets what tells the cluster's processes from all others.
+func (h *hunt) marks() {
+	h.ours = []string{h.c.State()}
+	procs, err := procsOf(h.ours...)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	have := map[string]int{}
+	for _, p := range procs {
+		have[p.role]++
+		h.t.Logf("watching %v: %s", p, p.args)
+		if args := strings.Fields(p.args); p.role == "node" {
+			// Its sandboxes' shims name the socket below the run directory.
+			h.ours = append(h.ours, filepath.Dir(args[slices.Index(args, "-run")+1]))
+		}
+	}
+	for role, want := range map[string]int{"coordinator": 1, "keybroker": 1, "node": 2, "containerd": 1} {
+		if have[role] != want {
+			h.t.Fatalf("found %d %s processes, want %d: the search would miss some", have[role], role, want)
+		}
+	}
+	slices.Sort(h.ours)
+	h.ours = slices.Compact(h.ours)
+}
+
+func (h *hunt) ports() []uint64 {
+	procs, err := procsOf(h.ours...)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	var pids []int
+	for _, p := range procs {
+		pids = append(pids, p.pid)
+	}
+	ports, err := portsOf(pids)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if len(ports) < 8 { // gateway, cluster, broker, three for gossip, one API for each node, and metrics
+		h.t.Fatalf("found ports %v only: the capture would miss traffic", ports)
+	}
+	return ports
+}
+
+// deploy puts the canaries of the bundle where a function's code, environment
+// and secrets are.
+func (h *hunt) deploy() api.FunctionName {
+	h.keys = h.t.TempDir()
+	h.c.keyring = client.NewKeyring(h.keys, []byte("test"), rand.Reader)
+	code := h.t.TempDir()
+	if err := os.WriteFile(filepath.Join(code, "code.txt"), []byte(h.can.code), 0o644); err != nil {
+		h.t.Fatal(err)
+	}
+	return h.c.deploy(h.t, "canary", func(d *client.Deployment) {
+		d.BundlePath, d.Idle = "/srv/code", 3*time.Second
+		d.Bundle = client.Bundle{Dir: code, Env: map[string]string{"CANARY": h.can.env},
+			Secrets: map[string][]byte{"token": []byte(h.can.secret)}}
+	})
+}
+
+// call uses every part of a request and makes sure that each arrived, so that
+// there is something to find.
+func (h *hunt) call(fn api.FunctionName, start string) {
+	t := h.t
+	t.Helper()
+	resp, body, err := h.c.invoke(t, fn, client.Request{Path: "/" + h.can.path, Query: "q=" + h.can.query,
+		Header: http.Header{"X-Test": {h.can.header}}, Body: strings.NewReader(h.can.body)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(body) != h.can.body || resp.Header.Get("X-Echo-Header") != h.can.header ||
+		resp.Header.Get("X-Echo-Path") != "/"+h.can.path || resp.Header.Get("X-Echo-Query") != "q="+h.can.query {
+		t.Fatalf("the echo is not what was sent: %d %q %v", resp.Status, body, resp.Header)
+	}
+	if resp.Meta.Start != start {
+		t.Errorf("the call was served %s, want %s", resp.Meta.Start, start)
+	}
+	if got := h.c.must(t, fn, "/read?path=/srv/code/code.txt", ""); got != h.can.code {
+		t.Fatalf("the function's code: %q", got)
+	}
+	if got := h.c.must(t, fn, "/env", ""); !strings.Contains(got, "CANARY="+h.can.env) {
+		t.Fatalf("the function's environment: %q", got)
+	}
+	if got := h.c.must(t, fn, "/derive?secret=/var/openfaas/secrets/token&code=/srv/code/code.txt", ""); got != h.can.reply {
+		t.Fatalf("the function's own result: %q", got)
+	}
+}
+
+// large sends and gets 1 MiB.
+func (h *hunt) large(fn api.FunctionName) {
+	h.t.Helper()
+	body := strings.Repeat(h.can.large+"\n", 1<<20/33)
+	if got := h.c.must(h.t, fn, "/", body); got != body {
+		h.t.Fatalf("the large echo has %d bytes, want %d", len(got), len(body))
+	}
+}
+
+// streamed sends a body that is handed on while it comes.
+func (h *hunt) streamed(fn api.FunctionName) {
+	h.t.Helper()
+	pr, pw := io.Pipe()
+	go func() { // ends with the body, or with the pipe when the call is over
+		for range 64 {
+			if _, err := io.WriteString(pw, h.can.stream+"\n"); err != nil {
+				return
+			}
+			time.Sleep(2 * time.Millisecond)
+		}
+		pw.Close()
+	}()
+	defer pr.Close()
+	_, body, err := h.c.invoke(h.t, fn, client.Request{Path: "/upper", Body: pr, Stream: true})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if want := strings.Repeat(strings.ToUpper(h.can.stream)+"\n", 64); string(body) != want {
+		h.t.Fatalf("the streamed reply has %d bytes, want %d", len(body), len(want))
+	}
+}
+
+// logs makes sure that the owner gets the line that the function printed.
+func (h *hunt) logs(fn api.FunctionName) {
+	h.t.Helper()
+	waitFor(h.t, 10*time.Second, "the log line", func() error {
+		ctx, cancel := context.WithTimeout(h.t.Context(), 5*time.Second)
+		defer cancel()
+		found := errors.New("found")
+		err := h.c.client.Logs(ctx, fn, false, func(l client.LogLine, err error) error {
+			if err == nil && strings.Contains(l.Text, h.can.log) {
+				return found
+			}
+			return err
+		})
+		if err == found {
+			return nil
+		}
+		return fmt.Errorf("it is not in the log: %w", err)
+	})
+}
+
+// load calls the function again and again until stop.
+func (h *hunt) load(fn api.FunctionName) (stop func()) {
+	ctx, cancel := context.WithCancel(h.t.Context())
+	var wg sync.WaitGroup
+	body := strings.Repeat(h.can.large+"\n", 2000)
+	for i := range 4 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for ctx.Err() == nil {
+				req := client.Request{Path: "/" + h.can.path, Query: "q=" + h.can.query, Header: http.Header{"X-Test": {h.can.header}},
+					Body: strings.NewReader(h.can.body)}
+				switch i {
+				case 1:
+					req.Body = strings.NewReader(body)
+				case 2:
+					req = client.Request{Path: "/derive", Query: "secret=/var/openfaas/secrets/token&code=/srv/code/code.txt"}
+				case 3:
+					req = client.Request{Path: "/upper", Body: strings.NewReader(strings.Repeat(h.can.stream, 64)), Stream: true}
+				}
+				resp, err := h.c.client.Invoke(ctx, fn, req)
+				if err == nil {
+					_, err = io.Copy(io.Discard, resp.Body)
+					resp.Body.Close()
+				}
+				if err != nil && ctx.Err() == nil {
+					h.t.Errorf("call %d during the search: %v", i, err)
+					return
+				}
+			}
+		}()
+	}
+	return func() { cancel(); wg.Wait() }
+}
+
+// idle returns nil when no process of a task is left.
+func (h *hunt) idle(fn api.FunctionName) error {
+	procs, err := procsOf(h.ours...)
+	if err != nil {
+		return err
+	}
+	for _, p := range procs {
+		if p.inTask() {
+			return fmt.Errorf("%v still runs", p)
+		}
+	}
+	return nil
+}
+
+// Who may hold what. Nobody outside the task may hold anything of a request, a
+// bundle or a result; the key broker may hold keys, for keeping them is its
+// work.
+func allowed(p proc) func(string) bool {
+	return func(secret string) bool {
+		isKey := secret == keySigning || secret == keyDecryption
+		return p.inTask() || p.role == "keybroker" && isKey
+	}
+}
+
+// searchProcesses reads the memory of every process of the cluster.
+func (h *hunt) searchProcesses(phase string) []row {
+	h.t.Helper()
+	procs, err := procsOf(h.ours...)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	slices.SortFunc(procs, func(a, b proc) int { return strings.Compare(a.role, b.role) })
+	var rows []row
+	for _, p := range procs {
+		r := row{who: p.String(), phase: phase, allowed: allowed(p), seen: sightings{}}
+		r.searched, err = h.find.memory(p.pid, func(n needle, where string) { r.seen.note(n, where) })
+		if err != nil {
+			if errors.Is(err, syscall.ESRCH) || errors.Is(err, fs.ErrNotExist) {
+				if !slices.Contains([]string{"coordinator", "node", "keybroker", "containerd"}, p.role) {
+					continue // runc, or a task that was being stopped
+				}
+			}
+			h.t.Errorf("%v: %v", p, err)
+		}
+		if r.searched < 64<<10 {
+			h.t.Errorf("%v: only %d bytes could be searched", p, r.searched)
+		}
+		rows = append(rows, r)
+	}
+	h.rows = append(h.rows, rows...)
+	return rows
+}
+
+// inside checks that the search finds the secrets where they are.
+func (h *hunt) inside(rows []row) {
+	h.t.Helper()
+	wants := map[string][]string{
+		"function": {"request body", "large body", "streamed body", "header", "path", "query", "code", "environment", "secret", "reply", "log"},
+		"agent":    {"environment", keySigning, keyDecryption},
+	}
+	for _, r := range rows {
+		role, _, _ := strings.Cut(r.who, " ")
+		for _, secret := range wants[role] {
+			if len(r.seen[secret]) == 0 {
+				h.t.Errorf("the search does not find the %s in the memory of the %s, where it is: the search is broken", secret, r.who)
+			}
+		}
+		if role == "function" || role == "agent" {
+			delete(wants, role)
+		}
+	}
+	for role := range wants {
+		h.t.Errorf("no %s was running during the search", role)
+	}
+}
+
+// noCoreFiles checks that no process of a task may leave its memory on a disk.
+func (h *hunt) noCoreFiles() {
+	h.t.Helper()
+	procs, err := procsOf(h.ours...)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	for _, p := range procs {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", p.pid))
+		if err != nil || !p.inTask() {
+			continue
+		}
+		if m := regexp.MustCompile(`Max core file size\s+(\S+)\s+(\S+)`).FindSubmatch(b); m == nil || string(m[1])+string(m[2]) != "00" {
+			h.t.Errorf("%v may write a core file: %q", p, m)
+		}
+	}
+}
+
+// searchFiles reads every file below the cluster's own directories, and those
+// that anybody wrote meanwhile where temporary files and logs go.
+func (h *hunt) searchFiles(phase string) {
+	h.t.Helper()
+	own := h.t.TempDir()
+	if err := os.WriteFile(filepath.Join(own, "planted.gz"), gzipped(h.t, strings.Repeat("x", 1<<20-16)+h.can.planted), 0o600); err != nil {
+		h.t.Fatal(err)
+	}
+	planted := sightings{}
+	if _, _, err := h.find.tree(own, time.Time{}, nil, planted.note); err != nil || len(planted["planted"]) == 0 {
+		h.t.Errorf("the search does not find a planted file: %v %v", planted, err)
+	}
+	none := func(string) bool { return false }
+	for _, dir := range h.ours {
+		r := row{who: "files below " + dir, phase: phase, allowed: none, seen: sightings{}}
+		n, size, err := h.find.tree(dir, time.Time{}, nil, r.seen.note)
+		if err != nil {
+			h.t.Errorf("search %s: %v", dir, err)
+		}
+		r.searched = size
+		h.t.Logf("%s: %d files", r.who, n)
+		h.rows = append(h.rows, r)
+	}
+	testsOwn := filepath.Dir(own)
+	r := row{who: "new files in /run /tmp /var", phase: phase, allowed: none, seen: sightings{}}
+	for _, dir := range []string{"/run", "/tmp", "/var/log", "/var/tmp", "/var/lib/containerd", "/dev/shm"} {
+		if _, err := os.Stat(dir); err != nil {
+			continue
+		}
+		_, size, err := h.find.tree(dir, h.began, func(path string) bool {
+			return path == testsOwn || strings.HasPrefix(path, testsOwn+"/") || slices.Contains(h.ours, path) ||
+				strings.HasPrefix(path, "/tmp/go-build") || path == "/tmp/bash_jobs.0"
+		}, r.seen.note)
+		if err != nil {
+			h.t.Errorf("search %s: %v", dir, err)
+		}
+		r.searched += size
+	}
+	h.rows = append(h.rows, r)
+}
+
+// searchTraffic looks through the capture, after one packet with the planted
+// text, which must be found.
+func (h *hunt) searchTraffic(c *capture) {
+	h.t.Helper()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(h.c.Gateway(), "http://"))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	_, err = io.WriteString(conn, h.can.planted)
+	if err := errors.Join(err, conn.Close()); err != nil {
+		h.t.Fatal(err)
+	}
+	c.stop(h.t, h.can.planted)
+	r := row{who: "traffic", phase: "all", allowed: func(s string) bool { return s == "planted" }, seen: sightings{}}
+	packets, flows, size, err := c.search(h.find, r.seen.note)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Logf("traffic: %d packets, %d directions of connections, %d bytes", packets, flows, size)
+	if len(r.seen["planted"]) < 2 {
+		h.t.Errorf("the search does not find a planted packet in packets and connections: %v", r.seen)
+	}
+	if size < 4<<20 {
+		h.t.Errorf("only %d bytes were captured: more than that was sent", size)
+	}
+	r.searched = size
+	h.rows = append(h.rows, r)
+}
+
+// plantedProcess checks the search on a process that is told a secret.
+func (h *hunt) plantedProcess() {
+	h.t.Helper()
+	cmd := exec.Command("sh", "-c", "read -r told; echo ready; read -r end")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		h.t.Fatal(err)
+	}
+	defer func() { in.Close(); _ = cmd.Wait() }() // reads the end of its input
+	if _, err := io.WriteString(in, h.can.planted+"\n"); err != nil {
+		h.t.Fatal(err)
+	}
+	if _, err := io.ReadFull(out, make([]byte, 6)); err != nil {
+		h.t.Fatal(err)
+	}
+	seen := sightings{}
+	if _, err := h.find.memory(cmd.Process.Pid, seen.note); err != nil || len(seen["planted"]) == 0 {
+		h.t.Errorf("the search does not find a planted process: %v %v", seen, err)
+	}
+}
+
+// report prints who could see what, and fails for everything not allowed.
+func (h *hunt) report() {
+	h.t.Helper()
+	var b strings.Builder
+	for _, r := range h.rows {
+		var may, not []string
+		for secret, where := range r.seen {
+			if r.allowed(secret) {
+				may = append(may, secret)
+				continue
+			}
+			not = append(not, secret)
+			h.t.Errorf("%s (%s) holds the %s: %s", r.who, r.phase, secret, strings.Join(where[:min(3, len(where))], "; "))
+		}
+		slices.Sort(may)
+		text := "nothing"
+		if len(may)+len(not) > 0 {
+			text = strings.Join(may, ", ")
+		}
+		if strings.HasPrefix(r.who, "keybroker") {
+			for _, secret := range may {
+				h.t.Logf("%s (%s): %d copies of the %s: %s", r.who, r.phase, len(r.seen[secret]), secret, strings.Join(r.seen[secret], "; "))
+			}
+		}
+		if len(not) > 0 {
+			slices.Sort(not)
+			text += " AND MUST NOT: " + strings.Join(not, ", ")
+		}
+		fmt.Fprintf(&b, "%-9s %-36s %7.1f MB  %s\n", r.phase, r.who, float64(r.searched)/1e6, text)
+	}
+	h.t.Logf("who could see what:\n%s", b.String())
+}
+
+func gzipped(t testing.TB, text string) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	_, err := io.WriteString(z, text)
+	if err := errors.Join(err, z.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
