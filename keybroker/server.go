@@ -55,6 +55,8 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	err := srv.ShutdownWithContext(stop)
+	// Shutdown knows no listener yet when ctx ended before Serve had begun.
+	ln.Close()
 	<-done
 	return err
 }
