@@ -29,7 +29,9 @@ type verdict struct {
 // is denied to it as well; a function has none of these.
 func rootMay() []string {
 	return []string{
-		"see_agent", "signal_agent", "read_agent_fds", // their numbers; not what they are "setuid_root", "setgid_root", "set_user_id_program", "enter_run_dir", "reach_agent_socket",
+		"see_agent", "signal_agent",
+		"read_agent_fds", // their numbers, not what they are
+		"setuid_root", "setgid_root", "set_user_id_program", "enter_run_dir", "reach_agent_socket",
 	}
 }
 
