@@ -59,10 +59,11 @@ func Logger(w io.Writer, format, level string) (*slog.Logger, error) {
 }
 
 // Server bounds what a peer may do to a fasthttp server before anything is
-// known of it: header size, time for the header and a small body, idleness.
+// known of it: header size, time for the header and a small body, idleness. No
+// part of a body is ever taken for a request. Serve it on a listener of Listen.
 func Server(h fasthttp.RequestHandler, log *slog.Logger) *fasthttp.Server {
 	return &fasthttp.Server{
-		Handler: h, Name: "faasd-sec", NoDefaultServerHeader: true, NoDefaultContentType: true,
+		Handler: framed(h), Name: "faasd-sec", NoDefaultServerHeader: true, NoDefaultContentType: true,
 		ReadBufferSize: 16 << 10, WriteBufferSize: 16 << 10, // the first is also the limit of all headers
 		ReadTimeout: 20 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
 		MaxRequestBodySize: 8 << 10, // bytes taken before the handler runs; handlers read and bound the rest
@@ -109,6 +110,7 @@ func Listen(addr string, config *tls.Config) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", addr, err)
 	}
+	ln = lingerListener{ln}
 	if config != nil {
 		return tls.NewListener(ln, config), nil
 	}

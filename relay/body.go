@@ -68,6 +68,9 @@ func ReadBody(ctx *fasthttp.RequestCtx, limit int64) (*Body, error) {
 	}
 	head, err := readUpTo((*buf)[:0], stream, want)
 	*buf = head
+	if err == nil && size >= 0 && len(head) < want { // fasthttp gives io.EOF for a body that was cut
+		err = io.ErrUnexpectedEOF
+	}
 	switch {
 	case err != nil:
 		ctx.SetConnectionClose()

@@ -7,8 +7,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -25,6 +25,9 @@ type Upstream struct {
 	small *fasthttp.HostClient
 	large *http.Transport
 }
+
+// maxReplyHeader bounds the header of a reply, in bytes.
+const maxReplyHeader = 16 << 10
 
 // Dialer opens a connection to the peer, TLS handshake included.
 type Dialer func(ctx context.Context) (net.Conn, error)
@@ -49,6 +52,7 @@ func NewUpstream(ctx context.Context, dial Dialer, o Options) *Upstream {
 		small: &fasthttp.HostClient{
 			Addr: "peer", Name: "faasd-sec", MaxConns: o.MaxConns, MaxIdleConnDuration: o.IdleTimeout,
 			MaxConnWaitTimeout: o.DialTimeout, NoDefaultUserAgentHeader: true, DisablePathNormalizing: true,
+			ReadBufferSize: maxReplyHeader, // a longer reply header is an error
 			// A request may have taken effect although its connection broke:
 			// nothing is ever sent a second time behind the caller's back.
 			MaxIdemponentCallAttempts: 1,
@@ -175,41 +179,55 @@ func (u *Upstream) postLarge(until time.Time, path string, body *Body, headers [
 	resp, err := u.large.RoundTrip(req)
 	if err != nil {
 		cancel()
-		if src.touched.Load() { // some of the body may be gone
-			return nil, classify(fmt.Errorf("post %s: %w", path, err))
+		if touched := src.detach(); touched { // some of the body may be gone
+			return nil, timedOut(fmt.Errorf("post %s: %w", path, err))
 		}
 		return nil, classify(err)
 	}
 	return &Reply{
 		Status: resp.StatusCode, length: resp.ContentLength, until: until,
-		body: resp.Body, get: resp.Header.Get, free: cancel, req: body,
+		body: resp.Body, get: resp.Header.Get, free: func() { cancel(); src.detach() }, req: body,
 	}, nil
 }
 
-// largeBody is what net/http reads the request from. net/http closes it early
-// when the peer answers before it has read all; the connection's stream is then
-// closed with the reply.
+// largeBody is what net/http reads the request from, in a goroutine that may go
+// on for a moment after the peer has answered. detach ends its use of the
+// Body's buffer, which another request gets next.
 type largeBody struct {
+	mu      sync.Mutex
 	head    []byte
+	touched bool
+	closed  bool
 	rest    io.Reader
-	touched atomic.Bool
-	closed  atomic.Bool
 }
 
 func (b *largeBody) Read(p []byte) (int, error) {
-	if b.closed.Load() {
+	b.mu.Lock()
+	if b.closed {
+		b.mu.Unlock()
 		return 0, io.ErrClosedPipe
 	}
-	b.touched.Store(true)
+	b.touched = true
 	if len(b.head) > 0 {
 		n := copy(p, b.head)
 		b.head = b.head[n:]
+		b.mu.Unlock()
 		return n, nil
 	}
-	return b.rest.Read(p)
+	b.mu.Unlock()
+	return b.rest.Read(p) // may wait; Body.Release ends it
 }
 
-func (b *largeBody) Close() error { b.closed.Store(true); return nil }
+// Close implements io.Closer for net/http.
+func (b *largeBody) Close() error { b.detach(); return nil }
+
+// detach reports whether anything was read.
+func (b *largeBody) detach() (touched bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed, b.head = true, nil
+	return b.touched
+}
 
 // classify marks errors that happened before anything was sent.
 func classify(err error) error {
@@ -217,7 +235,12 @@ func classify(err error) error {
 	if errors.As(err, &d) || errors.Is(err, fasthttp.ErrNoFreeConns) {
 		return fmt.Errorf("%w: %w", ErrNotSent, err)
 	}
-	if errors.Is(err, fasthttp.ErrTimeout) {
+	return timedOut(err)
+}
+
+// timedOut gives all forms of a deadline's end one that callers test for.
+func timedOut(err error) error {
+	if errors.Is(err, fasthttp.ErrTimeout) || errors.Is(err, os.ErrDeadlineExceeded) {
 		return fmt.Errorf("%w: %w", context.DeadlineExceeded, err)
 	}
 	return err
