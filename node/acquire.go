@@ -107,7 +107,7 @@ func (n *Node) acquire(ctx context.Context, rev *revision) (slot, error) {
 func (n *Node) pick(rev *revision) *sandbox {
 	var best *sandbox
 	for _, s := range n.byRev[rev.key()] {
-		if s.state > ready || s.inFlight >= rev.slots {
+		if s.state > ready || s.retiring || s.inFlight >= rev.slots {
 			continue
 		}
 		if best == nil || (s.state == ready) != (best.state == ready) && s.state == ready ||

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -22,13 +23,8 @@ func lines(b []byte) iter.Seq[string] { return strings.SplitSeq(string(b), "\n")
 // the agent dialled anew, until the sandbox's listener closes. settle gets the
 // outcome of the start once: nil for ready.
 func (n *Node) serveControl(s *sandbox, settle chan<- error) {
-	settled := false
-	outcome := func(err error) {
-		if !settled {
-			settled = true
-			settle <- err
-		}
-	}
+	var once sync.Once // frames and the jobs they start settle it alike
+	outcome := func(err error) { once.Do(func() { settle <- err }) }
 	defer outcome(api.Errorf(api.CodeStartFailed, "the sandbox ended before it was ready"))
 	s.mu.Lock()
 	ln := s.ln
@@ -80,12 +76,16 @@ func (n *Node) talk(s *sandbox, conn *net.UnixConn, outcome func(error)) error {
 		outcome(err)
 		return err
 	}
+	jobs := make(chan struct{}, maxControlJobs)
 	for {
 		c, err := api.ReadControl(conn)
 		if err != nil {
 			return err
 		}
-		n.dispatch(s, c, outcome)
+		n.dispatch(s, c, outcome, func(f func()) {
+			jobs <- struct{}{} // waits while the agent asks faster than it is answered
+			n.spawn(func() { defer func() { <-jobs }(); f() })
+		})
 	}
 }
 
@@ -159,13 +159,17 @@ func (n *Node) bind(s *sandbox, pidfd int) error {
 	return nil
 }
 
-// dispatch acts on one frame. What takes time runs on its own.
-func (n *Node) dispatch(s *sandbox, c api.Control, outcome func(error)) {
+// maxControlJobs bounds what one agent may have the node do at once, so that a
+// hostile one cannot fill it with goroutines. Each job has a deadline.
+const maxControlJobs = 4
+
+// dispatch acts on one frame. What takes time runs on its own, by job.
+func (n *Node) dispatch(s *sandbox, c api.Control, outcome func(error), job func(func())) {
 	switch {
 	case c.NeedKeys != nil:
-		n.spawn(func() { n.fetchKeys(s, c.NeedKeys.Statement, outcome) })
+		job(func() { n.fetchKeys(s, c.NeedKeys.Statement, outcome) })
 	case c.NeedBundle != nil:
-		n.spawn(func() {
+		job(func() {
 			if err := n.sendBundle(s); err != nil {
 				outcome(err)
 				n.remove(s, err.Error())
@@ -177,16 +181,16 @@ func (n *Node) dispatch(s *sandbox, c api.Control, outcome func(error)) {
 		p := c.Failed
 		err := &api.Error{Code: p.Code, Message: p.Detail, Field: p.Field, Remedy: p.Remedy}
 		outcome(err)
-		n.spawn(func() { n.remove(s, err.Error()) })
+		job(func() { n.remove(s, err.Error()) })
 	case c.Exited != nil:
 		why := exitText(c.Exited)
 		n.log.Info("function ended", "sandbox", s.id, "function", s.rev.name, "why", why)
-		outcome(api.Errorf(api.CodeFunctionCrashed, "the function ended: %s", why))
-		n.spawn(func() { n.remove(s, why) })
+		outcome(api.Errorf(exitCode(c.Exited), "the function ended: %s", why))
+		job(func() { n.remove(s, why) })
 	case c.Log != nil:
 		n.logs.add(s.rev.name, s.id, c.Log.Sealed)
 	case c.AskOOM != nil:
-		n.spawn(func() { n.answerOOM(s, c.AskOOM.ID) })
+		job(func() { n.answerOOM(s, c.AskOOM.ID) })
 	}
 }
 
@@ -268,6 +272,14 @@ func (n *Node) answerOOM(s *sandbox, id uint64) {
 		n.log.Warn("OOM counter", "sandbox", s.id, "err", err)
 	}
 	s.tell(api.Control{OOM: &api.OOM{ID: id, Kills: kills}})
+}
+
+// exitCode is the code of an invocation that the function's end took along.
+func exitCode(e *api.Exited) api.Code {
+	if e.OOM {
+		return api.CodeOOMKilled
+	}
+	return api.CodeFunctionCrashed
 }
 
 func exitText(e *api.Exited) string {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -18,17 +19,18 @@ import (
 // another node; nothing after it does.
 func (n *Node) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 	n.met.inFlight.Inc()
-	rev, err := n.lookup(ctx, name)
-	if err != nil {
-		n.met.done(api.CodeOf(err))
-		ctx.SetConnectionClose() // the body was not read
-		n.refuse(ctx, err)
-		return
-	}
+	// The body comes first, so that a refusal leaves the connection usable.
 	body, err := relay.ReadBody(ctx, n.cfg.MaxBody)
 	if err != nil {
 		n.met.done(api.CodeOf(err))
 		n.problem(ctx, err)
+		return
+	}
+	rev, err := n.lookup(ctx, name)
+	if err != nil {
+		body.Release()
+		n.met.done(api.CodeOf(err))
+		n.refuse(ctx, err)
 		return
 	}
 	sl, err := n.slotFor(ctx, rev)
@@ -53,7 +55,7 @@ func (n *Node) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 	ctx.Response.Header.Set(api.HeaderServedBy, n.cfg.ID)
 	ctx.Response.Header.Set(api.HeaderStart, start)
 	if l := n.load.Load(); l != nil && time.Since(l.at) < loadFresh {
-		ctx.Response.Header.Set(api.HeaderLoad, l.json)
+		carry(ctx, l)
 	}
 	status := reply.Status
 	reply.SendTo(ctx, func(err error) {
@@ -115,7 +117,12 @@ func (n *Node) deliver(ctx *fasthttp.RequestCtx, sl slot, body *relay.Body) (*re
 		return nil, api.Wrap(api.CodeDeadline, err, "the function did not answer in time")
 	}
 	// Between the last check and now the sandbox ended under the invocation.
-	return nil, api.Wrap(api.CodeFunctionCrashed, err, "the sandbox ended while it served this invocation: "+n.lastWords(sl.s))
+	why := n.lastWords(sl.s)
+	code := api.CodeFunctionCrashed
+	if strings.HasPrefix(why, string(api.CodeOOMKilled)) {
+		code = api.CodeOOMKilled
+	}
+	return nil, api.Wrap(code, err, "the sandbox ended while it served this invocation: "+why)
 }
 
 // lastWords says why a sandbox ended, waiting a moment for the reason to come in.

@@ -40,6 +40,7 @@ func (n *Node) recover(ctx context.Context) error {
 		s := n.newSandbox(rev, info.ID)
 		n.mu.Unlock()
 		s.dir, s.rt, s.began = info.SocketDir, rt, info.CreatedAt
+		close(s.brought)
 		if err := n.listen(s); err != nil {
 			n.remove(s, "its control socket could not be made again")
 			continue

@@ -17,8 +17,9 @@ const (
 type stampedLoad struct {
 	json         string
 	at           time.Time
-	memAvailable int64 // bytes the machine had left when it was read
-	pending      int64 // bytes reserved since
+	memAvailable int64     // bytes the machine had left when it was read
+	read         time.Time // when that was
+	pending      int64     // bytes reserved since
 }
 
 // publishLoad tells the mesh what is free, when it changed and every loadEvery.
@@ -34,7 +35,7 @@ func (n *Node) publishLoad() {
 				machine, at = free, time.Now()
 			}
 		}
-		n.publish(machine)
+		n.publish(machine, at)
 		select {
 		case <-n.life.Done():
 			return
@@ -51,8 +52,9 @@ func (n *Node) publishLoad() {
 	}
 }
 
-// publish sends one load. machine is what procfs and the cgroups say is free.
-func (n *Node) publish(machine api.Resources) {
+// publish sends one load. machine is what procfs and the cgroups said is free
+// when they were read.
+func (n *Node) publish(machine api.Resources, read time.Time) {
 	images, err := n.dep.Runtime.Images(n.life)
 	if err != nil && n.life.Err() == nil {
 		n.log.Warn("list images", "err", err)
@@ -72,7 +74,7 @@ func (n *Node) publish(machine api.Resources) {
 	}
 	for _, s := range n.fleet {
 		l.InFlight += s.inFlight
-		if s.state == ready && s.inFlight < s.rev.slots {
+		if s.state == ready && !s.retiring && s.inFlight < s.rev.slots {
 			l.Warm[api.RevisionKey(s.rev.digest)] += s.rev.slots - s.inFlight
 		}
 	}
@@ -91,6 +93,10 @@ func (n *Node) publish(machine api.Resources) {
 		return
 	}
 	n.mu.Lock()
-	n.load.Store(&stampedLoad{json: string(b), at: time.Now(), memAvailable: machine.Memory})
+	s := &stampedLoad{json: string(b), at: time.Now(), memAvailable: machine.Memory, read: read}
+	if old := n.load.Load(); old != nil && old.read.Equal(read) {
+		s.pending = old.pending // the machine was not asked since
+	}
+	n.load.Store(s)
 	n.mu.Unlock()
 }

@@ -44,15 +44,19 @@ func (l *logbook) of(name api.FunctionName) *book {
 	return b
 }
 
+// frameOverhead is what a frame costs beside its content, about: without it,
+// empty frames would be without limit.
+const frameOverhead = 128
+
 func (l *logbook) add(name api.FunctionName, sandbox string, sealed []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	b := l.of(name)
 	b.seq++
 	b.frames = append(b.frames, api.LogFrame{Node: l.node, Sandbox: sandbox, Seq: b.seq, Sealed: sealed})
-	b.bytes += len(sealed)
+	b.bytes += len(sealed) + frameOverhead
 	for b.bytes > l.limit && len(b.frames) > 1 {
-		b.bytes -= len(b.frames[0].Sealed)
+		b.bytes -= len(b.frames[0].Sealed) + frameOverhead
 		b.frames = b.frames[1:]
 	}
 	close(b.news)

@@ -48,6 +48,7 @@ type revisions struct {
 	dir string
 	cfg Config
 
+	write  sync.Mutex // one put or drop at a time: disk and memory stay alike
 	mu     sync.RWMutex
 	byHash map[string]*revision
 	replay map[api.FunctionName]*sealed.ReplaySet
@@ -96,8 +97,20 @@ func (r *revisions) put(digest string, rec api.Revision) (*revision, error) {
 	if err != nil {
 		return nil, err
 	}
-	if old, ok := r.get(digest); ok && old.seq >= rev.seq {
+	r.write.Lock()
+	defer r.write.Unlock()
+	old, known := r.get(digest)
+	if known && old.seq >= rev.seq {
 		return old, nil // told twice, or late
+	}
+	if err := r.forget(rev); err != nil {
+		return nil, err
+	}
+	r.mu.RLock()
+	full := !known && len(r.byHash) >= maxRevisions
+	r.mu.RUnlock()
+	if full {
+		return nil, api.Errorf(api.CodeBusy, "this node knows %d revisions already", maxRevisions)
 	}
 	b, err := json.Marshal(rec)
 	if err != nil {
@@ -116,21 +129,33 @@ func (r *revisions) put(digest string, rec api.Revision) (*revision, error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.byHash) >= maxRevisions {
-		return nil, api.Errorf(api.CodeBusy, "this node knows %d revisions already", maxRevisions)
-	}
 	r.byHash[digest] = rev
 	return rev, nil
+}
+
+// forget drops the function's former revisions: this node may have been away
+// when it was told to. Sandboxes keep the one they serve.
+func (r *revisions) forget(next *revision) error {
+	return r.dropIf(func(old *revision) bool {
+		return old.name == next.name && old.seq < next.seq && old.digest != next.digest
+	})
 }
 
 // drop forgets all revisions of a function but keep. Its replay set stays: a
 // message of a removed function must not open in one deployed again.
 func (r *revisions) drop(name api.FunctionName, keep string) error {
+	r.write.Lock()
+	defer r.write.Unlock()
+	return r.dropIf(func(rev *revision) bool { return rev.name == name && rev.digest != keep })
+}
+
+// dropIf forgets revisions. write is held.
+func (r *revisions) dropIf(which func(*revision) bool) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var errs error
 	for digest, rev := range r.byHash {
-		if rev.name != name || digest == keep {
+		if !which(rev) {
 			continue
 		}
 		delete(r.byHash, digest)

@@ -42,10 +42,13 @@ type sandbox struct {
 	evidence string // type that its keys were released for
 
 	state    state
+	retiring bool // takes no new invocations; those under way may end
 	inFlight int
 	lastUsed time.Time
 	lastErr  string
+	abort    context.CancelFunc // ends its start; nil once that is over or for an adopted one
 
+	brought chan struct{} // closed once bringUp will touch s.rt no more
 	settled chan struct{} // closed once ready, or dead without having been
 	failure error         // set before settled closes without ready
 	gone    chan struct{} // closed once everything of it is removed
@@ -62,7 +65,7 @@ func (n *Node) newSandbox(rev *revision, id string) *sandbox {
 	now := time.Now()
 	s := &sandbox{
 		id: id, rev: rev, dir: filepath.Join(n.cfg.RunDir, id), began: now, lastUsed: now,
-		settled: make(chan struct{}), gone: make(chan struct{}),
+		brought: make(chan struct{}), settled: make(chan struct{}), gone: make(chan struct{}),
 	}
 	n.fleet[id] = s
 	if n.byRev[rev.key()] == nil {
@@ -84,8 +87,17 @@ func newSandboxID() string {
 func (n *Node) start(s *sandbox) {
 	ctx, cancel := context.WithTimeout(n.life, s.rev.start)
 	defer cancel()
-	err := n.bringUp(ctx, s)
 	n.mu.Lock()
+	stopped := s.state != starting
+	s.abort = cancel
+	n.mu.Unlock()
+	var err error
+	if !stopped {
+		err = n.bringUp(ctx, s)
+	}
+	close(s.brought)
+	n.mu.Lock()
+	s.abort = nil
 	if err == nil && s.state != starting {
 		err = s.failure
 		if err == nil {
@@ -227,6 +239,9 @@ func (n *Node) removeIf(s *sandbox, why string, cond func() bool) {
 	}
 	settled := s.state == ready
 	s.state = stopping
+	if s.abort != nil {
+		s.abort()
+	}
 	if s.lastErr == "" {
 		s.lastErr = why
 	}
@@ -239,6 +254,8 @@ func (n *Node) removeIf(s *sandbox, why string, cond func() bool) {
 	n.mu.Unlock()
 	n.touch()
 
+	// A start under way must not make anything after we looked.
+	<-s.brought
 	ctx, cancel := cleanupContext(n.cfg.StopGrace + 30*time.Second)
 	defer cancel()
 	s.mu.Lock()
@@ -271,7 +288,7 @@ func (n *Node) bury(s *sandbox, release bool) {
 	delete(n.fleet, s.id)
 	delete(n.byRev[s.rev.key()], s.id)
 	if len(n.byRev[s.rev.key()]) == 0 {
-		delete(n.byRev, s.rev.digest)
+		delete(n.byRev, s.rev.key())
 	}
 	if release {
 		n.ledger.release(need(s.rev.limits))

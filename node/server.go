@@ -81,6 +81,16 @@ func (n *Node) refuse(ctx *fasthttp.RequestCtx, err error) {
 	n.problem(ctx, err)
 	ctx.Response.Header.Set(api.HeaderRefused, string(api.CodeOf(err)))
 	if l := n.load.Load(); l != nil {
+		carry(ctx, l)
+	}
+}
+
+// maxCarried is the longest load that replies carry along, in bytes: peers
+// bound a reply's header, and gossip brings a longer load anyway.
+const maxCarried = 4 << 10
+
+func carry(ctx *fasthttp.RequestCtx, l *stampedLoad) {
+	if len(l.json) <= maxCarried {
 		ctx.Response.Header.Set(api.HeaderLoad, l.json)
 	}
 }
@@ -110,6 +120,9 @@ func (n *Node) serveAdmit(ctx *fasthttp.RequestCtx, name string) (*api.Ticket, e
 		}
 	}
 	ctx.Response.Header.Set(api.HeaderRefused, string(api.CodeOf(err)))
+	if l := n.load.Load(); l != nil {
+		carry(ctx, l)
+	}
 	return nil, err
 }
 
@@ -159,9 +172,17 @@ func (n *Node) serveRetire(ctx *fasthttp.RequestCtx, name string) error {
 	return nil
 }
 
-// retire removes s once it is idle, or when its invocations overstay.
+// retire gives s no more invocations and removes it once it is idle, or when
+// those under way overstay.
 func (n *Node) retire(s *sandbox) {
-	late := time.NewTimer(s.rev.bound)
+	n.mu.Lock()
+	s.retiring = true
+	patience := s.rev.bound
+	if s.state == starting {
+		patience += s.rev.start
+	}
+	n.mu.Unlock()
+	late := time.NewTimer(patience)
 	defer late.Stop()
 	for {
 		n.mu.Lock()
