@@ -56,7 +56,7 @@ func (c *Coordinator) everyNode(f func(*peer)) {
 		if n.Load.Epoch == 0 {
 			continue
 		}
-		p := c.peers.get(n.Meta)
+		p := c.peers.get(n)
 		wg.Add(1)
 		go func() { defer wg.Done(); f(p) }()
 	}
@@ -77,12 +77,19 @@ func (c *Coordinator) retire(name api.FunctionName, keep string) {
 	})
 }
 
+// describeTimeout bounds the question about a function's sandboxes.
+const describeTimeout = 2 * time.Second
+
 // sandboxesOf asks every node for a function's sandboxes.
 func (c *Coordinator) sandboxesOf(name api.FunctionName) []api.SandboxStatus {
 	var mu sync.Mutex
 	var all []api.SandboxStatus
+	// Callers wait for this when they fetch a descriptor: a node that does not
+	// answer is left out soon.
+	ctx, cancel := context.WithTimeout(c.life, describeTimeout)
+	defer cancel()
 	c.everyNode(func(p *peer) {
-		b, err := c.ask(c.life, p, http.MethodGet, api.NodePathSandboxes+"?function="+string(name), nil)
+		b, err := c.ask(ctx, p, http.MethodGet, api.NodePathSandboxes+"?function="+string(name), nil)
 		var some []api.SandboxStatus
 		if err == nil {
 			err = json.Unmarshal(b, &some)
@@ -141,6 +148,10 @@ func (c *Coordinator) serveRegistry(ctx *fasthttp.RequestCtx) {
 	if reqauth.IsRegistryUpload(string(ctx.Method()), string(ctx.Path())) {
 		body = reqauth.Unsigned()
 	} else if ctx.IsPut() || ctx.IsPost() || ctx.IsPatch() {
+		if err := claimsIdentity(ctx); err != nil {
+			c.problem(ctx, err)
+			return
+		}
 		b, err := readLimited(ctx, 4<<20) // a manifest
 		if err != nil {
 			ctx.SetConnectionClose()

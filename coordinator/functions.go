@@ -39,12 +39,26 @@ func (c *Coordinator) authorise(ctx *fasthttp.RequestCtx, body reqauth.Body) (re
 	return caller, e
 }
 
+// claimsIdentity refuses a request without a signature before its body is read:
+// a stranger's costs no memory.
+func claimsIdentity(ctx *fasthttp.RequestCtx) error {
+	if len(ctx.Request.Header.Peek(fasthttp.HeaderAuthorization)) > 0 {
+		return nil
+	}
+	e := api.Errorf(api.CodeUnauthorized, "the request is not signed")
+	e.Field, e.Remedy = fasthttp.HeaderAuthorization, "sign it with the owner's key, as faasd-sec does"
+	return e
+}
+
 // putFunction takes a new or changed function. Nothing is stored unless the
 // owner's signature holds, the name is free or the owner's own, the sequence
 // grows, and the registry has image and bundle.
 func (c *Coordinator) putFunction(ctx *fasthttp.RequestCtx, path string) (*api.FunctionStatus, error) {
 	name, err := api.ParseFunctionName(path)
 	if err != nil {
+		return nil, err
+	}
+	if err := claimsIdentity(ctx); err != nil {
 		return nil, err
 	}
 	body, err := readBody(ctx)
@@ -131,20 +145,19 @@ func mayReplace(old *store.Function, d *sealed.Descriptor, caller reqauth.Caller
 // checkContent makes sure that what the descriptor names is there, so that a
 // deployment is never half made.
 func (c *Coordinator) checkContent(ctx context.Context, d *sealed.Descriptor, rec api.Revision) error {
-	if api.NamesRegistry(rec.ImageRef) {
-		return nil
-	}
-	ok, err := c.dep.Images.HasManifest(ctx, rec.ImageRef, d.Config.Image)
-	if err != nil {
-		return err
-	}
-	if !ok {
-		return api.Invalid("image", "push it first: faasd-sec deploy does", "the registry has no "+rec.ImageRef+"@"+d.Config.Image)
+	if !api.NamesRegistry(rec.ImageRef) { // another registry is asked by the node that pulls
+		ok, err := c.dep.Images.HasManifest(ctx, rec.ImageRef, d.Config.Image)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return api.Invalid("image", "push it first: faasd-sec deploy does", "the registry has no "+rec.ImageRef+"@"+d.Config.Image)
+		}
 	}
 	if d.BundleBlob == "" {
 		return nil
 	}
-	ok, err = c.dep.Images.HasBlob(ctx, rec.BundleRef, d.BundleBlob)
+	ok, err := c.dep.Images.HasBlob(ctx, rec.BundleRef, d.BundleBlob)
 	if err != nil {
 		return err
 	}

@@ -154,6 +154,7 @@ func (c *Coordinator) place(ctx *fasthttp.RequestCtx, r *route, body *relay.Body
 	}
 	queued := false
 	for {
+		freed := c.queue.next() // taken before the attempt: what ends during it counts
 		view := c.dep.Mesh.Snapshot()
 		reply, peer, last, err := c.tryAll(view, r, body, id)
 		if err != nil || reply != nil {
@@ -171,9 +172,10 @@ func (c *Coordinator) place(ctx *fasthttp.RequestCtx, r *route, body *relay.Body
 			}
 			queued = true
 			c.met.queued.Inc()
+			continue // from now on what ends is signalled; before it was not
 		}
 		wctx, cancel := context.WithDeadline(c.life, deadline)
-		err = c.queue.wait(wctx, c.dep.Mesh.Changed(view.Version))
+		err = c.queue.wait(wctx, freed, c.dep.Mesh.Changed(view.Version))
 		cancel()
 		if err != nil {
 			c.queue.leave()
@@ -196,10 +198,13 @@ func (c *Coordinator) tryAll(view *api.ClusterView, r *route, body *relay.Body, 
 		return max(0, c.peers.inFlight(n.Meta.ID)-n.Load.InFlight)
 	}
 	var last error
-	failures := 0
+	failures, patience := 0, false
 	for {
 		d := idx.Pick(req, c.cfg.Weights)
 		if len(d.Candidates) == 0 {
+			if failures > 0 && !patience {
+				return nil, nil, nil, last // every node that could, tried: waiting changes nothing
+			}
 			if last == nil {
 				last = api.Errorf(api.CodeNoRoom, "no node can take it: %s", d.Summary())
 			}
@@ -207,7 +212,7 @@ func (c *Coordinator) tryAll(view *api.ClusterView, r *route, body *relay.Body, 
 		}
 		for _, cand := range d.Candidates {
 			req.Exclude = append(req.Exclude, cand.ID)
-			p := c.peers.get(view.Nodes[cand.Index].Meta)
+			p := c.peers.get(view.Nodes[cand.Index])
 			p.inFlight.Add(1)
 			reply, refusal, err := c.send(p, r, body, id)
 			if reply != nil {
@@ -217,9 +222,13 @@ func (c *Coordinator) tryAll(view *api.ClusterView, r *route, body *relay.Body, 
 			if err != nil {
 				return nil, nil, nil, err
 			}
-			last = refusal
+			if last == nil || !patience {
+				last = refusal
+			}
 			c.met.refusals.WithLabelValues(string(api.CodeOf(refusal))).Inc()
-			if !patient(api.CodeOf(refusal)) {
+			if patient(api.CodeOf(refusal)) {
+				patience = true
+			} else {
 				// The next node may do better, but not for ever.
 				if failures++; failures >= 3 {
 					return nil, nil, nil, refusal
@@ -296,6 +305,9 @@ func (c *Coordinator) broken(p *peer, err error) (*relay.Reply, error, error) {
 	case errors.Is(err, context.DeadlineExceeded):
 		return nil, nil, api.Wrap(api.CodeDeadline, err, "node "+p.id+" did not answer in time")
 	}
+	// Whatever broke this connection broke the idle ones too, most likely: a
+	// daemon that was killed. They must not cost an invocation each.
+	p.up.Close()
 	e := api.Wrap(api.CodeNodeLost, err, "the connection to node "+p.id+" broke; whether the function ran is not known")
 	e.Remedy = "seal the request again if it may run twice"
 	return nil, nil, e

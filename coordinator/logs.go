@@ -80,12 +80,14 @@ func (m *merger) read(ctx context.Context) {
 		for _, n := range view.Nodes {
 			mu.Lock()
 			skip := n.Load.Epoch == 0 || reading[n.Meta.ID]
-			reading[n.Meta.ID] = true
+			if !skip {
+				reading[n.Meta.ID] = true
+			}
 			mu.Unlock()
 			if skip {
 				continue
 			}
-			p := m.c.peers.get(n.Meta)
+			p := m.c.peers.get(n)
 			wg.Add(1)
 			go func() {
 				defer wg.Done()

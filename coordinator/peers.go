@@ -20,6 +20,7 @@ type Dialer interface {
 type peer struct {
 	id, addr string
 	up       *relay.Upstream
+	epoch    atomic.Uint64 // of the node's daemon, as last seen
 	inFlight atomic.Int64
 }
 
@@ -35,8 +36,17 @@ func newPeers(life context.Context, d Dialer) *peers {
 	return &peers{life: life, dial: d, byID: map[string]*peer{}}
 }
 
-// get returns the peer of a node, made anew when the node moved.
-func (p *peers) get(m api.NodeMeta) *peer {
+// get returns the peer of a node, made anew when the node moved. Connections to
+// a former life of its daemon are closed.
+func (p *peers) get(v api.NodeView) *peer {
+	e := p.of(v.Meta)
+	if was := e.epoch.Load(); v.Load.Epoch > was && e.epoch.CompareAndSwap(was, v.Load.Epoch) && was != 0 {
+		e.up.Close()
+	}
+	return e
+}
+
+func (p *peers) of(m api.NodeMeta) *peer {
 	p.mu.RLock()
 	e := p.byID[m.ID]
 	p.mu.RUnlock()

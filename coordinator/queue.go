@@ -53,12 +53,13 @@ func (w *waiting) signal() {
 // retryEvery is how long a waiting invocation relies on being told of room.
 const retryEvery = 250 * time.Millisecond
 
-// wait returns when there may be room again.
-func (w *waiting) wait(ctx context.Context, changed <-chan struct{}) error {
+// wait returns when there may be room again: freed is what next gave before the
+// attempt that found none.
+func (w *waiting) wait(ctx context.Context, freed, changed <-chan struct{}) error {
 	t := time.NewTimer(retryEvery)
 	defer t.Stop()
 	select {
-	case <-w.next():
+	case <-freed:
 	case <-changed:
 	case <-t.C:
 	case <-ctx.Done():
