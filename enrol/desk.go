@@ -15,10 +15,21 @@ import (
 // NodeCertTTL is how long a node's certificate lasts; nodes renew it earlier.
 const NodeCertTTL = 30 * 24 * time.Hour
 
-// Tokens are the join tokens that are still good; *store.Store keeps them.
+// Tokens are the join tokens that are still good, and the settings that say
+// which node ids are taken; *store.Store keeps them.
 type Tokens interface {
 	PutToken(ctx context.Context, hash, role string, uses int, ttl time.Duration) (store.Token, error)
 	ConsumeToken(ctx context.Context, hash string) (store.Token, error)
+	GetSetting(ctx context.Context, name string) (store.Setting, error)
+	PutSetting(ctx context.Context, name string, value []byte, expected int64) (int64, error)
+}
+
+// nodeSetting is where the store says that a node id is taken.
+func nodeSetting(id string) string { return "nodes/" + id }
+
+func taken(id string) error {
+	return &api.Error{Code: api.CodeConflict, Field: "id", Message: "the cluster has a node " + id + " already",
+		Remedy: "choose another id; a machine that lost its state joins under a new one"}
 }
 
 // Desk is the coordinator's side of enrolment.
@@ -74,6 +85,12 @@ func (d *Desk) Join(ctx context.Context, req api.JoinRequest) (api.JoinReply, er
 		}
 		keys = append(keys, b)
 	}
+	// Who holds a token may join, but not as a machine that is there already.
+	if _, err := d.Tokens.GetSetting(ctx, nodeSetting(csr.ID)); err == nil {
+		return none, taken(csr.ID)
+	} else if api.CodeOf(err) != api.CodeNotFound {
+		return none, err
+	}
 	if _, err := d.Tokens.ConsumeToken(ctx, pki.HashToken(tok)); err != nil {
 		if api.CodeOf(err) == api.CodeInternal {
 			return none, errors.Join(errors.New("use join token"), err)
@@ -82,6 +99,13 @@ func (d *Desk) Join(ctx context.Context, req api.JoinRequest) (api.JoinReply, er
 	}
 	cert, err := d.Authority.Sign(csr, pki.RoleNode, csr.ID, NodeCertTTL)
 	if err != nil {
+		return none, err
+	}
+	// Of two that ask at once one is told no; its certificate is never sent.
+	_, err = d.Tokens.PutSetting(ctx, nodeSetting(csr.ID), []byte(time.Now().UTC().Format(time.RFC3339)), store.Absent)
+	if api.CodeOf(err) == api.CodeConflict {
+		return none, taken(csr.ID)
+	} else if err != nil {
 		return none, err
 	}
 	return api.JoinReply{

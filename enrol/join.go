@@ -6,9 +6,11 @@ import (
 	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -51,11 +53,15 @@ func Join(ctx context.Context, addr, token, id, dir string) (Node, error) {
 		return none, err
 	}
 	n.Cluster = ident.Peer().Cluster
-	if err := Save(dir, NodeFile, n); err != nil {
-		return none, err
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return none, fmt.Errorf("state directory: %w", err)
 	}
 	if err := pki.SaveIdentity(filepath.Join(dir, IdentityFile), keyPEM, reply.Certificate, reply.CA); err != nil {
 		return none, err
+	}
+	// Written last: it marks the directory as complete.
+	if err := Save(dir, NodeFile, n); err != nil {
+		return none, errors.Join(err, os.Remove(filepath.Join(dir, IdentityFile)))
 	}
 	return n, nil
 }
