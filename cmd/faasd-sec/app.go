@@ -84,8 +84,17 @@ func (a *app) root() *cobra.Command {
 		panic(err) // the flag is defined above
 	}
 	root.AddCommand(a.keyCommand(), a.buildCommand(), a.deployCommand(), a.invokeCommand(), a.listCommand(), a.describeCommand(),
-		a.logsCommand(), a.removeCommand(), a.nodesCommand(), a.topCommand(), a.versionCommand())
+		a.logsCommand(), a.removeCommand(), a.nodesCommand(), a.topCommand(), a.versionCommand(),
+		newUpCommand(func() (string, error) { return a.configDir, nil }, a.stdout, a.stderr), newInitCommand(a.stdout), a.nodeCommand())
 	return root
+}
+
+// nodeCommand groups what makes this machine part of a cluster.
+func (a *app) nodeCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "node", Short: "Make this machine part of a cluster", Args: unknownCommand,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+	addEnrolment(cmd, a.stdout)
+	return cmd
 }
 
 // unknownCommand tells what was perhaps meant.

@@ -18,7 +18,7 @@ import (
 )
 
 func (a *app) keyCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "key", Short: "Make, show and exchange keys, and pin those of others", Args: usageArgs(cobra.NoArgs),
+	cmd := &cobra.Command{Use: "key", Short: "Make, show and exchange keys, and pin those of others", Args: unknownCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	cmd.AddCommand(a.keyNew(), a.keyList(), a.keyShow(), a.keyExport(), a.keyImport(), a.keyTrust())
 	return cmd

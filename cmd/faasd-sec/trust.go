@@ -15,7 +15,7 @@ import (
 )
 
 func (a *app) keyTrust() *cobra.Command {
-	cmd := &cobra.Command{Use: "trust", Short: "Pin the keys of a key broker or of a function's owner", Args: usageArgs(cobra.NoArgs),
+	cmd := &cobra.Command{Use: "trust", Short: "Pin the keys of a key broker or of a function's owner", Args: unknownCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	broker := &cobra.Command{Use: "broker [FINGERPRINT]", Short: "Pin the gateway's key broker, which function keys are deposited with",
 		Long: "Pin the key broker of the gateway. It is asked for its keys, and they are kept if they have the\n" +
