@@ -34,7 +34,7 @@ func (r *Remote) PushBlob(ctx context.Context, repo string, content io.ReaderAt,
 		return "", fmt.Errorf("push blob: read %d of %d bytes: %w", n, size, err)
 	}
 	d := v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(h.Sum(nil))}
-	ref, err := r.ref(repo + ":sha256-" + d.Hex)
+	ref, err := r.ref(repo, "sha256-"+d.Hex)
 	if err != nil {
 		return "", err
 	}

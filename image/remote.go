@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"path"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -30,7 +31,7 @@ var _ Puller = (*Remote)(nil)
 // Push stores an image under repo and tag, and returns the manifest's digest.
 // What the registry has already is not sent again. ctx bounds it.
 func (r *Remote) Push(ctx context.Context, repo, tag string, img v1.Image) (string, error) {
-	ref, err := r.ref(repo + ":" + tag)
+	ref, err := r.ref(repo, tag)
 	if err != nil {
 		return "", err
 	}
@@ -78,9 +79,10 @@ func (r *Remote) Pull(ctx context.Context, s, arch string) (v1.Image, error) {
 		return nil, api.Invalid("image", "write REGISTRY/REPOSITORY:TAG or …@sha256:DIGEST", err.Error())
 	}
 	opts := []remote.Option{remote.WithContext(ctx)}
-	if own, err := r.ref("x:y"); err == nil && ref.Context().RegistryStr() == own.Context().RegistryStr() {
-		if ref, err = r.ref(strings.TrimPrefix(s, ref.Context().RegistryStr()+"/")); err != nil {
-			return nil, err
+	if r.Registry != "" && ref.Context().RegistryStr() == r.Registry {
+		// Parsed again, as what may be plain is part of a reference.
+		if ref, err = name.ParseReference(s, r.nameOptions()...); err != nil {
+			return nil, fmt.Errorf("pull %s: %w", s, err)
 		}
 		opts = r.options(ctx)
 	} else if r.Keychain != nil {
@@ -93,16 +95,36 @@ func (r *Remote) Pull(ctx context.Context, s, arch string) (v1.Image, error) {
 	return img, nil
 }
 
-func (r *Remote) ref(s string) (name.Reference, error) {
-	var opts []name.Option
+// ref names a tag of a repository in the registry. The registry is parsed by
+// itself: in a whole reference a host without dot or port is taken for a part
+// of a repository of Docker Hub.
+func (r *Remote) ref(repo, tag string) (name.Reference, error) {
+	reg, err := name.NewRegistry(r.Registry, append(r.nameOptions(), name.StrictValidation)...)
+	if err != nil || r.Registry == "" {
+		return nil, api.Invalid("registry", "write HOST or HOST:PORT", fmt.Sprintf("%q is not a registry", r.Registry))
+	}
+	// Checked here, as the other constructors take names that no registry does.
+	if repo == "" || repo != path.Clean(repo) || strings.HasPrefix(repo, "/") {
+		return nil, errRepository(fmt.Sprintf("%q is not a repository", repo))
+	}
+	if _, err := name.NewRepository(reg.RegistryStr()+"/"+repo, r.nameOptions()...); err != nil {
+		return nil, errRepository(err.Error())
+	}
+	if _, err := name.NewTag("registry.invalid/x/x:"+tag, name.StrictValidation); err != nil {
+		return nil, errRepository(fmt.Sprintf("%q is not a tag", tag))
+	}
+	return reg.Repo(repo).Tag(tag), nil
+}
+
+func errRepository(message string) error {
+	return api.Invalid("image", "write REPOSITORY:TAG with lower-case letters, digits, '.', '_', '-' and '/'", message)
+}
+
+func (r *Remote) nameOptions() []name.Option {
 	if r.PlainHTTP {
-		opts = append(opts, name.Insecure)
+		return []name.Option{name.Insecure}
 	}
-	ref, err := name.ParseReference(r.Registry+"/"+s, opts...)
-	if err != nil {
-		return nil, api.Invalid("image", "write REPOSITORY:TAG with lower-case letters, digits, '.', '_', '-' and '/'", err.Error())
-	}
-	return ref, nil
+	return nil
 }
 
 func (r *Remote) options(ctx context.Context) []remote.Option {

@@ -102,6 +102,21 @@ func TestPushAndPullThroughTheRegistry(t *testing.T) {
 	}
 }
 
+func TestRegistryIsNeverMistakenForDockerHub(t *testing.T) {
+	for _, host := range []string{"gateway", "localhost", "gateway:8080", "a.b"} {
+		ref, err := (&Remote{Registry: host}).ref("team/hello", "v1")
+		if err != nil || ref.Context().RegistryStr() != host || ref.Context().RepositoryStr() != "team/hello" {
+			t.Errorf("%s: %v, %v", host, ref, err)
+		}
+	}
+	for _, bad := range [][3]string{{"", "x", "v1"}, {"h:1", "", "v1"}, {"h:1", "../x", "v1"}, {"h:1", "/x", "v1"}, {"h:1", "x", "a b"}, {"h:1", "x", ""},
+		{"h:1/x", "x", "v1"}, {"h:1", "x@sha256:0", "v1"}} {
+		if _, err := (&Remote{Registry: bad[0]}).ref(bad[1], bad[2]); api.CodeOf(err) != api.CodeInvalid {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+}
+
 func TestUnsignedPushIsRefusedWithACode(t *testing.T) {
 	_, s := serve(t)
 	r := testRemote(t, s)
