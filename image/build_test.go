@@ -38,6 +38,9 @@ func tree(t *testing.T, dir string, files map[string]string) {
 			name, mode = n, 0o755
 		}
 		if from, to, ok := strings.Cut(name, " -> "); ok {
+			if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, from)), 0o755); err != nil {
+				t.Fatal(err)
+			}
 			if err := os.Symlink(to, filepath.Join(dir, from)); err != nil {
 				t.Fatal(err)
 			}

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"path"
-	"strings"
+	"path/filepath"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -104,7 +104,7 @@ func (r *Remote) ref(repo, tag string) (name.Reference, error) {
 		return nil, api.Invalid("registry", "write HOST or HOST:PORT", fmt.Sprintf("%q is not a registry", r.Registry))
 	}
 	// Checked here, as the other constructors take names that no registry does.
-	if repo == "" || repo != path.Clean(repo) || strings.HasPrefix(repo, "/") {
+	if repo != path.Clean(repo) || !filepath.IsLocal(repo) {
 		return nil, errRepository(fmt.Sprintf("%q is not a repository", repo))
 	}
 	if _, err := name.NewRepository(reg.RegistryStr()+"/"+repo, r.nameOptions()...); err != nil {
