@@ -196,10 +196,21 @@ func function(args []string) error {
 		}
 	case "write": // writes so many MiB to a path
 		return os.WriteFile(args[2], make([]byte, number()<<20), 0o600)
-	case "exec":
-		b, err := exec.Command(args[1]).CombinedOutput()
-		fmt.Printf("%s", b)
+	case "script": // runs a program that it writes to a path
+		b, err := os.ReadFile("/proc/self/exe")
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(args[1], b, 0o700); err != nil {
+			return err
+		}
+		cmd := exec.Command(args[1], "say")
+		cmd.Stdin = strings.NewReader("\n")
+		out, err := cmd.CombinedOutput()
+		fmt.Printf("%s", out)
 		return err
+	case "say":
+		fmt.Println("ok")
 	case "cat":
 		b, err := os.ReadFile(args[1])
 		fmt.Printf("%s", b)
