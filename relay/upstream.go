@@ -64,7 +64,7 @@ func NewUpstream(ctx context.Context, dial Dialer, o Options) *Upstream {
 				if err != nil {
 					return nil, &dialError{err}
 				}
-				return conn, nil
+				return wholeConn{conn}, nil
 			},
 		},
 		large: &http.Transport{
@@ -81,6 +81,20 @@ func NewUpstream(ctx context.Context, dial Dialer, o Options) *Upstream {
 			WriteBufferSize: 64 << 10, ReadBufferSize: 64 << 10,
 		},
 	}
+}
+
+// wholeConn is a connection whose end never comes in place: fasthttp takes
+// io.EOF between two chunks for the end of the body, so that a reply cut there
+// would look whole. Our peers always say where a body ends.
+type wholeConn struct{ net.Conn }
+
+// Read implements net.Conn.
+func (c wholeConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
 }
 
 // dialError marks what failed before anything was sent.
