@@ -24,8 +24,8 @@ const prefetched = 8 << 10
 func framed(h fasthttp.RequestHandler) fasthttp.RequestHandler {
 	return func(ctx *fasthttp.RequestCtx) {
 		if ctx.Request.Header.ContentLength() == -1 && hasContentLength(ctx.Request.Header.RawHeaders()) {
-			ctx.SetConnectionClose()
 			ctx.Error("both Content-Length and Transfer-Encoding\n", fasthttp.StatusBadRequest)
+			ctx.SetConnectionClose() // after Error, which resets the response
 			linger(ctx)
 			return
 		}
