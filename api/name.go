@@ -82,3 +82,13 @@ func NamesRegistry(ref string) bool {
 	first, _, more := strings.Cut(ref, "/")
 	return more && (strings.ContainsAny(first, ".:") || first == "localhost")
 }
+
+// Repository is an image reference of the cluster's registry without tag and
+// digest: images are always pulled by the digest that the owner signed.
+func Repository(ref string) string {
+	ref, _, _ = strings.Cut(ref, "@")
+	if colon := strings.LastIndexByte(ref, ':'); colon > strings.LastIndexByte(ref, '/') {
+		ref = ref[:colon]
+	}
+	return ref
+}

@@ -146,7 +146,7 @@ func mayReplace(old *store.Function, d *sealed.Descriptor, caller reqauth.Caller
 // deployment is never half made.
 func (c *Coordinator) checkContent(ctx context.Context, d *sealed.Descriptor, rec api.Revision) error {
 	if !api.NamesRegistry(rec.ImageRef) { // another registry is asked by the node that pulls
-		ok, err := c.dep.Images.HasManifest(ctx, rec.ImageRef, d.Config.Image)
+		ok, err := c.dep.Images.HasManifest(ctx, api.Repository(rec.ImageRef), d.Config.Image)
 		if err != nil {
 			return err
 		}

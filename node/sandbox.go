@@ -169,7 +169,7 @@ func (n *Node) imageRef(rev *revision) string {
 	if api.NamesRegistry(rev.rec.ImageRef) {
 		return rev.rec.ImageRef
 	}
-	return n.cfg.Registry + "/" + rev.rec.ImageRef
+	return n.cfg.Registry + "/" + api.Repository(rev.rec.ImageRef)
 }
 
 // startError keeps an error that has a code and gives others CodeStartFailed.

@@ -9,9 +9,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/prometheus/procfs"
-
 	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/cgroups"
 )
 
 // options are the flags.
@@ -111,16 +110,13 @@ func (o *options) resolve() error {
 
 // threeQuarters of the machine's memory.
 func threeQuarters() (int64, error) {
-	fs, err := procfs.NewDefaultFS()
+	fs, err := cgroups.Open()
 	if err != nil {
-		return 0, fmt.Errorf("read /proc: %w", err)
+		return 0, fmt.Errorf("cgroups: %w", err)
 	}
-	m, err := fs.Meminfo()
+	m, err := fs.Machine()
 	if err != nil {
-		return 0, fmt.Errorf("read /proc/meminfo: %w", err)
+		return 0, fmt.Errorf("%w: set -capacity-memory", err)
 	}
-	if m.MemTotalBytes == nil {
-		return 0, fmt.Errorf("/proc/meminfo has no MemTotal: set -capacity-memory")
-	}
-	return int64(*m.MemTotalBytes / 4 * 3), nil
+	return m.Capacity.Memory / 4 * 3, nil
 }

@@ -77,7 +77,7 @@ func run(ctx context.Context, o options) (err error) {
 	cfg.Capacity, cfg.Registry = o.capacity, n.Registry
 	cfg.IdleAfter, cfg.StartTimeout, cfg.DrainTimeout = o.idleAfter, o.startTimeout, o.drain
 	nd, err := node.New(cfg, node.Deps{
-		Runtime: rt, Mesh: mesh, Log: log, Registerer: reg, Free: fs.FreeResources,
+		Runtime: rt, Mesh: mesh, Log: log, Registerer: reg, Free: func() (api.Resources, error) { m, err := fs.Machine(); return m.Free, err },
 		Broker: &node.HTTPBroker{URL: "https://" + n.Broker, Client: &http.Client{Transport: &http.Transport{
 			TLSClientConfig: pki.ClientConfig(identity, pki.RoleKeyBroker, pki.AnyID), IdleConnTimeout: time.Minute}}},
 		Bundles: image.NewBlobs("https://"+n.Registry, toRegistry),
