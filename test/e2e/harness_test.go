@@ -35,7 +35,7 @@ import (
 )
 
 // need skips where the machine cannot run sandboxes, and fails where it must.
-func need(t *testing.T) {
+func need(t testing.TB) {
 	t.Helper()
 	var why string
 	if os.Geteuid() != 0 {
@@ -61,7 +61,7 @@ var binaries = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for _, b := range []string{"coordinator", "keybroker", "node", "agent"} {
+	for _, b := range []string{"coordinator", "keybroker", "node", "agent", "faasd-sec"} {
 		if err := goBuild(filepath.Join(dir, b), "github.com/faasd-sec/faasd-sec/cmd/"+b); err != nil {
 			return "", err
 		}
@@ -86,7 +86,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func bin(t *testing.T, name string) string {
+func bin(t testing.TB, name string) string {
 	t.Helper()
 	dir, err := binaries()
 	if err != nil {
@@ -98,14 +98,16 @@ func bin(t *testing.T, name string) string {
 // cluster is a running cluster and an owner who uses it.
 type cluster struct {
 	*local.Cluster
-	id      *unseal.Identity
-	client  *client.Client
-	pins    *client.Pins
-	keyring *client.Keyring
+	gateway   string            // URL
+	transport http.RoundTripper // nil: from this machine's own network
+	id        *unseal.Identity
+	client    *client.Client
+	pins      *client.Pins
+	keyring   *client.Keyring
 }
 
 // up starts a cluster and stops it with the test. More can be set by change.
-func up(t *testing.T, nodes int, change ...func(*local.Config)) *cluster {
+func up(t testing.TB, nodes int, change ...func(*local.Config)) *cluster {
 	t.Helper()
 	need(t)
 	state, err := os.MkdirTemp("", "fs-")
@@ -139,30 +141,39 @@ func up(t *testing.T, nodes int, change ...func(*local.Config)) *cluster {
 }
 
 // newOwner gives a cluster's user keys and pins.
-func newOwner(t *testing.T, lc *local.Cluster) *cluster {
+func newOwner(t testing.TB, lc *local.Cluster) *cluster {
 	t.Helper()
-	c := &cluster{Cluster: lc}
+	c := &cluster{Cluster: lc, gateway: lc.Gateway()}
+	c.own(t, lc.Broker())
+	return c
+}
+
+// Gateway is the URL for callers and owners.
+func (c *cluster) Gateway() string { return c.gateway }
+
+// own gives the cluster's user keys, and broker as the one to trust.
+func (c *cluster) own(t testing.TB, broker api.BrokerInfo) {
+	t.Helper()
 	var err error
 	if c.id, err = unseal.NewIdentity(rand.Reader); err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	if err := client.PinBroker(dir, lc.Gateway(), lc.Broker()); err != nil {
+	if err := client.PinBroker(dir, c.gateway, broker); err != nil {
 		t.Fatal(err)
 	}
 	if c.pins, err = client.OpenPins(dir); err != nil {
 		t.Fatal(err)
 	}
 	c.keyring = client.NewKeyring(filepath.Join(dir, "functions"), []byte("test"), rand.Reader)
-	if c.client, err = client.New(client.Config{Gateway: lc.Gateway(), Identity: c.id, Pins: c.pins}); err != nil {
+	if c.client, err = client.New(client.Config{Gateway: c.gateway, Identity: c.id, Pins: c.pins, Transport: c.transport}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.client.Close)
-	return c
 }
 
 // dumpLogs shows the daemons' logs of a failed test.
-func dumpLogs(t *testing.T, state string) {
+func dumpLogs(t testing.TB, state string) {
 	files, _ := filepath.Glob(filepath.Join(state, "logs", "*.log"))
 	for _, f := range files {
 		b, err := os.ReadFile(f)
@@ -177,7 +188,7 @@ func dumpLogs(t *testing.T, state string) {
 }
 
 type testWriter struct {
-	t  *testing.T
+	t  testing.TB
 	mu sync.Mutex
 }
 
@@ -192,15 +203,19 @@ func (w *testWriter) Write(p []byte) (int, error) {
 
 // signed is a transport that signs as the owner.
 func (c *cluster) signed() http.RoundTripper {
+	base := c.transport
+	if base == nil {
+		base = http.DefaultTransport
+	}
 	return &reqauth.Transport{
-		Base: http.DefaultTransport, Unsigned: reqauth.RegistryUpload,
+		Base: base, Unsigned: reqauth.RegistryUpload,
 		Signer: &reqauth.Signer{Key: c.id.Signer(), Random: rand.Reader, Now: time.Now},
 	}
 }
 
 // pushTestImage pushes an image that holds the test function, and returns its
 // digest.
-func (c *cluster) pushTestImage(t *testing.T, repo string) string {
+func (c *cluster) pushTestImage(t testing.TB, repo string) string {
 	t.Helper()
 	b, err := os.ReadFile(bin(t, "testfn"))
 	if err != nil {
@@ -242,7 +257,7 @@ func (c *cluster) pushTestImage(t *testing.T, repo string) string {
 }
 
 // deploy deploys the test function; change sets more.
-func (c *cluster) deploy(t *testing.T, fn string, change ...func(*client.Deployment)) api.FunctionName {
+func (c *cluster) deploy(t testing.TB, fn string, change ...func(*client.Deployment)) api.FunctionName {
 	t.Helper()
 	full, err := api.ParseFunctionName(fn)
 	if err != nil {
@@ -274,7 +289,7 @@ func (c *cluster) pushBundle(ctx context.Context, repo string, blob *os.File, si
 }
 
 // invoke calls a function and reads the whole reply.
-func (c *cluster) invoke(t *testing.T, fn api.FunctionName, req client.Request) (*client.Response, []byte, error) {
+func (c *cluster) invoke(t testing.TB, fn api.FunctionName, req client.Request) (*client.Response, []byte, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
@@ -288,7 +303,7 @@ func (c *cluster) invoke(t *testing.T, fn api.FunctionName, req client.Request) 
 }
 
 // must calls a function and expects status 200.
-func (c *cluster) must(t *testing.T, fn api.FunctionName, path, body string) string {
+func (c *cluster) must(t testing.TB, fn api.FunctionName, path, body string) string {
 	t.Helper()
 	p, q, _ := strings.Cut(path, "?")
 	resp, b, err := c.invoke(t, fn, client.Request{Path: p, Query: q, Body: strings.NewReader(body)})
