@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -36,6 +37,10 @@ machines join. Afterwards start coordinator and keybroker on this directory.`,
 				if _, err := sealed.ParseFingerprint(o); err != nil && o != "any" {
 					return api.Invalid("owner", "give 64 hex digits as faasd-sec key list shows them, or any", fmt.Sprintf("%q is not a fingerprint", o))
 				}
+			}
+			// Before the cluster is made: what fails later cannot be repeated.
+			if err := os.MkdirAll(broker, 0o700); err != nil {
+				return fmt.Errorf("the key broker's directory: %w", err)
 			}
 			token, err := enrol.Init(state, owners, rand.Reader)
 			if err != nil {
