@@ -65,7 +65,7 @@ func (c *cluster) client(id *unseal.Identity, edit ...func(*client.Config)) *cli
 func firstUse(cfg *client.Config) { cfg.TrustOnFirstUse = true }
 
 func (c *cluster) deployment(ring *client.Keyring, edit ...func(*client.Deployment)) client.Deployment {
-	d := client.Deployment{Name: fn, ImageRef: "echo:latest", ImageDigest: "sha256:" + strings.Repeat("0a", 32), Mode: "http", Upstream: "unix",
+	d := client.Deployment{Name: fn, ImageRef: "echo", ImageDigest: "sha256:" + strings.Repeat("0a", 32), Mode: "http", Upstream: "unix",
 		Resources: api.Resources{CPU: 500, Memory: 128 << 20, PIDs: 64}, AnyCaller: true, Attestation: []string{"node-key"}, Keys: ring,
 		PushBundle: func(_ context.Context, repo string, f *os.File, _ int64) (string, error) {
 			b, err := io.ReadAll(f)

@@ -19,7 +19,7 @@ import (
 // Deployment says what to run and who may call it.
 type Deployment struct {
 	Name        api.FunctionName
-	ImageRef    string // repository[:tag] in the cluster's registry, or a reference elsewhere
+	ImageRef    string // repository in the cluster's registry, or HOST/repository elsewhere; no tag
 	ImageDigest string // "sha256:…", what runs
 
 	Mode        string   // http, serializing, streaming

@@ -178,7 +178,7 @@ func (d *deployer) image(ctx context.Context, fn *stack.Function, remote *image.
 	defer func() { err = errors.Join(err, img.Close()) }()
 	repo, tag := splitRef(fn.Image)
 	digest, err = remote.Push(ctx, repo, tag, img)
-	return repo + ":" + tag, digest, err
+	return repo, digest, err // the tag is for people; what runs is named by digest
 }
 
 func (d *deployer) noImage(fn *stack.Function, path string, err error) error {
