@@ -142,7 +142,7 @@ func (d *Daemon) spawn(program string) error {
 }
 
 // wait polls until the daemon accepts a connection on both of its sockets,
-// which it opens after its plug-ins are up.
+// which it opens after its plug-ins are up, and checks that they are.
 func (d *Daemon) wait(ctx context.Context) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -150,7 +150,7 @@ func (d *Daemon) wait(ctx context.Context) error {
 	for {
 		if last = dial(ctx, d.cfg.Socket); last == nil {
 			if last = dial(ctx, d.cfg.Socket+".ttrpc"); last == nil {
-				return nil
+				return d.usable(ctx)
 			}
 		}
 		select {
