@@ -130,17 +130,21 @@ func TestStreamingPipesLive(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	go say("one\n")
-	a := w.post(context.Background(), pr, pending, nil)
-	defer a.close()
-	buf := make([]byte, 8)
-	if _, err := io.ReadFull(a.body, buf); err != nil || string(buf) != "got one\n" {
-		t.Fatalf("%q %v", buf, err)
-	}
+	answered := make(chan struct{})
 	go func() {
+		say("one\n")
+		<-answered
 		say("two\n")
 		pw.CloseWithError(sw.Close())
 	}()
+	a := w.post(context.Background(), pr, pending, nil)
+	defer a.close()
+	buf := make([]byte, 8)
+	_, err = io.ReadFull(a.body, buf)
+	close(answered)
+	if err != nil || string(buf) != "got one\n" {
+		t.Fatalf("%q %v", buf, err)
+	}
 	if rest, err := io.ReadAll(a.body); err != nil || string(rest) != "got two\n" {
 		t.Fatalf("%q %v", rest, err)
 	}

@@ -160,17 +160,21 @@ func TestStreamAnswersBeforeItsInputEnds(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	go say("one ")
-	a := w.post(context.Background(), pr, pending, nil)
-	defer a.close()
-	buf := make([]byte, 64)
-	if n, err := io.ReadAtLeast(a.body, buf, 4); err != nil || string(buf[:n]) != "ONE " {
-		t.Fatalf("%q %v", buf[:n], err)
-	}
+	answered := make(chan struct{})
 	go func() {
+		say("one ")
+		<-answered
 		say("two")
 		pw.CloseWithError(sw.Close())
 	}()
+	a := w.post(context.Background(), pr, pending, nil)
+	defer a.close()
+	buf := make([]byte, 64)
+	n, err := io.ReadAtLeast(a.body, buf, 4)
+	close(answered)
+	if err != nil || string(buf[:n]) != "ONE " {
+		t.Fatalf("%q %v", buf[:n], err)
+	}
 	rest, err := io.ReadAll(a.body)
 	if err != nil || string(rest) != "TWO" {
 		t.Fatalf("%q %v", rest, err)
@@ -184,6 +188,7 @@ func TestStreamWhoseInputIsCutHasNoEnd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	answered := make(chan struct{})
 	go func() {
 		_, err := sw.Write([]byte("part"))
 		if err == nil {
@@ -192,15 +197,18 @@ func TestStreamWhoseInputIsCutHasNoEnd(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
+		<-answered
+		sw.Abort()
+		pw.Close() // the transport ends well, the message does not
 	}()
 	a := w.post(context.Background(), pr, pending, nil)
 	defer a.close()
 	buf := make([]byte, 4)
-	if _, err := io.ReadFull(a.body, buf); err != nil {
+	_, err = io.ReadFull(a.body, buf)
+	close(answered)
+	if err != nil {
 		t.Fatal(err)
 	}
-	sw.Abort()
-	pw.Close() // the transport ends well, the message does not
 	if rest, err := io.ReadAll(a.body); err == nil {
 		t.Fatalf("the reply ended well although the request was cut: %q", rest)
 	}

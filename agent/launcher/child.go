@@ -3,6 +3,7 @@ package launcher
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"os/signal"
@@ -24,6 +25,11 @@ func Main(self string) error {
 	}
 	if err := checkPowerless(); err != nil {
 		return fmt.Errorf("launcher: %w", err)
+	}
+	// Whatever else we were started with must not reach a function: the Go
+	// runtime closes only what it opened itself.
+	if err := unix.CloseRange(SocketFD+1, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("launcher: mark descriptors: %w", err)
 	}
 	f := os.NewFile(SocketFD, "agent")
 	if f == nil {
