@@ -172,7 +172,7 @@ func (n *Node) dispatch(s *sandbox, c api.Control, outcome func(error), job func
 		job(func() {
 			if err := n.sendBundle(s); err != nil {
 				outcome(err)
-				n.remove(s, err.Error())
+				n.removeFor(s, err)
 			}
 		})
 	case c.Ready != nil:
@@ -181,11 +181,13 @@ func (n *Node) dispatch(s *sandbox, c api.Control, outcome func(error), job func
 		p := c.Failed
 		err := &api.Error{Code: p.Code, Message: p.Detail, Field: p.Field, Remedy: p.Remedy}
 		outcome(err)
-		job(func() { n.remove(s, err.Error()) })
+		job(func() { n.removeFor(s, err) })
 	case c.Exited != nil:
 		why := exitText(c.Exited)
 		n.log.Info("function ended", "sandbox", s.id, "function", s.rev.name, "why", why)
-		outcome(api.Errorf(exitCode(c.Exited), "the function ended: %s", why))
+		err := api.Errorf(exitCode(c.Exited), "the function ended: %s", why)
+		n.fail(s, err)
+		outcome(err)
 		job(func() { n.remove(s, why) })
 	case c.Log != nil:
 		n.logs.add(s.rev.name, s.id, c.Log.Sealed)

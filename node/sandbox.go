@@ -213,6 +213,22 @@ func (n *Node) agentUpstream(s *sandbox) *relay.Upstream {
 	}, o)
 }
 
+// fail keeps why s does not start, for the invocations that wait for it: the
+// first reason counts.
+func (n *Node) fail(s *sandbox, err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if s.state == starting && s.failure == nil {
+		s.failure = err
+	}
+}
+
+// removeFor removes s for an error.
+func (n *Node) removeFor(s *sandbox, err error) {
+	n.fail(s, err)
+	n.remove(s, err.Error())
+}
+
 // remove stops s and gives back what it held. It is idempotent, and returns
 // when s is gone.
 func (n *Node) remove(s *sandbox, why string) {
