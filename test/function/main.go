@@ -20,9 +20,8 @@ import (
 )
 
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == "sleep" {
-		time.Sleep(time.Minute)
-		return
+	if len(os.Args) > 1 {
+		os.Exit(once(os.Args[1]))
 	}
 	ln, err := listen()
 	if err != nil {
@@ -39,6 +38,7 @@ func main() {
 	mux.HandleFunc("/spin", spin)
 	mux.HandleFunc("/fork", fork)
 	mux.HandleFunc("/sleep", sleep)
+	mux.HandleFunc("/fill", fill)
 	mux.HandleFunc("/crash", func(http.ResponseWriter, *http.Request) { os.Exit(3) })
 	mux.HandleFunc("/log", func(_ http.ResponseWriter, r *http.Request) {
 		b, _ := io.ReadAll(r.Body)
