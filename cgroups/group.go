@@ -216,6 +216,18 @@ func (g Group) Remove(ctx context.Context) error {
 	}
 }
 
+// Prune deletes the group, and then those above it, as long as they are empty:
+// a group that holds another or a process stays, in each hierarchy for itself.
+func (g Group) Prune() {
+	for _, h := range g.fs.hierarchies() {
+		for path := g.path; path != "/" && path != "."; path = filepath.Dir(path) {
+			if err := syscall.Rmdir(filepath.Join(h, path)); err != nil && !errors.Is(err, syscall.ENOENT) {
+				break
+			}
+		}
+	}
+}
+
 func (g Group) rmdirAll() error {
 	var errs []error
 	for _, h := range g.fs.hierarchies() {

@@ -156,6 +156,8 @@ func (r *Runtime) Close() error {
 	for _, s := range live {
 		errs = append(errs, s.proc.close())
 	}
+	// The groups above the sandboxes' go with the last one.
+	r.cgroups.Group(filepath.Dir(r.cgroupPath("x"))).Prune()
 	errs = append(errs, r.ranges.close(), r.client.Close())
 	return errors.Join(errs...)
 }
