@@ -16,6 +16,7 @@ import (
 
 	"github.com/faasd-sec/faasd-sec/agent/launcher"
 	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/sealed"
 	"github.com/faasd-sec/faasd-sec/sealed/unseal"
 )
 
@@ -153,7 +154,10 @@ func (a *Agent) report(f *function, err error) {
 	}
 	a.failed.Store(e)
 	a.logs.platform("%s: %s", e.Code, e.Message)
-	a.log.Error("sandbox failed", "code", string(e.Code), "err", err)
+	if e.Err != nil {
+		a.logs.platform("cause: %v", e.Err)
+	}
+	a.log.Error("sandbox failed", "code", string(e.Code), "err", e.Message)
 	if f != nil && f.proc != nil {
 		select {
 		case <-f.dead:
@@ -259,13 +263,24 @@ func (a *Agent) bind(ctx context.Context, ephemeral *unseal.PrivateKey) (*functi
 	if err != nil {
 		return nil, err
 	}
+	gc := sealed.DefaultGrantCacheConfig()
+	gc.Size, gc.Clock, gc.Random = 512, a.cfg.Now, a.cfg.Random
+	grants, err := sealed.NewGrantCache(gc)
+	if err != nil {
+		return nil, err
+	}
+	seal, err := sealLogs(n, grants, a.cfg.Now)
+	if err != nil {
+		return nil, err
+	}
+	a.logs.to(seal) // from here on the owner hears what goes wrong
 	var env map[string]string
 	if !n.desc.Config.Bundle.IsZero() {
 		if env, err = a.askBundle(deadline, n); err != nil {
 			return nil, err
 		}
 	}
-	return newFunction(&a.cfg, n, a.launcher, a.logs, a.oom, env)
+	return newFunction(&a.cfg, n, grants, a.launcher, a.logs, a.oom, env)
 }
 
 // askKeys has the node ask the broker, and opens what comes back.

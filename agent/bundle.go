@@ -73,8 +73,15 @@ func takeBundle(ctx context.Context, cfg *Config, n *binding, l *launcher.Launch
 	return env, nil
 }
 
+// badBundle is a refusal without a reason, for the node sees it: an envelope's
+// code says nothing of the content, but names of files and variables would. The
+// reason is the cause, which goes to the owner's log.
 func badBundle(err error) error {
-	e := api.Wrap(api.CodeStartFailed, err, "the sealed bundle was refused: "+err.Error())
+	msg := "the sealed bundle was refused; the owner's log says why"
+	if code := sealed.CodeOf(err); code != "" {
+		msg = "the sealed bundle does not open: " + string(code)
+	}
+	e := api.Wrap(api.CodeStartFailed, err, msg)
 	e.Field, e.Remedy = "bundle", "build and deploy the function again"
 	return e
 }

@@ -173,7 +173,10 @@ func TestBundlesThatReachOutAreRefused(t *testing.T) {
 			w.node.wait("failure", func(n *testNode) bool { return n.failed != nil })
 			if f := w.node.failed; f.Code != api.CodeStartFailed || f.Field != "bundle" {
 				t.Errorf("%+v", f)
+			} else if strings.Contains(f.Detail, entries[0].name) {
+				t.Errorf("the node was told a file's name: %s", f.Detail)
 			}
+			w.node.wait("the reason in the owner's log", func(n *testNode) bool { return n.logged(streamPlatform, "cause: ") })
 			if _, err := os.Stat(filepath.Join(w.desc.Config.BundleMount, "..", "x")); err == nil {
 				t.Error("a file was written outside")
 			}

@@ -48,7 +48,7 @@ type function struct {
 
 // newFunction makes the caches of a bound function. A replay set and a grant
 // cache live as long as the sandbox, which serves one revision ever.
-func newFunction(cfg *Config, b *binding, l *launcher.Launcher, logs *logSink, oom *oomWatch, env map[string]string) (*function, error) {
+func newFunction(cfg *Config, b *binding, grants *sealed.GrantCache, l *launcher.Launcher, logs *logSink, oom *oomWatch, env map[string]string) (*function, error) {
 	replay, err := sealed.NewReplaySet(sealed.ReplayConfig{Size: cfg.ReplaySize, Clock: cfg.Now})
 	if err != nil {
 		return nil, err
@@ -63,20 +63,9 @@ func newFunction(cfg *Config, b *binding, l *launcher.Launcher, logs *logSink, o
 	if err != nil {
 		return nil, err
 	}
-	gc := sealed.DefaultGrantCacheConfig()
-	gc.Size, gc.Clock, gc.Random = 512, cfg.Now, cfg.Random
-	grants, err := sealed.NewGrantCache(gc)
-	if err != nil {
-		return nil, err
-	}
 	f := &function{cfg: cfg, b: b, launcher: l, logs: logs, oom: oom, opener: opener, grants: grants,
 		env: environ(b.image.Env, env), hold: newBudget(cfg.HoldBytes), spools: newBudget(cfg.SpoolBytes),
 		dead: make(chan struct{}), running: make(map[*launcher.Process]struct{})}
-	seal, err := sealLogs(b, grants, cfg.Now)
-	if err != nil {
-		return nil, err
-	}
-	logs.to(seal)
 	return f, nil
 }
 

@@ -22,7 +22,7 @@ func Harden() error {
 	}
 	debug.SetTraceback("none") // a trace's arguments and goroutine states may hold payload
 	debug.SetGCPercent(50)
-	debug.SetMemoryLimit(40 << 20)
+	debug.SetMemoryLimit(32 << 20)
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("harden: not dumpable: %w", err)
 	}

@@ -227,6 +227,15 @@ func TestLargeHeldBodyArrivesWhole(t *testing.T) {
 	}
 }
 
+func TestVerifiedBodyHasALength(t *testing.T) {
+	w := newWorld(t, nil).start()
+	for _, n := range []int{0, 1, 64 << 10, 64<<10 + 1, 200 << 10, 1 << 20} {
+		if _, body := w.get("/show", strings.Repeat("x", n)); !strings.Contains(body, fmt.Sprintf(" length=%d ", n)) {
+			t.Errorf("%d bytes: %s", n, body)
+		}
+	}
+}
+
 func TestBodyOverTheSpoolIsRefused(t *testing.T) {
 	w := newWorld(t, func(w *world) { w.cfg.SpoolBytes = 1 << 20 }).start()
 	a, _ := w.get("/echo", strings.Repeat("x", 4<<20))

@@ -12,6 +12,7 @@ import (
 
 	"github.com/faasd-sec/faasd-sec/agent/upstream"
 	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/sealed/unseal"
 )
 
 // deathNotice is how long a broken exchange waits for the news that the
@@ -74,26 +75,56 @@ type httpBody struct {
 	inv   *invocation
 	small *[]byte
 	n     int
+	large []byte
 }
 
 // take reads a verified body that is small into memory, so that it goes out
-// with its length in one write; a larger one is read as it is sent.
+// with its length in one write. A larger one of up to unseal.HoldLimit is read
+// as well, if the sandbox has the memory: many servers want a length. Beyond
+// that it is sent as it is read, in chunks unless the caller stated a length.
 func (b *httpBody) take(r *upstream.Request) error {
 	b.small = smallBodies.Get().(*[]byte)
-	buf := *b.small
-	for b.n < len(buf) {
-		m, err := b.inv.body.Read(buf[b.n:])
-		b.n += m
-		if err == io.EOF {
-			r.Small = buf[:b.n]
-			return nil
-		}
+	n, whole, err := readUpTo(*b.small, b.inv.body)
+	b.n = n
+	if err != nil {
+		return err
+	}
+	if whole {
+		r.Small = (*b.small)[:n]
+		return nil
+	}
+	read := (*b.small)[:n]
+	if r.Length < 0 && b.inv.f.hold.take(unseal.HoldLimit) {
+		b.inv.held += unseal.HoldLimit
+		b.large = make([]byte, unseal.HoldLimit+1)
+		copied := copy(b.large, read)
+		n, whole, err := readUpTo(b.large[copied:], b.inv.body)
 		if err != nil {
 			return err
 		}
+		read = b.large[:copied+n]
+		if whole {
+			r.Small = read
+			return nil
+		}
 	}
-	r.Body, r.Cancel = io.MultiReader(&wiped{buf[:b.n]}, b.inv.body), b.inv.cancelInput()
+	r.Body, r.Cancel = io.MultiReader(&wiped{read}, b.inv.body), b.inv.cancelInput()
 	return nil
+}
+
+// readUpTo fills p and reports how much there was and whether that was all.
+func readUpTo(p []byte, r io.Reader) (n int, whole bool, err error) {
+	for n < len(p) {
+		m, err := r.Read(p[n:])
+		n += m
+		if err == io.EOF {
+			return n, true, nil
+		}
+		if err != nil {
+			return n, false, err
+		}
+	}
+	return n, false, nil
 }
 
 // wiped is what was read ahead.
@@ -108,8 +139,10 @@ func (w *wiped) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// giveBack wipes and returns the buffer.
+// giveBack wipes the buffers and returns the small one.
 func (b *httpBody) giveBack() {
+	clear(b.large)
+	b.large = nil
 	if b.small != nil {
 		clear((*b.small)[:b.n])
 		smallBodies.Put(b.small)
