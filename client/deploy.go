@@ -87,7 +87,7 @@ func (c *Client) Deploy(ctx context.Context, d Deployment) (Deployed, error) {
 	}
 	// Not below the clock, so that an owner who lost this state, or removed the
 	// function, does not start below what others remember.
-	keys.state.Sequence = max(keys.state.Sequence+1, before.sequence()+1, uint64(max(now.Unix(), 1)))
+	keys.state.Sequence = max(keys.state.Sequence+1, before.sequence()+1, uint64(max(now.UnixMilli(), 1)))
 	desc.Sequence = keys.state.Sequence
 	// Written first: a number that was signed once is never signed again.
 	if err := d.Keys.writeState(d.Name, keys.state); err != nil {

@@ -111,16 +111,16 @@ func problem(res *http.Response) error {
 // unreachable tells a person which gateway did not answer; a context's end stays
 // recognisable.
 func (c *Client) unreachable(err error) error {
+	// The URL error repeats method and URL, which the message has already.
+	var ue *url.Error
+	if errors.As(err, &ue) {
+		err = ue.Err
+	}
 	switch {
 	case errors.Is(err, context.Canceled):
 		return err
 	case errors.Is(err, context.DeadlineExceeded):
 		return api.Wrap(api.CodeDeadline, err, "no answer from "+c.gateway.String()+" in time")
-	}
-	// The URL error repeats method and URL, which the message has already.
-	var ue *url.Error
-	if errors.As(err, &ue) {
-		err = ue.Err
 	}
 	return &api.Error{Code: api.CodeUnavailable, Field: "gateway", Err: err,
 		Message: "cannot reach " + c.gateway.String(), Remedy: "start the cluster (faasd-sec up), or set --gateway"}

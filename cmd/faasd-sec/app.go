@@ -34,6 +34,7 @@ type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	lookupEnv      func(string) (string, bool)
+	interrupted    <-chan struct{} // closed when the run is to end
 
 	gateway        string
 	configDir      string
@@ -46,7 +47,7 @@ type app struct {
 // run executes one command line and returns the process' exit code. It touches
 // nothing of the process but what it is given, so that tests can call it.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, lookupEnv func(string) (string, bool)) int {
-	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, lookupEnv: lookupEnv}
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, lookupEnv: lookupEnv, interrupted: ctx.Done()}
 	root := a.root()
 	root.SetArgs(args)
 	root.SetIn(stdin)

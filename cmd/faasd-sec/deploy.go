@@ -265,6 +265,9 @@ func (d *deployer) secrets(fn *stack.Function) (map[string][]byte, error) {
 			return nil, api.Invalid(field(fn, fmt.Sprintf("secrets[%d]", i)), "put it into the bundle's files", fmt.Sprintf("%s has %d bytes, at most %d are taken", path, info.Size(), client.MaxBundleSecret))
 		}
 		if err == nil {
+			if !given && info.Mode().Perm()&0o077 != 0 {
+				d.notef("warning: other users of this machine can read %s: chmod 600 it", path)
+			}
 			out[name], err = os.ReadFile(path)
 		}
 		if err != nil {

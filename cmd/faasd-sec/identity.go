@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -105,15 +106,7 @@ func (a *app) ask(prompt string, twice bool) ([]byte, error) {
 		}
 		return nil, api.Invalid("passphrase", remedy, "a passphrase is needed and there is no terminal to ask on")
 	}
-	read := func(label string) ([]byte, error) {
-		fmt.Fprintf(a.stderr, "%s: ", label)
-		b, err := term.ReadPassword(int(in.Fd()))
-		fmt.Fprintln(a.stderr)
-		if err != nil {
-			return nil, fmt.Errorf("read the passphrase: %w", err)
-		}
-		return b, nil
-	}
+	read := func(label string) ([]byte, error) { return a.readHidden(in, label) }
 	first, err := read(prompt)
 	if err != nil || !twice {
 		return first, err
@@ -126,6 +119,36 @@ func (a *app) ask(prompt string, twice bool) ([]byte, error) {
 		return nil, api.Invalid("passphrase", "type it again", "the two do not match")
 	}
 	return first, nil
+}
+
+// readHidden reads a line without echo. An interrupt ends it and gives the
+// terminal its echo back; the read itself then lasts until the process ends.
+func (a *app) readHidden(in *os.File, label string) ([]byte, error) {
+	fd := int(in.Fd())
+	before, err := term.GetState(fd)
+	if err != nil {
+		return nil, fmt.Errorf("read the passphrase: %w", err)
+	}
+	fmt.Fprintf(a.stderr, "%s: ", label)
+	defer fmt.Fprintln(a.stderr)
+	type answer struct {
+		line []byte
+		err  error
+	}
+	got := make(chan answer, 1)
+	go func() {
+		b, err := term.ReadPassword(fd)
+		got <- answer{b, err}
+	}()
+	select {
+	case r := <-got:
+		if r.err != nil {
+			return nil, fmt.Errorf("read the passphrase: %w", r.err)
+		}
+		return r.line, nil
+	case <-a.interrupted:
+		return nil, errors.Join(context.Canceled, term.Restore(fd, before))
+	}
 }
 
 // readSecretFile reads one line that nobody else may read.

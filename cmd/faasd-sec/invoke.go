@@ -63,7 +63,9 @@ func (a *app) invoke(cmd *cobra.Command, function string, f *invokeFlags) (retEr
 	if err != nil {
 		return err
 	}
-	body, err := a.invokeBody(cmd, f)
+	ctx, cancel := context.WithTimeout(cmd.Context(), *f.timeout)
+	defer cancel()
+	body, err := a.invokeBody(ctx, cmd, f)
 	if err != nil {
 		return err
 	}
@@ -75,8 +77,6 @@ func (a *app) invoke(cmd *cobra.Command, function string, f *invokeFlags) (retEr
 		return err
 	}
 	defer c.Close()
-	ctx, cancel := context.WithTimeout(cmd.Context(), *f.timeout)
-	defer cancel()
 	res, err := c.Invoke(ctx, name, client.Request{Method: f.method, Path: f.path, Query: f.query, Header: header, Body: body, Stream: f.stream})
 	if err != nil {
 		return err
@@ -109,14 +109,14 @@ func (a *app) copyOut(ctx context.Context, body io.Reader) error {
 }
 
 // invokeBody chooses the body; a terminal is not waited for.
-func (a *app) invokeBody(cmd *cobra.Command, f *invokeFlags) (io.Reader, error) {
+func (a *app) invokeBody(ctx context.Context, cmd *cobra.Command, f *invokeFlags) (io.Reader, error) {
 	switch {
 	case cmd.Flags().Changed("data") && f.file != "":
 		return nil, api.Invalid("--file", "give one of --data and --file", "there are two bodies")
 	case cmd.Flags().Changed("data"):
 		return strings.NewReader(f.data), nil
 	case f.file == "-":
-		return struct{ io.Reader }{a.stdin}, nil
+		return a.input(ctx), nil
 	case f.file != "":
 		file, err := os.Open(f.file)
 		if err != nil {
@@ -127,7 +127,24 @@ func (a *app) invokeBody(cmd *cobra.Command, f *invokeFlags) (io.Reader, error) 
 	if _, tty := terminal(a.stdin); tty || a.stdin == nil {
 		return nil, nil
 	}
-	return struct{ io.Reader }{a.stdin}, nil // not closed here: it is not ours
+	return a.input(ctx), nil
+}
+
+// input is standard input, whose reads end with ctx. A regular file needs no
+// such care, and can be sent a second time.
+func (a *app) input(ctx context.Context) io.Reader {
+	if f, ok := a.stdin.(*os.File); ok {
+		if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
+			return struct{ io.ReadSeeker }{f} // not closed here: it is not ours
+		}
+	}
+	pr, pw := io.Pipe()
+	context.AfterFunc(ctx, func() { pw.CloseWithError(ctx.Err()) })
+	go func() { // ends with its input, or with the process
+		_, err := io.Copy(pw, a.stdin)
+		pw.CloseWithError(err)
+	}()
+	return pr
 }
 
 func parseHeaders(list []string) (http.Header, error) {
