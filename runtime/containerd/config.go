@@ -20,8 +20,12 @@ type Config struct {
 	Shim        string // containerd's name of the runtime, "io.containerd.runc.v2"
 	Runc        string // path of the OCI runtime; "" lets the shim find runc
 
-	UIDBase  uint32 // first host user id lent to sandboxes; sandbox n has UIDBase + n*65536 and the 65535 after it
-	UIDCount int    // sandboxes that can have a range at the same time
+	// Each sandbox has 65536 host user ids. UIDBase is the first id lent; 0
+	// claims a span of UIDCount ranges that no other runtime of this machine
+	// has, by a lock in UIDLockDir, and the same one again after a restart.
+	UIDBase    uint32
+	UIDCount   int    // sandboxes that can have a range at the same time
+	UIDLockDir string // shared by all runtimes of the machine
 
 	CgroupRoot string // parent cgroup of all namespaces, "/faasd-sec"
 	IOPath     string // whose block device Resources.ReadBps and WriteBps limit; "" is RunDir's
@@ -49,9 +53,7 @@ func Default(address, namespace, runDir string) Config {
 	return Config{
 		Address: address, Namespace: namespace, RunDir: runDir,
 		Snapshotter: "overlayfs", Shim: "io.containerd.runc.v2",
-		// Inside what systemd leaves to containers (524288 to 1879048191), above
-		// what useradd hands out for rootless containers.
-		UIDBase: 1 << 30, UIDCount: 4096,
+		UIDCount: 1024, UIDLockDir: "/run/faasd-sec-ids",
 		CgroupRoot:    "/faasd-sec",
 		MaxCreates:    2 * goruntime.NumCPU(),
 		CallTimeout:   10 * time.Second,
@@ -75,8 +77,9 @@ func (c Config) check() error {
 	need(namespaceForm.MatchString(c.Namespace) && len(c.Namespace) <= 76, "Namespace", "use letters, digits and single - . _ between them")
 	need(filepath.IsAbs(c.RunDir), "RunDir", "give an absolute path")
 	need(c.Snapshotter != "" && c.Shim != "", "Snapshotter and Shim", "start from Default")
-	need(c.UIDBase >= 65536 && c.UIDBase%65536 == 0, "UIDBase", "give a multiple of 65536, not 0")
-	need(c.UIDCount > 0 && uint64(c.UIDBase)+uint64(c.UIDCount)*65536 <= 1<<32-1<<16, "UIDCount", "the ranges must end below 2^32-65536")
+	need(c.UIDBase%idsPerSandbox == 0, "UIDBase", "give a multiple of 65536, or 0 for a span of its own")
+	need(c.UIDCount > 0 && uint64(max(c.UIDBase, firstSpan))+uint64(c.UIDCount)*idsPerSandbox <= lastID, "UIDCount", "the ranges must end below 2^32-65536")
+	need(filepath.IsAbs(c.UIDLockDir), "UIDLockDir", "give an absolute path")
 	need(filepath.IsAbs(c.CgroupRoot) && filepath.Clean(c.CgroupRoot) != "/", "CgroupRoot", "give a path below the root, such as /faasd-sec")
 	need(c.MaxCreates > 0, "MaxCreates", "give at least 1")
 	need(c.CallTimeout > 0 && c.CreateTimeout > 0 && c.PullTimeout > 0 && c.UnwindTimeout > 0, "timeouts", "give more than 0")

@@ -8,7 +8,8 @@
 //
 // Promised: a sandbox that Create returned runs under exactly the limits asked
 // for, read back from the kernel before its first instruction; two live
-// sandboxes never share a user id; an image in use is not garbage collected;
+// sandboxes of a machine never share a user id, whichever node they belong to;
+// an image in use is not garbage collected;
 // Remove, or Recover after the daemon was killed at any moment, leaves no
 // task, container, lease, mount, cgroup, shim or socket directory behind.
 //

@@ -26,12 +26,13 @@ type idRanges struct {
 	mu    sync.Mutex
 	inUse []bool
 	known []*os.File // user namespaces made so far, by index
+	lock  *os.File   // claims the span for this process; nil where it was configured
 }
 
 var errNoRange = errors.New("no user id range is free: raise Config.UIDCount or remove sandboxes")
 
-func newIDRanges(base uint32, count int) *idRanges {
-	return &idRanges{base: base, inUse: make([]bool, count), known: make([]*os.File, count)}
+func newIDRanges(base uint32, count int, lock *os.File) *idRanges {
+	return &idRanges{base: base, lock: lock, inUse: make([]bool, count), known: make([]*os.File, count)}
 }
 
 // lend takes a free range.
@@ -99,6 +100,10 @@ func (r *idRanges) close() error {
 			errs = append(errs, f.Close())
 			r.known[i] = nil
 		}
+	}
+	if r.lock != nil {
+		errs = append(errs, r.lock.Close())
+		r.lock = nil
 	}
 	return errors.Join(errs...)
 }

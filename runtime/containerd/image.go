@@ -13,10 +13,12 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/sirupsen/logrus"
 
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/runtime"
@@ -47,7 +49,7 @@ func (r *Runtime) Pull(ctx context.Context, ref, dgst string) (runtime.Image, er
 		return img, err
 	}
 	full := byDigest(ref, d)
-	pulled, err := r.client.Pull(ctx, full,
+	pulled, err := r.client.Pull(quiet(ctx), full,
 		client.WithResolver(r.resolver()),
 		client.WithPlatformMatcher(platforms.OnlyStrict(platforms.DefaultSpec())),
 		client.WithPullUnpack, client.WithPullSnapshotter(r.cfg.Snapshotter))
@@ -65,6 +67,14 @@ func (r *Runtime) Pull(ctx context.Context, ref, dgst string) (runtime.Image, er
 		return runtime.Image{}, fmt.Errorf("drop the image's first name: %w", err)
 	}
 	return r.present(ctx, d)
+}
+
+// quiet keeps containerd's client from writing to standard error by a global
+// logger: all it has to say comes back as an error as well.
+func quiet(ctx context.Context) context.Context {
+	l := logrus.New()
+	l.SetOutput(io.Discard)
+	return log.WithLogger(ctx, logrus.NewEntry(l))
 }
 
 // byDigest is ref with its tag or digest replaced by d.

@@ -123,7 +123,7 @@ func TestBadConfigurationsAreRefused(t *testing.T) {
 	}
 	for field, spoil := range map[string]func(*Config){
 		"Address": func(c *Config) { c.Address = "x" }, "Namespace": func(c *Config) { c.Namespace = "a/b" },
-		"RunDir": func(c *Config) { c.RunDir = "run" }, "UIDBase": func(c *Config) { c.UIDBase = 0 },
+		"RunDir": func(c *Config) { c.RunDir = "run" }, "UIDBase": func(c *Config) { c.UIDBase = 1000 },
 		"UIDCount": func(c *Config) { c.UIDCount = 1 << 20 }, "CgroupRoot": func(c *Config) { c.CgroupRoot = "/" },
 		"MaxCreates": func(c *Config) { c.MaxCreates = 0 }, "timeouts": func(c *Config) { c.CallTimeout = 0 }, "Log": func(c *Config) { c.Log = nil },
 	} {

@@ -62,7 +62,11 @@ func New(ctx context.Context, cfg Config) (_ *Runtime, retErr error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", runtime.ErrUnsupported, err)
 	}
-	ranges := newIDRanges(cfg.UIDBase, cfg.UIDCount)
+	base, lock, err := claimSpan(cfg)
+	if err != nil {
+		return nil, err
+	}
+	ranges := newIDRanges(base, cfg.UIDCount, lock)
 	defer func() {
 		if retErr != nil {
 			retErr = errors.Join(retErr, ranges.close())

@@ -80,7 +80,10 @@ func Start(ctx context.Context, cfg Config) (_ *Daemon, retErr error) {
 	d := &Daemon{cfg: cfg}
 	if pid, ok := d.running(); ok {
 		d.pid = pid
-		return d, d.wait(ctx)
+		// One that was about to die when it was found is replaced.
+		if err := d.wait(ctx); err == nil || d.alive(pid) {
+			return d, err
+		}
 	}
 	if err := d.prepare(); err != nil {
 		return nil, err
@@ -153,11 +156,15 @@ func (d *Daemon) wait(ctx context.Context) error {
 				return d.usable(ctx)
 			}
 		}
+		// One that an earlier parent started is nobody's child here, so that only
+		// its command line tells; that of a new one may not be there yet.
+		if d.exited == nil && !d.alive(d.pid) {
+			return fmt.Errorf("containerd (pid %d) ended while it started; see %s", d.pid, d.LogFile())
+		}
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("containerd (pid %d) does not serve on %s: %w; see %s", d.pid, d.cfg.Socket, errors.Join(last, ctx.Err()), d.LogFile())
 		case <-d.exited: // nil, so never, for a daemon that an earlier parent started
-			return fmt.Errorf("containerd ended while it started; see %s", d.LogFile())
 		case <-tick.C:
 		}
 	}
@@ -206,7 +213,9 @@ func (d *Daemon) gone(ctx context.Context) error {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if !d.alive(d.pid) {
+		// One that an earlier parent started is nobody's child here, so that only
+		// its command line tells; that of a new one may not be there yet.
+		if d.exited == nil && !d.alive(d.pid) {
 			return nil
 		}
 		select {
