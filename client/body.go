@@ -38,7 +38,11 @@ func newInput(body io.Reader, early bool) (*input, error) {
 		in.stream = body
 		return in, nil
 	}
-	head := make([]byte, smallBody+1)
+	size := smallBody
+	if l, ok := body.(interface{ Len() int }); ok && l.Len() < size {
+		size = l.Len() // such as a bytes.Reader: no more than it needs
+	}
+	head := make([]byte, size+1)
 	n, err := io.ReadFull(body, head)
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):

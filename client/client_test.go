@@ -31,15 +31,15 @@ const fn = api.FunctionName("echo.openfaas-fn")
 
 type cluster struct {
 	*clienttest.Cluster
-	t *testing.T
+	t testing.TB
 }
 
-func newCluster(t *testing.T) *cluster {
+func newCluster(t testing.TB) *cluster {
 	t.Helper()
 	return &cluster{Cluster: clienttest.New(t), t: t}
 }
 
-func identity(t *testing.T) *unseal.Identity {
+func identity(t testing.TB) *unseal.Identity {
 	t.Helper()
 	id, err := unseal.NewIdentity(rand.Reader)
 	if err != nil {
@@ -78,12 +78,12 @@ func (c *cluster) deployment(ring *client.Keyring, edit ...func(*client.Deployme
 	return d
 }
 
-func newRing(t *testing.T) *client.Keyring {
+func newRing(t testing.TB) *client.Keyring {
 	return client.NewKeyring(filepath.Join(t.TempDir(), "functions"), []byte("passphrase"), rand.Reader)
 }
 
 // deployed is a cluster with the echo function, its owner's client and keys.
-func deployed(t *testing.T) (*cluster, *client.Client, *client.Keyring) {
+func deployed(t testing.TB) (*cluster, *client.Client, *client.Keyring) {
 	t.Helper()
 	c := newCluster(t)
 	owner, ring := c.client(identity(t), firstUse), newRing(t)
@@ -260,9 +260,13 @@ func TestAForgedDescriptorIsRefused(t *testing.T) {
 		bad := bytes.Clone(good)
 		bad[at] ^= 1
 		serve(bad)
-		cl := c.client(identity(t), firstUse)
+		pins := new(client.Pins)
+		cl := c.client(identity(t), firstUse, func(cfg *client.Config) { cfg.Pins = pins })
 		if _, err := cl.Invoke(t.Context(), fn, client.Request{}); err == nil {
 			t.Errorf("%s changed: accepted", name)
+		}
+		if len(pins.List()) != 0 {
+			t.Errorf("%s changed: its claimed owner was pinned", name)
 		}
 	}
 	serve(nil)

@@ -70,7 +70,7 @@ func (c *Client) verify(name api.FunctionName, st api.FunctionStatus) (*function
 	if err != nil {
 		return nil, api.Wrap(api.CodeUnavailable, err, "the gateway's descriptor of "+name.Short()+" does not parse")
 	}
-	owner, err := c.owner(name, signed.ClaimedOwner().Fingerprint())
+	owner, firstUse, err := c.owner(name, signed.ClaimedOwner().Fingerprint())
 	if err != nil {
 		return nil, err
 	}
@@ -86,28 +86,32 @@ func (c *Client) verify(name api.FunctionName, st api.FunctionStatus) (*function
 	if err != nil {
 		return nil, fmt.Errorf("client: revision of %s: %w", name, err)
 	}
+	if firstUse { // only now: nobody is pinned for a signature that does not hold
+		if err := c.cfg.Pins.SetOwner(c.gateway.String(), string(name), owner); err != nil {
+			return nil, err
+		}
+	}
 	return &function{name: name, desc: desc, revision: rev, owner: owner, fetched: c.cfg.Now()}, nil
 }
 
 // owner decides whose signature counts: the pinned owner's; without a pin our
 // own, since nobody else can make it; on first use whoever claims to be.
-func (c *Client) owner(name api.FunctionName, claimed sealed.Fingerprint) (sealed.Fingerprint, error) {
-	gateway := c.gateway.String()
-	if pinned, ok := c.cfg.Pins.Owner(gateway, name); ok {
+func (c *Client) owner(name api.FunctionName, claimed sealed.Fingerprint) (_ sealed.Fingerprint, firstUse bool, err error) {
+	if pinned, ok := c.cfg.Pins.Owner(c.gateway.String(), name); ok {
 		if pinned != claimed {
-			return pinned, &api.Error{Code: api.CodeForbidden, Field: "owner",
+			return pinned, false, &api.Error{Code: api.CodeForbidden, Field: "owner",
 				Message: fmt.Sprintf("%s is signed by %s, and %s is pinned as its owner", name.Short(), claimed, pinned),
 				Remedy:  "ask its owner; if the change is meant: faasd-sec key trust owner " + string(name) + " FINGERPRINT"}
 		}
-		return pinned, nil
+		return pinned, false, nil
 	}
 	if c.cfg.Identity != nil && c.cfg.Identity.SigningKey().Fingerprint() == claimed {
-		return claimed, nil
+		return claimed, false, nil
 	}
 	if !c.cfg.TrustOnFirstUse {
-		return claimed, &api.Error{Code: api.CodeForbidden, Field: "owner",
+		return claimed, false, &api.Error{Code: api.CodeForbidden, Field: "owner",
 			Message: fmt.Sprintf("nobody is pinned as the owner of %s; the gateway says %s", name.Short(), claimed),
 			Remedy:  fmt.Sprintf("compare the fingerprint with its owner, then: faasd-sec key trust owner %s %s", name, claimed)}
 	}
-	return claimed, c.cfg.Pins.SetOwner(gateway, string(name), claimed)
+	return claimed, true, nil
 }

@@ -86,6 +86,20 @@ func (b *Broker) Info() api.BrokerInfo {
 		Decryption: b.cfg.Identity.decrypt.String(), Tiers: b.cfg.Verifiers.Types()}
 }
 
+// Check reports whether the vault can be read: its directory, and one of its
+// files.
+func (b *Broker) Check() error {
+	b.vault.mu.RLock()
+	defer b.vault.mu.RUnlock()
+	names, err := b.vault.names()
+	if err != nil || len(names) == 0 {
+		return err
+	}
+	r, err := b.vault.read(names[0])
+	r.wipe()
+	return err
+}
+
 // Functions counts the functions whose keys are kept.
 func (b *Broker) Functions() (int, error) {
 	b.vault.mu.RLock()

@@ -42,7 +42,7 @@ func (word) Verify(_ context.Context, statement []byte, ev api.Evidence) (attest
 
 // rig is a broker with what an owner, a node and a sandbox bring.
 type rig struct {
-	t     *testing.T
+	t     testing.TB
 	dir   string
 	now   time.Time
 	log   bytes.Buffer
@@ -58,7 +58,7 @@ type rig struct {
 
 var pass = []byte("correct horse")
 
-func newRig(t *testing.T, options ...func(*rig)) *rig {
+func newRig(t testing.TB, options ...func(*rig)) *rig {
 	r := &rig{t: t, dir: t.TempDir(), now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC),
 		owner: identity(t), fn: identity(t), old: identity(t)}
 	for _, o := range options {
@@ -68,7 +68,7 @@ func newRig(t *testing.T, options ...func(*rig)) *rig {
 	return r
 }
 
-func identity(t *testing.T) *unseal.Identity {
+func identity(t testing.TB) *unseal.Identity {
 	t.Helper()
 	id, err := unseal.NewIdentity(rand.Reader)
 	if err != nil {
@@ -109,7 +109,7 @@ func (r *rig) descriptor(seq uint64, edit ...func(*sealed.Descriptor)) *sealed.D
 	return d
 }
 
-func revision(t *testing.T, d *sealed.Descriptor) sealed.Digest {
+func revision(t testing.TB, d *sealed.Descriptor) sealed.Digest {
 	t.Helper()
 	rev, err := d.Revision()
 	if err != nil {
@@ -148,7 +148,7 @@ func (r *rig) deposit(owner *unseal.Identity, d *sealed.Descriptor, edit ...func
 	return out
 }
 
-func scalar(t *testing.T, key any) []byte {
+func scalar(t testing.TB, key any) []byte {
 	t.Helper()
 	k, ok := key.(*unseal.PrivateKey)
 	if !ok {

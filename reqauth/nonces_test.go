@@ -39,3 +39,18 @@ func TestNoncesAreBoundedAndRefuseWhenFull(t *testing.T) {
 		t.Fatalf("%d entries, %d queued, %d keys remain", len(n.entries), len(n.queue), len(n.count))
 	}
 }
+
+func FuzzParseHeader(f *testing.F) {
+	f.Add(Scheme + " key=04, ts=1, nonce=0, body=unsigned, sig=30")
+	f.Add(Scheme + " a=b,, =c")
+	f.Fuzz(func(t *testing.T, h string) {
+		p, err := parseHeader(h)
+		if err != nil {
+			return
+		}
+		// What parses has one spelling: nothing a signature covers is ambiguous.
+		if again, err := parseHeader(p.header()); err != nil || again.header() != p.header() {
+			t.Errorf("%q parses as %q", h, p.header())
+		}
+	})
+}

@@ -44,7 +44,7 @@ func (trusting) Verify(_ context.Context, _ []byte, _ api.Evidence) (attest.Clai
 // whatever function was deployed last, all in this process. Fields may be changed
 // between requests, not during one.
 type Cluster struct {
-	t    *testing.T
+	t    testing.TB
 	auth *reqauth.Verifier
 	reg  *registry.Registry
 
@@ -71,7 +71,7 @@ type Cluster struct {
 type Handler func(h sealed.RequestHead, body io.Reader) (sealed.ReplyHead, func(io.Writer) error)
 
 // New starts a cluster that ends with the test.
-func New(t *testing.T) *Cluster {
+func New(t testing.TB) *Cluster {
 	t.Helper()
 	c := &Cluster{t: t, auth: reqauth.NewVerifier(time.Now), Blobs: make(map[string][]byte), Handler: Echo}
 	id, _, err := keybroker.OpenIdentity(t.TempDir(), []byte("passphrase"), rand.Reader)

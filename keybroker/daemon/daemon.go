@@ -136,7 +136,7 @@ func (d *Daemon) serveMetrics(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(d.reg, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		if _, err := d.broker.Functions(); err != nil {
+		if err := d.broker.Check(); err != nil {
 			d.log.Error("key broker cannot read its vault", "error", err)
 			http.Error(w, "the vault cannot be read", http.StatusServiceUnavailable)
 			return
