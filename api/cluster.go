@@ -25,7 +25,7 @@ type NodeLoad struct {
 	Node     string         `json:"n"`
 	Epoch    uint64         `json:"e"`
 	Seq      uint64         `json:"s"`
-	Free     Resources      `json:"f"`           // unreserved, and really there by procfs and cgroups
+	Free     Resources      `json:"f"`           // unreserved or held by idle sandboxes, which make room; and really there by procfs and cgroups
 	Warm     map[string]int `json:"w,omitempty"` // RevisionKey -> free slots in running sandboxes
 	Images   []string       `json:"i,omitempty"` // ImageKey of images on its disk, newest first, bounded
 	Running  int            `json:"r"`           // sandboxes

@@ -39,6 +39,9 @@ func (c *Coordinator) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 	status := reply.Status
 	reply.SendTo(ctx, func(err error) {
 		p.inFlight.Add(-1)
+		if err == nil {
+			r.freed.put(p, time.Now())
+		}
 		c.queue.signal()
 		switch {
 		case err != nil:
@@ -201,7 +204,16 @@ func (c *Coordinator) tryAll(view *api.ClusterView, r *route, body *relay.Body, 
 	failures, patience := 0, false
 	for {
 		d := idx.Pick(req, c.cfg.Weights)
-		if len(d.Candidates) == 0 {
+		offers := make([]*peer, 0, len(d.Candidates)+1)
+		for _, cand := range d.Candidates {
+			offers = append(offers, c.peers.get(view.Nodes[cand.Index]))
+		}
+		if len(offers) == 0 {
+			if p := r.freed.take(req.Exclude, time.Now()); p != nil {
+				offers = append(offers, p)
+			}
+		}
+		if len(offers) == 0 {
 			if failures > 0 && !patience {
 				return nil, nil, nil, last // every node that could, tried: waiting changes nothing
 			}
@@ -210,9 +222,8 @@ func (c *Coordinator) tryAll(view *api.ClusterView, r *route, body *relay.Body, 
 			}
 			return nil, nil, last, nil
 		}
-		for _, cand := range d.Candidates {
-			req.Exclude = append(req.Exclude, cand.ID)
-			p := c.peers.get(view.Nodes[cand.Index])
+		for _, p := range offers {
+			req.Exclude = append(req.Exclude, p.id)
 			p.inFlight.Add(1)
 			reply, refusal, err := c.send(p, r, body, id)
 			if reply != nil {

@@ -19,6 +19,7 @@ type route struct {
 	target   string            // NAME?rev=HEX&seq=N: a node with an older descriptor asks for this one
 	request  placement.Request // without seed and pending
 	bound    time.Duration     // of one invocation in a ready sandbox
+	freed    freedSlots
 }
 
 // routeOf finds a function in the cache that the store's watch keeps current.

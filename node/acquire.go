@@ -13,6 +13,9 @@ import (
 
 func itoa(i int) string { return strconv.Itoa(i) }
 
+// slotPatience is how long an invocation waits for a slot before it is refused.
+const slotPatience = 10 * time.Millisecond
+
 // slot is the right to one invocation in one sandbox.
 type slot struct {
 	s    *sandbox
@@ -42,6 +45,7 @@ func (sl slot) release() {
 // reservation are one step under the node's mutex.
 func (n *Node) acquire(ctx context.Context, rev *revision) (slot, error) {
 	cold := false
+	var patience <-chan time.Time
 	for {
 		n.mu.Lock()
 		if n.draining {
@@ -67,9 +71,22 @@ func (n *Node) acquire(ctx context.Context, rev *revision) (slot, error) {
 					return slot{}, api.Errorf(api.CodeNoRoom, "no room came free in time")
 				}
 			} else {
-				busy := len(n.byRev[rev.key()]) > 0
+				busy, wait := len(n.byRev[rev.key()]) > 0, n.changed
 				n.mu.Unlock()
 				if busy {
+					// A caller has its reply a moment before the slot that served
+					// it is free, and the next one may be here already.
+					if patience == nil {
+						t := time.NewTimer(slotPatience)
+						defer t.Stop()
+						patience = t.C
+					}
+					select {
+					case <-wait:
+						continue
+					case <-patience:
+					case <-ctx.Done():
+					}
 					return slot{}, api.Errorf(api.CodeBusy, "all of the function's slots are taken, and there is not enough %s for another sandbox", lacking)
 				}
 				return slot{}, api.Errorf(api.CodeNoRoom, "not enough %s", lacking)
@@ -136,16 +153,23 @@ func (n *Node) reserve(rev *revision) (lacking string) {
 }
 
 // victims are idle sandboxes of other revisions, least recently used first,
-// whose end makes room for rev; nil if there are not enough. mu is held.
+// whose end makes room for rev; nil if there are not enough, and none where
+// those that are ending already will do. mu is held.
 func (n *Node) victims(rev *revision) []*sandbox {
-	var idle []*sandbox
+	idle, ending := []*sandbox{}, false
+	free := n.ledger.free()
 	for _, s := range n.fleet {
-		if s.state == ready && s.inFlight == 0 && s.rev.key() != rev.key() {
+		switch {
+		case s.state == ready && s.inFlight == 0 && s.rev.key() != rev.key():
 			idle = append(idle, s)
+		case s.state == stopping:
+			free, ending = free.Add(need(s.rev.limits)), true
 		}
 	}
+	if ending && need(rev.limits).Lacks(free) == "" {
+		return idle[:0]
+	}
 	sort.Slice(idle, func(i, j int) bool { return idle[i].lastUsed.Before(idle[j].lastUsed) })
-	free := n.ledger.free()
 	for i, s := range idle {
 		free = free.Add(need(s.rev.limits))
 		if need(rev.limits).Lacks(free) == "" {

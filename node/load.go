@@ -52,6 +52,19 @@ func (n *Node) publishLoad() {
 	}
 }
 
+// reclaimable is what a new sandbox could get: what nobody reserved, and what
+// idle sandboxes hold, for admission stops them when it needs their room. A
+// machine full of functions that nobody calls is not full. mu is held.
+func (n *Node) reclaimable() api.Resources {
+	free := n.ledger.free()
+	for _, s := range n.fleet {
+		if s.state == ready && s.inFlight == 0 {
+			free = free.Add(need(s.rev.limits))
+		}
+	}
+	return free
+}
+
 // publish sends one load. machine is what procfs and the cgroups said is free
 // when they were read.
 func (n *Node) publish(machine api.Resources, read time.Time) {
@@ -63,7 +76,7 @@ func (n *Node) publish(machine api.Resources, read time.Time) {
 		images = images[:16]
 	}
 	n.mu.Lock()
-	l := api.NodeLoad{Node: n.cfg.ID, Free: n.ledger.free(), Warm: map[string]int{}, Running: len(n.fleet), Draining: n.draining}
+	l := api.NodeLoad{Node: n.cfg.ID, Free: n.reclaimable(), Warm: map[string]int{}, Running: len(n.fleet), Draining: n.draining}
 	// Reserved memory that its sandboxes do not use yet is not free, although
 	// the machine still has it.
 	if machine.Memory > 0 {

@@ -11,10 +11,12 @@ import (
 	"os"
 	"path/filepath"
 	goruntime "runtime"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/valyala/fasthttp"
+	"golang.org/x/sys/unix"
 
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/coordinator"
@@ -83,8 +85,27 @@ type nodeDialer struct{ identity *pki.Identity }
 
 // DialNode implements coordinator.Dialer: only the node id answers for addr.
 func (d nodeDialer) DialNode(ctx context.Context, id, addr string) (net.Conn, error) {
-	t := tls.Dialer{Config: pki.ClientConfig(d.identity, pki.RoleNode, id)}
+	t := tls.Dialer{NetDialer: nodeDialing(), Config: pki.ClientConfig(d.identity, pki.RoleNode, id)}
 	return t.DialContext(ctx, "tcp", addr)
+}
+
+// silence is how long a machine may leave packets unanswered. Functions may take
+// their time over an invocation; the kernel of a machine that is there does not.
+const silence = 10 * time.Second
+
+// nodeDialing makes connections break when their other end has been cut off, so
+// that invocations there end with node_lost and not at some far deadline.
+func nodeDialing() *net.Dialer {
+	return &net.Dialer{
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: silence / 2, Interval: silence / 5, Count: 3},
+		Control: func(_, _ string, c syscall.RawConn) error {
+			var err error
+			cerr := c.Control(func(fd uintptr) {
+				err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(silence.Milliseconds()))
+			})
+			return errors.Join(cerr, err)
+		},
+	}
 }
 
 // joinMesh starts gossip for a member that runs nothing.
