@@ -92,7 +92,10 @@ func Run(ctx context.Context, cfg Config) error {
 			a.log.Error("serve", "err", err)
 		}
 	})
-	defer shutdown(srv)
+	defer func() {
+		shutdown(srv)
+		_ = ln.Close() // shutdown knows a listener only once Serve has begun
+	}()
 	linkCtx, endLink := context.WithCancel(life)
 	defer endLink()
 	all.Go(func() { a.link.run(linkCtx) })

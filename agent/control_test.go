@@ -1,10 +1,12 @@
 package agent
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
 	"net"
+	"os"
 	"strconv"
 	"strings"
 	"syscall"
@@ -226,5 +228,61 @@ func TestLauncherThatDiesEndsTheSandbox(t *testing.T) {
 	w.node.wait("the end", func(n *testNode) bool { return n.failed != nil || n.exited != nil })
 	if a, _ := w.get("/echo", ""); a.problem == nil || a.problem.Code != api.CodeFunctionCrashed {
 		t.Errorf("%+v", a)
+	}
+}
+
+func TestStopIsTakenAtEveryStage(t *testing.T) {
+	t.Run("without a node", func(t *testing.T) {
+		w := newWorld(t, nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- Run(ctx, w.cfg) }()
+		eventually(t, "it listens", func() bool { _, err := os.Stat(w.cfg.httpSocket()); return err == nil })
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("while it waits for its bundle", func(t *testing.T) {
+		w := bundled(t, []entry{{name: "code/a", body: "x"}}, nil)
+		w.holdBundle = make(chan struct{})
+		w.run()
+		w.node.wait("the question for the bundle", func(n *testNode) bool { return n.wantsBundle })
+		w.node.send(api.Control{Stop: &api.Stop{GraceMs: 100}})
+		select {
+		case err := <-w.done:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatal("it does not stop")
+		}
+		w.stopped.Do(func() {})
+		close(w.holdBundle)
+	})
+}
+
+func TestFunctionThatDiesAtStartIsExplained(t *testing.T) {
+	ln := must[net.Listener](t)(net.Listen("tcp", "127.0.0.1:0"))
+	addr := ln.Addr().String()
+	ln.Close()
+	for name, tc := range map[string]struct {
+		script string
+		code   api.Code
+	}{
+		"ends":  {"echo dying words >&2; exit 5", api.CodeFunctionCrashed},
+		"hangs": {"echo dying words >&2; exec sleep 60", api.CodeFunctionNotReady},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, func(w *world) {
+				w.desc.Config.Upstream, w.desc.Config.StartMS = "http://"+addr, 500
+				w.desc.Config.Argv = []string{"/bin/sh", "-c", tc.script}
+			}).run()
+			w.node.wait("the outcome", func(n *testNode) bool { return n.failed != nil || n.exited != nil })
+			w.node.wait("its words", func(n *testNode) bool { return n.logged(streamErr, "dying words") })
+			if err := w.stop(); api.CodeOf(err) != tc.code {
+				t.Errorf("%v, want %s", err, tc.code)
+			}
+		})
 	}
 }

@@ -169,7 +169,7 @@ func (s *replyStream) begin() {
 		s.n += m
 		s.used = s.n
 		if err == io.EOF {
-			if err := s.body.Finish(); err != nil {
+			if err := s.ended(); err != nil {
 				s.failed(err)
 				return
 			}
@@ -187,6 +187,18 @@ func (s *replyStream) begin() {
 	ctx := s.inv.ctx
 	ctx.Response.ImmediateHeaderFlush = false // the first record follows at once
 	ctx.Response.SetBodyStream(s, -1)
+}
+
+// ended waits for the end of the exchange, and vouches that the request's own
+// end was verified: else the reply may not have one.
+func (s *replyStream) ended() error {
+	if err := s.body.Finish(); err != nil {
+		return err
+	}
+	if !s.inv.msg.Complete() {
+		return &sealed.Error{Code: sealed.CodeTruncated, Detail: "the request had no end"}
+	}
+	return nil
 }
 
 // failed answers an exchange that broke before anything of its reply was sent.
@@ -238,7 +250,7 @@ func (s *replyStream) WriteTo(w io.Writer) (int64, error) {
 	defer sw.Abort()
 	err = s.copy(sw, bw)
 	if err == nil {
-		err = s.body.Finish()
+		err = s.ended()
 	}
 	if err != nil {
 		s.inv.f.logs.platform("a reply was cut short: %v", s.inv.explain(err))

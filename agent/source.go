@@ -21,7 +21,6 @@ type source struct {
 
 	mu     sync.Mutex
 	closed bool
-	ended  bool // the body was read to its end: the connection may be used again
 	ending sync.Once
 }
 
@@ -37,11 +36,7 @@ func (s *source) Read(p []byte) (int, error) {
 			return 0, err
 		}
 	}
-	n, err := s.r.Read(p)
-	if err == io.EOF {
-		s.ended = true
-	}
-	return n, err
+	return s.r.Read(p)
 }
 
 // stream makes the read timeout one between reads: a body that is handed on as
@@ -65,11 +60,4 @@ func (s *source) close() {
 		s.closed = true
 		s.mu.Unlock()
 	})
-}
-
-// whole reports whether the body was read to its end.
-func (s *source) whole() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.ended
 }

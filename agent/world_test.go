@@ -140,6 +140,8 @@ type world struct {
 	refuse   *api.Problem // answer to NeedKeys
 	release  func(*unseal.Release)
 	kills    func() int64
+
+	holdBundle chan struct{} // if set, the bundle is not sent
 }
 
 func must[T any](t testing.TB) func(T, error) T {
@@ -242,6 +244,8 @@ type testNode struct {
 	exited  *api.Exited
 	logs    []logRecord
 	bundles []error
+
+	wantsBundle bool
 }
 
 func newTestNode(w *world) *testNode {
@@ -376,7 +380,12 @@ func (n *testNode) frame(f api.Control, pid int) {
 		}
 		reply(api.Control{Keys: &api.ReleaseReply{Sealed: sealedRelease, Type: "node-key"}})
 	case f.NeedBundle != nil:
+		n.wantsBundle = true
 		n.wg.Go(func() {
+			if w.holdBundle != nil {
+				<-w.holdBundle
+				return
+			}
 			err := w.putBundle(w.bundle)
 			n.mu.Lock()
 			n.bundles = append(n.bundles, err)

@@ -65,7 +65,6 @@ type Response struct {
 	pump    *pump
 	body    io.Reader
 	ended   bool // the body was read to its end
-	keep    bool
 	mayKeep bool
 	closed  bool
 }
