@@ -197,7 +197,7 @@ func (s *Sandbox) boot(ctx context.Context) error {
 	if s.proc, err = openProcess(pid); err != nil {
 		return err
 	}
-	if err := s.confine(); err != nil {
+	if err := errors.Join(ctx.Err(), s.confine()); err != nil {
 		return err
 	}
 	return s.r.startTask(ctx, s.info.ID)

@@ -168,6 +168,13 @@ func (r *Runtime) remains(ctx context.Context) (map[string]string, error) {
 	for id := range states {
 		note(id, "")
 	}
+	shims, err := r.shims()
+	if err != nil {
+		return nil, err
+	}
+	for id := range shims {
+		note(id, "")
+	}
 	cctx, cancel := r.call(ctx)
 	defer cancel()
 	ls, err := r.client.LeasesService().List(cctx, "labels."+quoteFilter(labelSandbox))
@@ -210,6 +217,10 @@ func (r *Runtime) sweepOne(ctx context.Context, id, socketDir string) error {
 		return fmt.Errorf("sweep sandbox %s: %w", id, err)
 	}
 	if err := s.destroy(ctx); err != nil {
+		return fmt.Errorf("sweep sandbox %s: %w", id, err)
+	}
+	// The task is gone, and its shim with it, unless containerd lost that.
+	if err := r.killShims(id); err != nil {
 		return fmt.Errorf("sweep sandbox %s: %w", id, err)
 	}
 	if socketDir == "" {

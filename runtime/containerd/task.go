@@ -88,8 +88,14 @@ func (r *Runtime) deleteContainer(ctx context.Context, id string) error {
 // createTask starts the shim and has runc set the sandbox up; its init process
 // waits to be started. Standard streams are null: what a function prints goes
 // to its owner, sealed, through the agent.
+//
+// The call does not end with the caller's context: containerd 1.6 loses a shim
+// that it was starting then.
 func (r *Runtime) createTask(ctx context.Context, id string) (pid int, err error) {
-	ctx, cancel := r.call(ctx)
+	if err := ctx.Err(); err != nil {
+		return 0, fmt.Errorf("create task: %w", err)
+	}
+	ctx, cancel := r.call(context.WithoutCancel(ctx))
 	defer cancel()
 	resp, err := r.client.TaskService().Create(ctx, &tasks.CreateTaskRequest{ContainerID: id})
 	if err != nil {
