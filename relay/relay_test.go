@@ -365,6 +365,46 @@ func TestUpstreamThatBreaksInTheMiddleIsNotAWholeReply(t *testing.T) {
 	}
 }
 
+func TestEarlyRefusalIsHeardByTheUploader(t *testing.T) {
+	w := newWorld(t, echo)
+	sock := filepath.Join(t.TempDir(), "early.sock")
+	ln, err := net.Listen("unix", sock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			c.Read(make([]byte, 4096))
+			io.WriteString(c, "HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 3\r\n\r\nbig")
+			c.Close() // with most of the body unread
+		}
+	}()
+	w.up = NewUpstream(context.Background(), func(ctx context.Context) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", sock)
+	}, DefaultOptions())
+	for i := range 30 {
+		resp, err := http.Post("http://"+w.gateway+"/x", "application/x", bytes.NewReader(make([]byte, 1<<20)))
+		if err != nil {
+			continue // this test's own client gave up its upload: the gateway does not linger here
+		}
+		b, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode != 413 || err == nil && string(b) != "big" {
+			t.Fatalf("try %d: %d %q %v; the gateway saw %v", i, resp.StatusCode, b, err, w.sendErr.get())
+		}
+	}
+	if err := w.sendErr.get(); err != nil {
+		t.Error(err)
+	}
+	w.settled()
+}
+
 func TestUnreachableUpstreamLeavesTheBodyForAnother(t *testing.T) {
 	w := newWorld(t, echo)
 	good := w.up

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -75,7 +76,7 @@ func NewUpstream(ctx context.Context, dial Dialer, o Options) *Upstream {
 				if err != nil {
 					return nil, &dialError{err}
 				}
-				return conn, nil
+				return hearingConn{conn}, nil
 			},
 			MaxIdleConnsPerHost: 16, IdleConnTimeout: o.IdleTimeout, DisableCompression: true,
 			WriteBufferSize: 64 << 10, ReadBufferSize: 64 << 10,
@@ -93,6 +94,20 @@ func (c wholeConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+// hearingConn is a connection whose peer may answer and leave while a body is
+// still sent to it: what is written then goes nowhere, so that the answer, which
+// says why, is read. Without this net/http gives up at the first failed write.
+type hearingConn struct{ net.Conn }
+
+// Write implements net.Conn.
+func (c hearingConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
+		return len(p), nil // reading ends at once, with the answer or an error
 	}
 	return n, err
 }
