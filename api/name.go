@@ -80,6 +80,9 @@ func checkLabel(what, s string) error {
 // is "localhost". Other references are repositories of the cluster's registry.
 func NamesRegistry(ref string) bool {
 	first, _, more := strings.Cut(ref, "/")
+	if first == "" || !strings.Contains("abcdefghijklmnopqrstuvwxyz0123456789", first[:1]) {
+		return false // no host begins so: "/etc", "../x"
+	}
 	return more && (strings.ContainsAny(first, ".:") || first == "localhost")
 }
 

@@ -88,6 +88,9 @@ func (c *Coordinator) putFunction(ctx *fasthttp.RequestCtx, path string) (*api.F
 	if err != nil {
 		return nil, api.Invalid("descriptor", "deploy again", err.Error())
 	}
+	if l := d.Config.Resources; l.CPUMillis == 0 || l.MemoryBytes == 0 || l.PIDs == 0 {
+		return nil, api.Invalid("limits", "set cpu, memory and pids: nothing runs without a limit", "one of them is 0")
+	}
 	sctx, cancel := context.WithTimeout(c.life, storeTimeout)
 	defer cancel()
 	if err := c.checkContent(sctx, d, rec); err != nil {
