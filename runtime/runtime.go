@@ -24,7 +24,7 @@ type Spec struct {
 	Image     Image            // from Pull
 	AgentPath string           // the agent binary on the host, bind-mounted read-only at api.AgentBinary
 	AgentEnv  []string         // environment of PID 1, "K=V"
-	SocketDir string           // host directory, bind-mounted at api.AgentRunDir; the runtime chowns it to the sandbox's root, mode 0700
+	SocketDir string           // host directory, bind-mounted at api.AgentRunDir. Create gives it, and sockets that are in it already, to the sandbox's root, mode 0700; a socket made later has to be made connectable (mode 0666) by who makes it. It is the caller's if Create fails; Remove and Recover delete it
 	Resources api.Resources    // the function's limits; all of CPU, Memory and PIDs are required
 	Tmpfs     []Tmpfs          // beside /tmp, which has Resources.Tmp bytes
 	UID, GID  int              // the function's ids inside the user namespace, never 0; 0 asks the runtime to take those of the image's USER, or 10001 where that is root
@@ -83,7 +83,9 @@ type Sandbox interface {
 	// OOMKills counts OOM kills in the function's sub-cgroup since Create.
 	OOMKills(ctx context.Context) (int64, error)
 	// Remove ends the sandbox: SIGTERM to the agent, SIGKILL after grace, then
-	// everything that belongs to it is deleted. It is idempotent.
+	// everything that belongs to it is deleted. It is idempotent, and can be
+	// tried again where it failed. An agent that has not yet come to listening
+	// for SIGTERM does not hear it: give no grace to one that never said hello.
 	Remove(ctx context.Context, grace time.Duration) error
 }
 
