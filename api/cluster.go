@@ -1,5 +1,7 @@
 package api
 
+import "strings"
+
 // Node roles in NodeMeta.Roles.
 const (
 	RoleNode        = "node"        // runs sandboxes
@@ -11,6 +13,7 @@ const (
 type NodeMeta struct {
 	ID       string            `json:"id"`               // unique, also in its certificate
 	Addr     string            `json:"addr"`             // host:port of its mutual-TLS API
+	Local    string            `json:"local,omitempty"`  // LocalAddr of the same API for who is on the same machine
 	Roles    []string          `json:"roles"`            // RoleNode, RoleCoordinator
 	Arch     string            `json:"arch"`             // GOARCH
 	Labels   map[string]string `json:"labels,omitempty"` // for placement constraints
@@ -74,4 +77,14 @@ type NodeView struct {
 type ClusterView struct {
 	Version uint64 // grows with every published view
 	Nodes   []NodeView
+}
+
+// LocalAddr names a unix socket together with the machine it is on: the first
+// 8 characters of the kernel's boot id, a colon, and the path.
+func LocalAddr(bootID, path string) string { return prefix(bootID, 8) + ":" + path }
+
+// LocalPath is the path in a LocalAddr if it is on the machine with this boot id.
+func LocalPath(local, bootID string) (path string, ok bool) {
+	id, path, found := strings.Cut(local, ":")
+	return path, found && id != "" && id == prefix(bootID, 8) && strings.HasPrefix(path, "/")
 }

@@ -13,12 +13,12 @@ import (
 
 // Dialer opens a connection to a node and makes sure that it is that node.
 type Dialer interface {
-	DialNode(ctx context.Context, id, addr string) (net.Conn, error)
+	DialNode(ctx context.Context, node api.NodeMeta) (net.Conn, error)
 }
 
 // peer is one node as this coordinator talks to it.
 type peer struct {
-	id, addr string
+	id, addr string // the latter with the address on this machine, if any
 	up       *relay.Upstream
 	epoch    atomic.Uint64 // of the node's daemon, as last seen
 	inFlight atomic.Int64
@@ -50,20 +50,20 @@ func (p *peers) of(m api.NodeMeta) *peer {
 	p.mu.RLock()
 	e := p.byID[m.ID]
 	p.mu.RUnlock()
-	if e != nil && e.addr == m.Addr {
+	if e != nil && e.addr == m.Addr+m.Local {
 		return e
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if e = p.byID[m.ID]; e != nil && e.addr == m.Addr {
+	if e = p.byID[m.ID]; e != nil && e.addr == m.Addr+m.Local {
 		return e
 	}
 	if e != nil {
 		e.up.Close()
 	}
-	e = &peer{id: m.ID, addr: m.Addr}
+	e = &peer{id: m.ID, addr: m.Addr + m.Local}
 	e.up = relay.NewUpstream(p.life, func(ctx context.Context) (net.Conn, error) {
-		return p.dial.DialNode(ctx, e.id, e.addr)
+		return p.dial.DialNode(ctx, m)
 	}, relay.DefaultOptions())
 	p.byID[m.ID] = e
 	return e

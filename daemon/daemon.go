@@ -15,6 +15,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -143,4 +144,33 @@ func Ops(reg *prometheus.Registry, ready func() error) fasthttp.RequestHandler {
 			ctx.Error("not found\n", fasthttp.StatusNotFound)
 		}
 	}
+}
+
+// BootID is the kernel's id of this boot, "" where it tells none: two processes
+// with the same one are on one machine.
+func BootID() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
+// ListenUnix opens a unix listener that only this user reaches, in place of one
+// that a former life left, over TLS if config is given.
+func ListenUnix(path string, config *tls.Config) (net.Listener, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	}
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("listen on %s: %w", path, err), ln.Close())
+	}
+	if config != nil {
+		return tls.NewListener(ln, config), nil
+	}
+	return ln, nil
 }

@@ -26,6 +26,7 @@ type wireMeta struct {
 	Tier     string
 	Labels   map[string]string
 	Capacity [6]int64
+	Local    string
 }
 
 func packResources(r api.Resources) [6]int64 {
@@ -46,7 +47,7 @@ func (c codec) encodeMeta(m api.NodeMeta, epoch uint64) ([]byte, error) {
 	}
 	w := wireMeta{
 		Version: wireVersion, Epoch: epoch, Addr: m.Addr, Roles: m.Roles, Arch: m.Arch, Tier: m.Tier,
-		Labels: m.Labels, Capacity: packResources(m.Capacity),
+		Labels: m.Labels, Capacity: packResources(m.Capacity), Local: m.Local,
 	}
 	if w.Labels == nil {
 		w.Labels = map[string]string{}
@@ -111,7 +112,7 @@ func (c codec) decodeMeta(name string, b []byte) (m api.NodeMeta, epoch uint64, 
 			return m, 0, fmt.Errorf("%w: negative capacity", errMalformed)
 		}
 	}
-	m = api.NodeMeta{ID: name, Addr: w.Addr, Roles: w.Roles, Arch: w.Arch, Tier: w.Tier, Capacity: unpackResources(w.Capacity)}
+	m = api.NodeMeta{ID: name, Addr: w.Addr, Roles: w.Roles, Arch: w.Arch, Tier: w.Tier, Capacity: unpackResources(w.Capacity), Local: w.Local}
 	if len(w.Labels) > 0 {
 		m.Labels = w.Labels
 	}

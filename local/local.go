@@ -287,7 +287,7 @@ func (c *Cluster) startNode(ctx context.Context, i int) error {
 	}
 	args := []string{
 		"-state", dir, "-run", c.nodeRun(i), "-agent", c.bin("agent"), "-listen", addr[0], "-gossip-listen", addr[1],
-		"-ops-listen", addr[2], "-containerd", c.socket, "-containerd-namespace", c.namespace(i),
+		"-ops-listen", addr[2], "-local-socket", c.nodeRun(i) + ".sock", "-containerd", c.socket, "-containerd-namespace", c.namespace(i),
 		"-capacity-cpu", cpu, "-capacity-memory", memory,
 	}
 	if c.cfg.IdleAfter > 0 {

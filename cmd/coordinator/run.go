@@ -87,7 +87,7 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	reg := daemon.Registry()
 	co, err := coordinator.New(life, cfg, coordinator.Deps{
-		Mesh: mesh, Store: st, Cache: cache, Nodes: nodeDialer{identity}, Enrol: desk,
+		Mesh: mesh, Store: st, Cache: cache, Nodes: nodeDialer{identity, daemon.BootID()}, Enrol: desk,
 		Broker: &http.Client{Transport: &http.Transport{
 			TLSClientConfig: pki.ClientConfig(identity, pki.RoleKeyBroker, pki.AnyID), IdleConnTimeout: time.Minute}},
 		BrokerURL: "https://" + o.broker, Registry: images.ServeFastHTTP, Images: images,

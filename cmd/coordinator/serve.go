@@ -47,7 +47,8 @@ func serve(g *daemon.Group, o options, co *coordinator.Coordinator, desk *enrol.
 	cluster := daemon.Server(co.Cluster(nodeOf), log)
 	g.Go("cluster", func(ctx context.Context) error { return daemon.Serve(ctx, cluster, clusterLn, shutdownTimeout) })
 
-	admin, err := listenAdmin(filepath.Join(o.state, enrol.AdminSocket))
+	// Whoever may use the state directory may use the operator's socket.
+	admin, err := daemon.ListenUnix(filepath.Join(o.state, enrol.AdminSocket), nil)
 	if err != nil {
 		return err
 	}
@@ -81,12 +82,25 @@ func nodeOf(ctx *fasthttp.RequestCtx) string {
 }
 
 // nodeDialer opens mutual TLS connections to nodes.
-type nodeDialer struct{ identity *pki.Identity }
+type nodeDialer struct {
+	identity *pki.Identity
+	bootID   string // of this machine
+}
 
-// DialNode implements coordinator.Dialer: only the node id answers for addr.
-func (d nodeDialer) DialNode(ctx context.Context, id, addr string) (net.Conn, error) {
-	t := tls.Dialer{NetDialer: nodeDialing(), Config: pki.ClientConfig(d.identity, pki.RoleNode, id)}
-	return t.DialContext(ctx, "tcp", addr)
+// DialNode implements coordinator.Dialer: only the node itself completes the
+// handshake. A node on this machine is reached over its unix socket, which
+// costs half of what loopback does; the handshake stays, since gossip may name
+// any path.
+func (d nodeDialer) DialNode(ctx context.Context, node api.NodeMeta) (net.Conn, error) {
+	config := pki.ClientConfig(d.identity, pki.RoleNode, node.ID)
+	if path, ok := api.LocalPath(node.Local, d.bootID); ok {
+		local := tls.Dialer{Config: config}
+		if conn, err := local.DialContext(ctx, "unix", path); err == nil {
+			return conn, nil
+		}
+	}
+	t := tls.Dialer{NetDialer: nodeDialing(), Config: config}
+	return t.DialContext(ctx, "tcp", node.Addr)
 }
 
 // silence is how long a machine may leave packets unanswered. Functions may take
@@ -157,22 +171,6 @@ func importBootstrap(ctx context.Context, desk *enrol.Desk, state string) error 
 		return fmt.Errorf("bootstrap token: %w", err)
 	}
 	return os.Remove(filepath.Join(state, enrol.BootstrapFile))
-}
-
-// listenAdmin opens the operator's socket: whoever may use the state directory
-// may use it.
-func listenAdmin(path string) (net.Listener, error) {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("admin socket: %w", err)
-	}
-	ln, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, fmt.Errorf("admin socket: %w", err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(err, ln.Close())
-	}
-	return ln, nil
 }
 
 // adminHandler makes join tokens.

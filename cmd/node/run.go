@@ -102,6 +102,16 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	g := daemon.NewGroup(life, log)
 	g.Go("api", func(ctx context.Context) error { return daemon.Serve(ctx, server, ln, 5*time.Second) })
+	if o.localSocket != "" {
+		local, err := daemon.ListenUnix(o.localSocket, pki.ServerConfig(identity, pki.RoleCoordinator))
+		if err != nil {
+			g.Stop()
+			return errors.Join(err, g.Wait())
+		}
+		server := daemon.Server(nd.Handler(), log)
+		server.Concurrency = 1 << 16
+		g.Go("local api", func(ctx context.Context) error { return daemon.Serve(ctx, server, local, 5*time.Second) })
+	}
 	if o.opsListen != "" {
 		opsLn, err := daemon.Listen(o.opsListen, nil)
 		if err != nil {
@@ -140,6 +150,9 @@ func joinMesh(ctx context.Context, o options, n enrol.Node, log interface{ Info(
 	cfg.Meta = api.NodeMeta{
 		ID: n.ID, Addr: o.advertise, Roles: []string{api.RoleNode}, Arch: goruntime.GOARCH,
 		Labels: o.labelMap, Tier: attest.TypeNodeKey, Capacity: o.capacity,
+	}
+	if id := daemon.BootID(); o.localSocket != "" && id != "" {
+		cfg.Meta.Local = api.LocalAddr(id, o.localSocket)
 	}
 	cfg.Bind, cfg.Advertise, cfg.Seeds, cfg.Label = o.gossipListen, o.gossipAdvertise, n.Seeds, n.Cluster
 	for _, k := range n.GossipKeys {
