@@ -166,7 +166,7 @@ func TestAKilledDaemonLeavesNothing(t *testing.T) {
 				t.Errorf("recovered sandbox %s: %v", s.ID(), err)
 			}
 		}
-		if mid := take(t, r); mid.Tasks != len(found) || mid.Containers != len(found) || mid.Shims != len(found) || mid.Mounts != len(found) || mid.Records != len(found) {
+		if mid := take(t, r); mid.Tasks != len(found) || mid.Containers != len(found) || mid.Shims != len(found) || mid.Mounts != 2*len(found) || mid.Records != len(found) {
 			t.Errorf("round %d: %d sandboxes recovered, but there is %+v", round, len(found), mid)
 		}
 		for _, s := range found {

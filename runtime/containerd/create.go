@@ -129,11 +129,11 @@ func (r *Runtime) Create(ctx context.Context, spec runtime.Spec) (_ runtime.Sand
 	if err := s.build(ctx, spec, img, rng); err != nil {
 		return nil, err
 	}
-	restore, err := ownSocketDir(spec.SocketDir, rng.base)
+	release, err := ownSocketDir(spec.SocketDir, rng.base)
 	if err != nil {
 		return nil, err
 	}
-	undo.add("return the socket directory", func(context.Context) error { return restore() })
+	undo.add("return the socket directory", func(context.Context) error { return release() })
 	if err := s.boot(ctx); err != nil {
 		return nil, err
 	}

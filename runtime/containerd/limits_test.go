@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/cgroups"
 	"github.com/faasd-sec/faasd-sec/runtime"
@@ -113,6 +115,34 @@ func TestWhatCannotBeReachedIsSaid(t *testing.T) {
 	}
 	if err := removeDir(cfg.RunDir); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// The sandbox owns its socket directory, the node looks into it as root.
+func TestNoLinkInASocketDirectoryIsFollowed(t *testing.T) {
+	b := need(t)
+	r := b.open(t)
+	spec := b.spec(t, r, b.basic(t, r))
+	s, _ := b.start(t, r, spec)
+	target := filepath.Join(t.TempDir(), "target")
+	if err := os.WriteFile(target, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(spec.SocketDir, "node.sock")
+	if err := os.Symlink(target, link); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(link, 0o666); !errors.Is(err, unix.ELOOP) {
+		t.Errorf("chmod through a link: %v, want ELOOP", err)
+	}
+	if _, err := os.ReadFile(link); !errors.Is(err, unix.ELOOP) {
+		t.Errorf("open through a link: %v, want ELOOP", err)
+	}
+	if err := s.Remove(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(target); err != nil {
+		t.Errorf("removal followed the link: %v", err)
 	}
 }
 

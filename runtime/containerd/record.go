@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"syscall"
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/api"
@@ -118,46 +117,4 @@ func (r *Runtime) readRecord(id string) (record, error) {
 		return record{}, fmt.Errorf("read the record of sandbox %s: %w", id, err)
 	}
 	return rec, nil
-}
-
-// ownSocketDir gives the directory, and the sockets that wait in it, to the
-// sandbox's root and closes it to everybody else. restore takes it back.
-func ownSocketDir(dir string, owner uint32) (restore func() error, err error) {
-	if err := passable("socket directory", filepath.Dir(dir)); err != nil {
-		return nil, err
-	}
-	info, err := os.Lstat(dir)
-	if err != nil {
-		return nil, fmt.Errorf("socket directory: %w", err)
-	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok || !info.IsDir() {
-		return nil, api.Invalid("socket_dir", "make the directory first", dir+" is not a directory")
-	}
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, fmt.Errorf("socket directory: %w", err)
-	}
-	// A socket keeps the owner who made it, and connecting takes the right to
-	// write to it. Only sockets: nothing else in there is the sandbox's.
-	for _, e := range entries {
-		if e.Type() != fs.ModeSocket {
-			continue
-		}
-		if err := os.Lchown(filepath.Join(dir, e.Name()), int(owner), int(owner)); err != nil {
-			return nil, fmt.Errorf("socket directory: %w", err)
-		}
-	}
-	if err := os.Chmod(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("socket directory: %w", err)
-	}
-	if err := os.Lchown(dir, int(owner), int(owner)); err != nil {
-		return nil, fmt.Errorf("socket directory: %w", err)
-	}
-	return func() error {
-		if err := os.Lchown(dir, int(st.Uid), int(st.Gid)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("socket directory: %w", err)
-		}
-		return nil
-	}, nil
 }

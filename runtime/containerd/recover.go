@@ -223,10 +223,7 @@ func (r *Runtime) sweepOne(ctx context.Context, id, socketDir string) error {
 	if err := r.killShims(id); err != nil {
 		return fmt.Errorf("sweep sandbox %s: %w", id, err)
 	}
-	if socketDir == "" {
-		return nil
-	}
-	if err := removeDir(socketDir); err != nil {
+	if err := removeSocketDir(socketDir); err != nil {
 		return fmt.Errorf("sweep sandbox %s: %w", id, err)
 	}
 	r.cfg.Log.Info("removed the remains of a sandbox", "sandbox", id)

@@ -148,7 +148,7 @@ func (s *Sandbox) Remove(ctx context.Context, grace time.Duration) error {
 		return fmt.Errorf("remove sandbox %s: %w", s.info.ID, err)
 	}
 	defer s.r.slots.Release(1)
-	if err := errors.Join(s.destroy(ctx), removeDir(s.info.SocketDir)); err != nil {
+	if err := errors.Join(s.destroy(ctx), removeSocketDir(s.info.SocketDir)); err != nil {
 		return fmt.Errorf("remove sandbox %s: %w", s.info.ID, err)
 	}
 	s.r.ranges.giveBack(s.base)
