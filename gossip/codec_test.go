@@ -218,12 +218,31 @@ func TestAnnouncerStretchesIntervalsButNotDraining(t *testing.T) {
 		{api.NodeLoad{Draining: true}, 100, 0},
 	} {
 		c.now.Epoch, c.now.Seq = 1, 2
-		if due, ok := a.due(c.now, api.Resources{}, c.factor); !ok || due.Sub(at) != c.want {
+		if due, ok := a.due(c.now, steps{}, api.Resources{}, c.factor); !ok || due.Sub(at) != c.want {
 			t.Errorf("%+v by %d: due after %v, want %v", c.now, c.factor, due.Sub(at), c.want)
 		}
 	}
-	if _, ok := a.due(a.told, api.Resources{}, 1); ok {
+	if _, ok := a.due(a.told, steps{}, api.Resources{}, 1); ok {
 		t.Error("nothing new is due")
+	}
+}
+
+func TestALoadThatChangedAndChangedBackIsToldAgain(t *testing.T) {
+	at := time.Unix(1000, 0)
+	idle := api.NodeLoad{Epoch: 1, Seq: 1, Warm: map[string]int{"a": 1}}
+	busy := api.NodeLoad{Epoch: 1, Seq: 2, InFlight: 1}
+	again := idle
+	again.Seq = 3
+	a := announcer{interval: time.Second, urgent: 100 * time.Millisecond, settle: 10 * time.Second, threshold: 0.1, told: idle, toldAt: at}
+	var between steps
+	between.note(idle, busy, api.Resources{}, a.threshold)
+	between.note(busy, again, api.Resources{}, a.threshold)
+	if due, ok := a.due(again, between, api.Resources{}, 1); !ok || due.Sub(at) != 100*time.Millisecond {
+		t.Errorf("due after %v, %v: who saw the busy load on a reply goes on believing it", due.Sub(at), ok)
+	}
+	a.told = again
+	if _, ok := a.due(again, between, api.Resources{}, 1); ok {
+		t.Error("it is due again after it was told")
 	}
 }
 

@@ -42,6 +42,7 @@ type Mesh struct {
 	seq      uint64
 	load     api.NodeLoad
 	loaded   bool
+	steps    steps
 
 	publishing sync.Mutex // from making a view to publishing it
 
@@ -159,6 +160,7 @@ func (m *Mesh) SetLoad(l api.NodeLoad) (api.NodeLoad, error) {
 	m.mu.Lock()
 	m.seq++
 	l.Epoch, l.Seq = m.epoch, m.seq
+	m.steps.note(m.load, l, m.meta.Capacity, m.cfg.LoadThreshold)
 	m.load, m.loaded = l, true
 	m.table.observe(l, nil)
 	m.mu.Unlock()

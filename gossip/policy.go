@@ -91,6 +91,27 @@ func sameLoad(a, b api.NodeLoad) bool {
 	return true
 }
 
+// steps remembers, for each kind of change, the number of the last load that
+// made it. A load may have gone out on a reply in between: what changed and
+// changed back has to be told like any change, or who got that reply believes it
+// until the next exchange of all state.
+type steps [changeDraining + 1]uint64
+
+// note records the step from one load to the next.
+func (s *steps) note(was, is api.NodeLoad, capacity api.Resources, threshold float64) {
+	s[compareLoads(was, is, capacity, threshold)] = is.Seq
+}
+
+// since is the largest change of resources or slots after the load numbered seq.
+func (s *steps) since(seq uint64) change {
+	for c := changeUrgent; c > changeSmall; c-- {
+		if s[c] > seq {
+			return c
+		}
+	}
+	return changeNone
+}
+
 // announcer decides when a load is told over one way. It knows the clock only
 // through its arguments.
 type announcer struct {
@@ -101,11 +122,12 @@ type announcer struct {
 	toldAt time.Time
 }
 
-// due says when now is to be told, and false if there is nothing to tell. factor
-// stretches the intervals; a change of draining is always due at once.
-func (a *announcer) due(now api.NodeLoad, capacity api.Resources, factor time.Duration) (time.Time, bool) {
+// due says when now is to be told, and false if there is nothing to tell. between
+// are the steps that led to it. factor stretches the intervals; a change of
+// draining is always due at once.
+func (a *announcer) due(now api.NodeLoad, between steps, capacity api.Resources, factor time.Duration) (time.Time, bool) {
 	var wait time.Duration
-	switch compareLoads(a.told, now, capacity, a.threshold) {
+	switch max(compareLoads(a.told, now, capacity, a.threshold), between.since(a.told.Seq)) {
 	case changeNone:
 		return time.Time{}, false
 	case changeUrgent:

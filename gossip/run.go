@@ -66,12 +66,12 @@ func (m *Mesh) run(ctx context.Context) {
 // called again when it is.
 func (m *Mesh) announce(now time.Time, a *announcer, factor time.Duration, later func(time.Time), tell func([]byte)) {
 	m.mu.Lock()
-	load, ok, capacity := m.load, m.loaded, m.meta.Capacity
+	load, ok, capacity, between := m.load, m.loaded, m.meta.Capacity, m.steps
 	m.mu.Unlock()
 	if !ok {
 		return
 	}
-	due, ok := a.due(load, capacity, factor)
+	due, ok := a.due(load, between, capacity, factor)
 	switch {
 	case !ok:
 		return
