@@ -175,24 +175,24 @@ class Opener:
             self.replied = True
 
     def read_records(self, role, body, gcm, nonce):
-        plaintext = []
-        for i in range(MAX_RECORDS):
+        plaintext, final = [], 0
+        while not final:
             header = body.take(4)
             n = int.from_bytes(header, "big")
             final, n = n >> 31, n & 0x7FFFFFFF
-            require((0 if final else 1) <= n <= MAX_RECORD, "record")
+            i = len(plaintext)
+            require(i < MAX_RECORDS and (0 if final else 1) <= n <= MAX_RECORD, "record")
             record = gcm.open((nonce ^ i).to_bytes(12, "big"), header, body.take(n + 16))
             require(record is not None, "record")
-            plaintext.append(record)
+            if final:
+                require(not body.up_to(1), "truncated")
             if i == 0 and role in (1, 2):
                 try:
                     strict.check_head(role, record)
                 except ValueError:
                     raise Refused("format") from None
-            if final:
-                require(not body.up_to(1), "truncated")
-                return b"".join(plaintext)
-        raise Refused("record")
+            plaintext.append(record)
+        return b"".join(plaintext)
 
 
 def outcome(vector, chunk):
