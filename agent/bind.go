@@ -186,6 +186,12 @@ func refusedKeys(err error) error {
 // adopt checks the released scalars against the descriptor's public keys. Keys
 // of another function, swapped in by whoever relays, must not come into use.
 func (n *binding) adopt(rel *unseal.Release) error {
+	// Owner, keys and log recipient are outside the revision: without this, a
+	// node could wrap the same configuration in a descriptor of its own and have
+	// the logs sealed to itself.
+	if rel.Owner != n.owner {
+		return api.Errorf(api.CodeKeyRefused, "the descriptor is signed by another owner than the key broker knows")
+	}
 	signing, err := unseal.KeyFromScalar(rel.Signing)
 	if err != nil {
 		return refusedKeys(err)

@@ -131,6 +131,7 @@ func TestKeysThatAreNotTheFunctionsAreRefused(t *testing.T) {
 			p := api.ProblemOf(api.Errorf(api.CodeKeyRefused, "no"), "")
 			w.refuse = &p
 		},
+		"another owner":          func(w *world) { w.release = func(r *unseal.Release) { r.Owner = other.SigningKey() } },
 		"another signing key":    func(w *world) { w.release = func(r *unseal.Release) { r.Signing = scalar(other.Signer()) } },
 		"another decryption key": func(w *world) { w.release = func(r *unseal.Release) { r.Decryption[0] = scalar(other.Decrypter()) } },
 		"another broker":         func(w *world) { w.broker = other },

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/agent/upstream"
 	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/sealed"
 	"github.com/faasd-sec/faasd-sec/sealed/unseal"
 )
 
@@ -44,7 +46,7 @@ func (inv *invocation) viaHTTP(life context.Context) outcome {
 		return outcome{fail: inv.explain(err)}
 	}
 	res.Response = resp
-	return outcome{status: resp.Status, header: resp.Header, body: res, size: resp.Length}
+	return outcome{status: resp.Status, header: ownHeaders(resp.Header), body: res, size: resp.Length}
 }
 
 // cancelInput ends a read of the request's body under way.
@@ -192,4 +194,10 @@ func (inv *invocation) late(err error) *api.Error {
 	e := api.Wrap(api.CodeDeadline, err, fmt.Sprintf("the function did not finish within %s", inv.f.b.exec))
 	e.Field, e.Remedy = "timeouts.exec", "raise it, or have the function do less at once"
 	return e
+}
+
+// ownHeaders drops what only the agent may say: a function must not be able to
+// blame the platform in its caller's eyes.
+func ownHeaders(h []sealed.Field) []sealed.Field {
+	return slices.DeleteFunc(h, func(f sealed.Field) bool { return f.Name == "x-faasd-sec-error" })
 }

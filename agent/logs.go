@@ -6,11 +6,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"strings"
 	"sync"
 	"time"
-
-	"github.com/fxamacker/cbor/v2"
 
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/sealed"
@@ -31,14 +28,9 @@ const (
 
 // logRecord is one line.
 type logRecord struct {
-	Time   int64  `cbor:"1,keyasint"` // unix nanoseconds
-	Stream uint   `cbor:"2,keyasint"`
-	Text   string `cbor:"3,keyasint"`
-}
-
-// logBatch is the body of a role 7 message.
-type logBatch struct {
-	Records []logRecord `cbor:"1,keyasint"`
+	Time   int64 // unix nanoseconds
+	Stream uint
+	Text   string
 }
 
 // logSink collects what a function prints, seals it to the function's owner in
@@ -71,7 +63,6 @@ func (s *logSink) to(seal func([]logRecord) ([]byte, error)) {
 
 // add takes one line.
 func (s *logSink) add(stream uint, text string) {
-	text = strings.ToValidUTF8(text, "\uFFFD") // CBOR text is UTF-8
 	now := s.now().UnixNano()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -199,12 +190,12 @@ func sealLogs(n *binding, grants *sealed.GrantCache, now func() time.Time) (func
 	if n.desc.LogRecipient == (sealed.PublicKey{}) {
 		return func([]logRecord) ([]byte, error) { return nil, nil }, nil
 	}
-	mode, err := cbor.CoreDetEncOptions().EncMode()
-	if err != nil {
-		return nil, fmt.Errorf("logs: %w", err)
-	}
 	return func(records []logRecord) ([]byte, error) {
-		body, err := mode.Marshal(logBatch{Records: records})
+		lines := make([]sealed.LogLine, len(records))
+		for i, r := range records {
+			lines[i] = sealed.LogLine{Time: uint64(r.Time), Stream: sealed.Stream(r.Stream), Text: []byte(r.Text)}
+		}
+		body, err := sealed.AppendLog(nil, lines...)
 		if err != nil {
 			return nil, fmt.Errorf("encode logs: %w", err)
 		}

@@ -418,7 +418,7 @@ func (w *world) sealRelease(statement []byte) ([]byte, error) {
 	if s.Function != w.desc.FullName() || !bytes.Equal(s.Revision, w.revision[:]) {
 		return nil, fmt.Errorf("statement of %s %x", s.Function, s.Revision)
 	}
-	rel := &unseal.Release{Signing: scalar(w.function.Signer()), Decryption: [][]byte{scalar(w.function.Decrypter())}}
+	rel := &unseal.Release{Owner: w.owner.SigningKey(), Signing: scalar(w.function.Signer()), Decryption: [][]byte{scalar(w.function.Decrypter())}}
 	if w.release != nil {
 		w.release(rel)
 	}
@@ -458,8 +458,12 @@ func (w *world) openLog(b []byte) ([]logRecord, error) {
 	if err != nil {
 		return nil, err
 	}
-	var batch logBatch
-	return batch.Records, cbor.Unmarshal(body, &batch)
+	lines, err := sealed.ParseLog(body)
+	var records []logRecord
+	for _, l := range lines {
+		records = append(records, logRecord{Time: int64(l.Time), Stream: uint(l.Stream), Text: string(l.Text)})
+	}
+	return records, err
 }
 
 func (w *world) putBundle(b []byte) error {

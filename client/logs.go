@@ -10,9 +10,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
-
-	"github.com/fxamacker/cbor/v2"
 
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/sealed"
@@ -55,15 +54,6 @@ type LogLine struct {
 
 // maxLogBody bounds one sealed batch in bytes; agents flush at 32 KiB.
 const maxLogBody = 512 << 10
-
-// logBatch is the body of a log message (docs/envelope.md).
-type logBatch struct {
-	Records []struct {
-		Time   int64  `cbor:"1,keyasint"` // unix nanoseconds
-		Stream uint   `cbor:"2,keyasint"`
-		Text   string `cbor:"3,keyasint"`
-	} `cbor:"1,keyasint"`
-}
 
 // Logs calls each with the lines of a function that this identity owns, until
 // there are no more or, with follow, until ctx ends or each returns an error,
@@ -142,14 +132,14 @@ func (c *Client) openLog(f *function, frame api.LogFrame) ([]LogLine, error) {
 	if err != nil {
 		return nil, logError(err)
 	}
-	var batch logBatch
-	if err := cbor.Unmarshal(body, &batch); err != nil {
+	records, err := sealed.ParseLog(body)
+	if err != nil {
 		return nil, api.Wrap(api.CodeInvalid, err, "a log message's body does not decode")
 	}
-	lines := make([]LogLine, len(batch.Records))
-	for i, r := range batch.Records {
-		lines[i] = LogLine{Time: time.Unix(0, r.Time), Stream: Stream(r.Stream), Text: r.Text, Revision: peek.Grant.Context,
-			Node: frame.Node, Sandbox: frame.Sandbox}
+	lines := make([]LogLine, len(records))
+	for i, r := range records {
+		lines[i] = LogLine{Time: time.Unix(0, int64(min(r.Time, 1<<63-1))), Stream: Stream(r.Stream), Text: strings.ToValidUTF8(string(r.Text), "\uFFFD"),
+			Revision: peek.Grant.Context, Node: frame.Node, Sandbox: frame.Sandbox}
 	}
 	return lines, nil
 }

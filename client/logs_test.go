@@ -9,8 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/fxamacker/cbor/v2"
-
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/client"
 	"github.com/faasd-sec/faasd-sec/sealed"
@@ -31,7 +29,10 @@ func TestLogsAreOpenedAndDuplicatesDropped(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer g.Release()
-		body, _ := cbor.Marshal(map[int]any{1: []map[int]any{{1: now.UnixNano(), 2: 1, 3: text}}})
+		body, err := sealed.AppendLog(nil, sealed.LogLine{Time: uint64(now.UnixNano()), Stream: sealed.StreamStdout, Text: []byte(text)})
+		if err != nil {
+			t.Fatal(err)
+		}
 		msg, err := g.Append(nil, sealed.MessageParams{Issued: now}, body)
 		if err != nil {
 			t.Fatal(err)

@@ -94,6 +94,11 @@ func Serve(ctx context.Context, s *fasthttp.Server, ln net.Listener, grace time.
 	sctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
 	defer cancel()
 	err := s.ShutdownWithContext(sctx)
+	// Shutdown closes the listeners that Serve has taken on already: where ctx
+	// ended before that, this one would go on.
+	if cerr := ln.Close(); !errors.Is(cerr, net.ErrClosed) {
+		err = errors.Join(err, cerr)
+	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = nil // what was left has been cut; its clients see that
 	}

@@ -91,7 +91,11 @@ func (b *Broker) checkClaims(c attest.Claims, node string) error {
 // seal makes one grant for one message: with a shared one, whoever learnt the
 // seed of one release could make others.
 func (b *Broker) seal(st attest.Statement, r *record) ([]byte, error) {
-	body, err := unseal.EncodeRelease(&unseal.Release{Signing: r.Signing, Decryption: r.Decryption})
+	owner, err := r.owner()
+	if err != nil {
+		return nil, fmt.Errorf("keybroker: the owner on record: %w", err)
+	}
+	body, err := unseal.EncodeRelease(&unseal.Release{Owner: owner, Signing: r.Signing, Decryption: r.Decryption})
 	if err != nil {
 		return nil, fmt.Errorf("keybroker: encode a release: %w", err)
 	}

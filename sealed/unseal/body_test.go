@@ -20,7 +20,7 @@ func TestKeyBodiesHaveTheDocumentedForm(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sign, dec := w.fn.Signer().Scalar(), w.fn.Decrypter().Scalar()
+	sign, dec, owner := w.fn.Signer().Scalar(), w.fn.Decrypter().Scalar(), w.fn.SigningKey()
 	deposit, err := unseal.EncodeDeposit(&unseal.Deposit{Descriptor: []byte("signed"), Signing: sign, Decryption: [][]byte{dec, sign}})
 	if err != nil {
 		t.Fatal(err)
@@ -37,24 +37,26 @@ func TestKeyBodiesHaveTheDocumentedForm(t *testing.T) {
 	if !bytes.Equal(d.Signing, make([]byte, 32)) || !bytes.Contains(deposit, sign) {
 		t.Fatal("wiping a deposit wiped its encoding, or nothing")
 	}
-	release, err := unseal.EncodeRelease(&unseal.Release{Signing: sign, Decryption: [][]byte{dec}})
+	release, err := unseal.EncodeRelease(&unseal.Release{Owner: owner, Signing: sign, Decryption: [][]byte{dec}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want, err = mode.Marshal(map[int]any{1: 1, 3: sign, 4: [][]byte{dec}}); err != nil || !bytes.Equal(release, want) {
+	if want, err = mode.Marshal(map[int]any{1: 1, 2: owner[:], 3: sign, 4: [][]byte{dec}}); err != nil || !bytes.Equal(release, want) {
 		t.Fatalf("release is %x, want %x", release, want)
 	}
-	if r, err := unseal.DecodeRelease(release); err != nil || !bytes.Equal(r.Signing, sign) {
+	if r, err := unseal.DecodeRelease(release); err != nil || !bytes.Equal(r.Signing, sign) || r.Owner != owner {
 		t.Fatal(err)
 	}
 	for name, v := range map[string]any{
-		"version 2":     map[int]any{1: 2, 3: sign, 4: [][]byte{dec}},
-		"no scalars":    map[int]any{1: 1, 3: sign, 4: [][]byte{}},
-		"four scalars":  map[int]any{1: 1, 3: sign, 4: [][]byte{dec, dec, dec, dec}},
-		"short scalar":  map[int]any{1: 1, 3: sign[:31], 4: [][]byte{dec}},
-		"short scalars": map[int]any{1: 1, 3: sign, 4: [][]byte{dec[:31]}},
-		"unknown key":   map[int]any{1: 1, 3: sign, 4: [][]byte{dec}, 5: 1},
-		"a deposit":     map[int]any{1: 1, 2: []byte("signed"), 3: sign, 4: [][]byte{dec}},
+		"version 2":           map[int]any{1: 2, 2: owner[:], 3: sign, 4: [][]byte{dec}},
+		"no scalars":          map[int]any{1: 1, 2: owner[:], 3: sign, 4: [][]byte{}},
+		"four scalars":        map[int]any{1: 1, 2: owner[:], 3: sign, 4: [][]byte{dec, dec, dec, dec}},
+		"short scalar":        map[int]any{1: 1, 2: owner[:], 3: sign[:31], 4: [][]byte{dec}},
+		"no owner":            map[int]any{1: 1, 3: sign, 4: [][]byte{dec}},
+		"owner off the curve": map[int]any{1: 1, 2: append([]byte{4}, make([]byte, 64)...), 3: sign, 4: [][]byte{dec}},
+		"short scalars":       map[int]any{1: 1, 2: owner[:], 3: sign, 4: [][]byte{dec[:31]}},
+		"unknown key":         map[int]any{1: 1, 2: owner[:], 3: sign, 4: [][]byte{dec}, 5: 1},
+		"a deposit":           map[int]any{1: 1, 2: []byte("signed"), 3: sign, 4: [][]byte{dec}},
 	} {
 		b, err := mode.Marshal(v)
 		if err != nil {

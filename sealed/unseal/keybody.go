@@ -19,8 +19,9 @@ type Deposit struct {
 
 // Release is the body of role 6: a function's private keys, for a sandbox.
 type Release struct {
-	Signing    []byte   // the function's signing scalar, 32 bytes
-	Decryption [][]byte // scalars, in the descriptor's order
+	Owner      sealed.PublicKey // as the broker has it bound to the function's name: the agent takes no descriptor signed by another
+	Signing    []byte           // the function's signing scalar, 32 bytes
+	Decryption [][]byte         // scalars, in the descriptor's order
 }
 
 // Wipe zeroes the scalars.
@@ -72,9 +73,13 @@ func EncodeRelease(r *Release) ([]byte, error) {
 	if err := checkScalars(r.Signing, r.Decryption); err != nil {
 		return nil, fmt.Errorf("unseal: release: %w", err)
 	}
-	b := make([]byte, 0, 256)
-	b = dcbor.AppendMap(b, 3)
+	if _, err := sealed.ParsePublicKey(r.Owner[:]); err != nil {
+		return nil, fmt.Errorf("unseal: release: owner: %w", err)
+	}
+	b := make([]byte, 0, 384)
+	b = dcbor.AppendMap(b, 4)
 	b = dcbor.AppendUint(dcbor.AppendUint(b, 1), 1)
+	b = dcbor.AppendBytes(dcbor.AppendUint(b, 2), r.Owner[:])
 	return appendScalars(b, r.Signing, r.Decryption), nil
 }
 
@@ -82,10 +87,18 @@ func EncodeRelease(r *Release) ([]byte, error) {
 // the release when it was used.
 func DecodeRelease(b []byte) (*Release, error) {
 	r := dcbor.NewDecoder(b)
-	r.Field("release").MapOf(3)
+	r.Field("release").MapOf(4)
 	readVersion(r)
 	out := new(Release)
+	owner := r.Key(2, "owner").Bytes(len(out.Owner))
 	out.Signing, out.Decryption = readScalars(r)
+	if r.Err() == nil {
+		var err error
+		if out.Owner, err = sealed.ParsePublicKey(owner); err != nil {
+			out.Wipe()
+			return nil, fmt.Errorf("unseal: release: owner: %w", err)
+		}
+	}
 	if err := finish(r, out.Signing, out.Decryption); err != nil {
 		out.Wipe()
 		return nil, fmt.Errorf("unseal: release: %w", err)
