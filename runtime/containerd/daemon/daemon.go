@@ -80,9 +80,15 @@ func Start(ctx context.Context, cfg Config) (_ *Daemon, retErr error) {
 	d := &Daemon{cfg: cfg}
 	if pid, ok := d.running(); ok {
 		d.pid = pid
+		err := d.wait(ctx)
+		if err == nil {
+			return d, nil
+		}
 		// One that was about to die when it was found is replaced.
-		if err := d.wait(ctx); err == nil || d.alive(pid) {
-			return d, err
+		gctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		defer cancel()
+		if d.gone(gctx) != nil {
+			return nil, fmt.Errorf("the containerd of an earlier start (pid %d) is of no use: %w", pid, err)
 		}
 	}
 	if err := d.prepare(); err != nil {
