@@ -285,7 +285,7 @@ func (c *Coordinator) send(p *peer, r *route, body *relay.Body, id string) (*rel
 		}
 		reply, err := p.up.Post(until, api.NodePathInvoke+r.target, body, headers...)
 		if err != nil {
-			return c.broken(p, err)
+			return c.broken(p, until, err)
 		}
 		c.observe(reply)
 		code := api.Code(reply.Header(api.HeaderRefused))
@@ -309,11 +309,12 @@ func (c *Coordinator) send(p *peer, r *route, body *relay.Body, id string) (*rel
 }
 
 // broken sorts a failed exchange: refused if nothing was sent, else lost.
-func (c *Coordinator) broken(p *peer, err error) (*relay.Reply, error, error) {
+func (c *Coordinator) broken(p *peer, until time.Time, err error) (*relay.Reply, error, error) {
 	switch {
 	case errors.Is(err, relay.ErrNotSent):
 		return nil, api.Wrap(api.CodeUnavailable, err, "node "+p.id+" cannot be reached"), nil
-	case errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded) && !time.Now().Before(until):
+		// A time-out before that is the kernel's: the machine has been cut off.
 		return nil, nil, api.Wrap(api.CodeDeadline, err, "node "+p.id+" did not answer in time")
 	}
 	// Whatever broke this connection broke the idle ones too, most likely: a
@@ -328,7 +329,7 @@ func (c *Coordinator) broken(p *peer, err error) (*relay.Reply, error, error) {
 func (c *Coordinator) admit(p *peer, r *route, until time.Time) (t api.Ticket, refusal, fatal error) {
 	reply, err := p.up.Post(until, api.NodePathAdmit+r.target, relay.Empty())
 	if err != nil {
-		_, refusal, fatal = c.broken(p, err)
+		_, refusal, fatal = c.broken(p, until, err)
 		return t, refusal, fatal
 	}
 	c.observe(reply)
