@@ -1,0 +1,237 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/sealed"
+)
+
+func drawResources(t *rapid.T, most int64) api.Resources {
+	draw := rapid.Int64Range(0, most)
+	return api.Resources{CPU: draw.Draw(t, "cpu"), Memory: draw.Draw(t, "memory"), PIDs: draw.Draw(t, "pids")}
+}
+
+func TestLedgerNeverReservesMoreThanThereIs(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		l := ledger{capacity: drawResources(t, 100)}
+		var held []api.Resources
+		for range rapid.IntRange(0, 60).Draw(t, "steps") {
+			if len(held) > 0 && rapid.Bool().Draw(t, "give back") {
+				l.release(held[len(held)-1])
+				held = held[:len(held)-1]
+			} else if r := drawResources(t, 40); l.reserve(r) == "" {
+				held = append(held, r)
+			} else if r.Lacks(l.capacity.Sub(l.reserved)) == "" {
+				t.Fatal("refused what fits")
+			}
+			var sum api.Resources
+			for _, r := range held {
+				sum = sum.Add(r)
+			}
+			if sum != l.reserved {
+				t.Fatalf("reserved %+v, held %+v", l.reserved, sum)
+			}
+			if lacks := l.reserved.Lacks(l.capacity); lacks != "" {
+				t.Fatalf("over-committed in %s", lacks)
+			}
+		}
+		for _, r := range held {
+			l.release(r)
+		}
+		if l.reserved != (api.Resources{}) {
+			t.Fatalf("left over: %+v", l.reserved)
+		}
+	})
+}
+
+func TestForcedReservationsLeaveNothingFree(t *testing.T) {
+	l := ledger{capacity: api.Resources{CPU: 10, Memory: 10, PIDs: 10}}
+	l.force(api.Resources{CPU: 30, Memory: 5, PIDs: 5})
+	if f := l.free(); f != (api.Resources{CPU: 0, Memory: 5, PIDs: 5}) {
+		t.Errorf("free %+v", f)
+	}
+	if l.reserve(api.Resources{CPU: 1}) != "cpu" {
+		t.Error("reserved beyond an over-committed resource")
+	}
+}
+
+// Many ask at once for sandboxes of many sizes, on a node that has room for a
+// few. At no moment is more reserved than there is, or anything but what its
+// sandboxes need; no sandbox ever has more invocations than slots.
+func TestConcurrentAdmissionNeverOverCommits(t *testing.T) {
+	w := newWorld(t)
+	var fns []function
+	for i, size := range []uint64{100, 300, 500, 700, 1100, 1900} {
+		fns = append(fns, w.known(fmt.Sprintf("f%d", i), func(d *sealed.Descriptor) {
+			d.Config.Resources.CPUMillis, d.Config.MaxInFlight = size, uint64(1+i%3)
+		}))
+	}
+	check := func() error {
+		w.n.mu.Lock()
+		defer w.n.mu.Unlock()
+		var sum api.Resources
+		for _, s := range w.n.fleet {
+			sum = sum.Add(need(s.rev.limits))
+			if s.inFlight > s.rev.slots || s.inFlight < 0 {
+				return fmt.Errorf("%d in flight in a sandbox of %d slots", s.inFlight, s.rev.slots)
+			}
+		}
+		if sum != w.n.ledger.reserved {
+			return fmt.Errorf("reserved %+v, needed %+v", w.n.ledger.reserved, sum)
+		}
+		if lacks := w.n.ledger.reserved.Lacks(w.n.ledger.capacity); lacks != "" {
+			return fmt.Errorf("over-committed in %s", lacks)
+		}
+		return nil
+	}
+	stop := make(chan struct{})
+	var watch, wg sync.WaitGroup
+	watch.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if err := check(); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	served := make([]int, 8)
+	for worker := range served {
+		wg.Go(func() {
+			r := rand.New(rand.NewPCG(uint64(worker), 7)) // seeded: a failure can be met again
+			for range 40 {
+				f := fns[r.IntN(len(fns))]
+				ctx, cancel := context.WithTimeout(context.Background(), time.Duration(1+r.IntN(200))*time.Millisecond)
+				sl, err := w.n.acquire(ctx, w.rev(f))
+				cancel()
+				if err != nil {
+					switch api.CodeOf(err) {
+					case api.CodeNoRoom, api.CodeBusy, api.CodeDeadline, api.CodeStartFailed:
+					default:
+						t.Errorf("refused with %v", err)
+					}
+					continue
+				}
+				served[worker]++
+				time.Sleep(time.Duration(r.IntN(3)) * time.Millisecond)
+				sl.release()
+			}
+		})
+	}
+	wg.Wait()
+	close(stop)
+	watch.Wait()
+	total := 0
+	for _, n := range served {
+		total += n
+	}
+	if total == 0 {
+		t.Error("nobody was served")
+	}
+	t.Logf("%d of %d were served", total, 8*40)
+	w.n.removeAll()
+	w.eventually("nothing is reserved", func() bool { r, _, _ := w.held(); return r == api.Resources{} })
+}
+
+func TestRevisionIsReplacedByALaterSequenceOnly(t *testing.T) {
+	w := newWorld(t)
+	first, third, second := w.deploy("f", 1), w.deploy("f", 3), w.deploy("f", 2)
+	for _, f := range []function{first, third, second} {
+		w.tell(f)
+	}
+	if r := w.rev(first); r.seq != 3 {
+		t.Errorf("sequence %d", r.seq)
+	}
+	again, err := openRevisions(filepath.Join(w.cfg.StateDir, "revisions"), w.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, ok := again.get(first.digest.String()); !ok || r.seq != 3 {
+		t.Errorf("after a restart: %v %+v", ok, r)
+	}
+}
+
+func TestFormerRevisionsOfAFunctionAreForgotten(t *testing.T) {
+	w := newWorld(t)
+	old := w.deploy("f", 1)
+	next := w.deploy("f", 2, func(d *sealed.Descriptor) { d.Config.ExecMS = 5000 })
+	other := w.deploy("g", 1)
+	for _, f := range []function{old, other, next} {
+		w.tell(f)
+	}
+	for f, want := range map[*function]bool{&old: false, &next: true, &other: true} {
+		if _, ok := w.n.revs.get(f.digest.String()); ok != want {
+			t.Errorf("%s of sequence %d: known %t, want %t", f.name, f.seq, ok, want)
+		}
+	}
+	files, err := os.ReadDir(filepath.Join(w.cfg.StateDir, "revisions"))
+	if err != nil || len(files) != 2 {
+		t.Errorf("%d files, %v", len(files), err)
+	}
+}
+
+func TestWhatANodeIsToldIsChecked(t *testing.T) {
+	w := newWorld(t)
+	f := w.deploy("f", 1)
+	unlimited := w.deploy("u", 1, func(d *sealed.Descriptor) { d.Config.Resources.MemoryBytes, d.Config.Resources.TmpBytes = 0, 0 })
+	bent := append([]byte(nil), f.rec.Descriptor...)
+	bent[len(bent)-1] ^= 1
+	for what, c := range map[string]struct {
+		digest string
+		rec    api.Revision
+	}{
+		"other digest":     {unlimited.digest.String(), f.rec},
+		"no digest":        {"abc", f.rec},
+		"way out":          {"..%2f..%2fx", f.rec},
+		"no descriptor":    {f.digest.String(), api.Revision{}},
+		"signature broken": {f.digest.String(), api.Revision{Descriptor: bent}},
+		"no memory limit":  {unlimited.digest.String(), unlimited.rec},
+	} {
+		if _, err := w.n.revs.put(c.digest, c.rec); err == nil {
+			t.Errorf("%s: taken", what)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(w.cfg.StateDir, "revisions", f.digest.String()+revisionSuffix), []byte("{cut"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openRevisions(filepath.Join(w.cfg.StateDir, "revisions"), w.cfg); err != nil {
+		t.Errorf("a file that a crash cut stops the daemon: %v", err)
+	}
+}
+
+func TestLogbookIsBounded(t *testing.T) {
+	l := newLogbook("n", 4<<10)
+	for range 10000 {
+		l.add("f.ns", "s", nil) // of no bytes: they cost memory all the same
+		l.add("f.ns", "s", make([]byte, 100))
+	}
+	frames, _ := l.after("f.ns", 0)
+	if len(frames) > 40 {
+		t.Errorf("%d frames are kept", len(frames))
+	}
+	last := frames[len(frames)-1].Seq
+	if more, _ := l.after("f.ns", last); len(more) != 0 {
+		t.Errorf("%d frames after the last", len(more))
+	}
+	_, news := l.after("f.ns", last)
+	l.add("f.ns", "s", []byte("x"))
+	select {
+	case <-news:
+	default:
+		t.Error("readers are not told")
+	}
+}
