@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/agent/launcher"
-	"github.com/faasd-sec/faasd-sec/agent/upstream"
+	"github.com/faasd-sec/faasd-sec/upstream"
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/sealed"
 	"github.com/faasd-sec/faasd-sec/sealed/unseal"

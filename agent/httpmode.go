@@ -11,7 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/faasd-sec/faasd-sec/agent/upstream"
+	"github.com/faasd-sec/faasd-sec/upstream"
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/sealed"
 	"github.com/faasd-sec/faasd-sec/sealed/unseal"

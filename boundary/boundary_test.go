@@ -65,12 +65,13 @@ var may = map[string]string{
 	"node":               "api attest cgroups gossip relay runtime sealed",
 	"coordinator":        "api gossip placement relay reqauth sealed store",
 	"keybroker":          "api attest reqauth sealed sealed/unseal",
-	"client":             "api attest image reqauth sealed sealed/unseal stack",
+	"client":             "api attest image reqauth sealed sealed/unseal stack upstream",
+	"upstream":           "sealed",
 	"enrol":              "api gossip pki store",
 }
 
 // agentMay is what the agent's packages import of ours, below agent itself.
-const agentMay = "api sealed sealed/unseal"
+const agentMay = "api sealed sealed/unseal upstream"
 
 type pkg struct {
 	ImportPath string
@@ -149,7 +150,8 @@ func check(t *testing.T, name string, p pkg, allowed string) {
 	}
 	for _, i := range p.Imports {
 		ours, is := strings.CutPrefix(i, module)
-		if is && !ok[ours] && !strings.HasPrefix(ours, name+"/") && !(strings.HasPrefix(name, "agent") && strings.HasPrefix(ours, "agent")) {
+		// internal packages belong to the tree above them; the compiler sees to that.
+		if is && !ok[ours] && !strings.Contains(ours, "/internal/") && !strings.HasPrefix(ours, name+"/") && !(strings.HasPrefix(name, "agent") && strings.HasPrefix(ours, "agent")) {
 			t.Errorf("%s imports %s, which docs/architecture.md does not allow", name, ours)
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/faasd-sec/faasd-sec/reqauth"
 	"github.com/faasd-sec/faasd-sec/sealed"
 	"github.com/faasd-sec/faasd-sec/sealed/unseal"
+	"github.com/faasd-sec/faasd-sec/upstream"
 )
 
 // Config makes a Client.
@@ -50,6 +51,7 @@ func NewTransport() *http.Transport {
 
 // Client talks to one cluster's gateway. It is safe for concurrent use.
 type Client struct {
+	direct  *upstream.Client // for invocations; nil where net/http has to do them
 	cfg     Config
 	gateway *url.URL
 	http    *http.Client
@@ -79,13 +81,14 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Random == nil {
 		cfg.Random = rand.Reader
 	}
+	var direct *upstream.Client
 	if cfg.Transport == nil {
-		cfg.Transport = NewTransport()
+		cfg.Transport, direct = NewTransport(), directTo(u)
 	}
 	if cfg.Pins == nil {
 		cfg.Pins = new(Pins)
 	}
-	c := &Client{cfg: cfg, gateway: u, known: make(map[api.FunctionName]*function),
+	c := &Client{cfg: cfg, gateway: u, direct: direct, known: make(map[api.FunctionName]*function),
 		http: &http.Client{Transport: cfg.Transport, CheckRedirect: noRedirect}}
 	if cfg.Identity == nil {
 		return c, nil
@@ -119,6 +122,9 @@ func (c *Client) Close() {
 		c.grants.Drop()
 	}
 	c.http.CloseIdleConnections()
+	if c.direct != nil {
+		c.direct.Close()
+	}
 }
 
 // noRedirect: a gateway that sends us elsewhere would be a different server than

@@ -141,6 +141,7 @@ func (c *Client) exchange(ctx context.Context, f *function, req Request, in *inp
 type outgoing struct {
 	id    sealed.ID
 	link  sealed.Link
+	whole []byte // nil for a stream
 	body  io.Reader
 	abort func() // when nobody will read body
 }
@@ -159,7 +160,7 @@ func (c *Client) seal(g *sealed.Grant, req Request, in *input, now time.Time) (*
 		if err != nil {
 			return nil, headError(err)
 		}
-		return &outgoing{id: h.ID, link: link, body: bytes.NewReader(b), abort: func() {}}, nil
+		return &outgoing{id: h.ID, link: link, whole: b, body: bytes.NewReader(b), abort: func() {}}, nil
 	}
 	pr, pw := io.Pipe()
 	w, err := g.SealRequest(pw, p, head)
@@ -209,6 +210,28 @@ func pump(w *sealed.Writer, src io.Reader, early bool) error {
 }
 
 func (c *Client) post(ctx context.Context, name api.FunctionName, callID string, out *outgoing) (*http.Response, error) {
+	send := c.postDirect
+	if c.direct == nil {
+		send = c.postHTTP
+	}
+	res, err := send(ctx, name, callID, out)
+	if err != nil {
+		return nil, err
+	}
+	if res.StatusCode != http.StatusOK {
+		defer res.Body.Close()
+		return nil, problem(res)
+	}
+	if t := res.Header.Get("Content-Type"); t != api.ContentTypeSealed {
+		res.Body.Close()
+		return nil, &api.Error{Code: api.CodeMediaType, Field: "Content-Type",
+			Message: fmt.Sprintf("the reply is %q and not sealed", t), Remedy: "check that the gateway's URL is a faasd-sec coordinator's"}
+	}
+	return res, nil
+}
+
+// postHTTP sends a sealed request through the configured transport.
+func (c *Client) postHTTP(ctx context.Context, name api.FunctionName, callID string, out *outgoing) (*http.Response, error) {
 	u := *c.gateway
 	u.Path = api.GatewayPathInvoke + string(name)
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), out.body)
@@ -223,15 +246,6 @@ func (c *Client) post(ctx context.Context, name api.FunctionName, callID string,
 	res, err := c.http.Do(req)
 	if err != nil {
 		return nil, c.unreachable(err)
-	}
-	if res.StatusCode != http.StatusOK {
-		defer res.Body.Close()
-		return nil, problem(res)
-	}
-	if t := res.Header.Get("Content-Type"); t != api.ContentTypeSealed {
-		res.Body.Close()
-		return nil, &api.Error{Code: api.CodeMediaType, Field: "Content-Type",
-			Message: fmt.Sprintf("the reply is %q and not sealed", t), Remedy: "check that the gateway's URL is a faasd-sec coordinator's"}
 	}
 	return res, nil
 }

@@ -50,7 +50,7 @@ func run(ctx context.Context, o options) (err error) {
 	}}
 	rc := containerd.Default(o.containerd, o.namespace, filepath.Join(o.runDir, "rt"))
 	rc.Registries = map[string]containerd.Registry{n.Registry: {Client: toRegistry}}
-	rc.Log = log
+	rc.Log, rc.IOPath = log, o.state
 	rt, err := containerd.New(ctx, rc)
 	if err != nil {
 		return fmt.Errorf("runtime: %w", err)

@@ -1,9 +1,9 @@
-// Package upstream speaks HTTP/1.1 to a function's process, in both directions
-// at once.
+// Package upstream speaks HTTP/1.1 over kept connections to one server, in both
+// directions at once: an agent to a function's process, a caller to the gateway.
 //
 // A small request, the usual case, is one write on a kept connection and its
 // reply is read by the same goroutine. A large or endless body is written by a
-// goroutine of its own, so that a function may answer while it still reads: an
+// goroutine of its own, so that the server may answer while it still reads: an
 // echo of a gigabyte needs two buffers and no more.
 //
 // It promises that headers are sent and taken strictly (no folding, no control

@@ -16,7 +16,7 @@ type Config struct {
 	Dial        func(ctx context.Context) (net.Conn, error)
 	Host        string        // the Host header of every request
 	MaxIdle     int           // connections kept
-	IdleTimeout time.Duration // below the function's own, so that a kept connection is rarely closed under a request
+	IdleTimeout time.Duration // below the server's own, so that a kept connection is rarely closed under a request
 	DialTimeout time.Duration
 }
 
@@ -28,10 +28,10 @@ func DefaultConfig() Config {
 // ErrClosed means that the Client was closed.
 var ErrClosed = errors.New("upstream: closed")
 
-// ErrDial means that the function takes no connection: nothing was sent.
-var ErrDial = errors.New("upstream: the function takes no connection")
+// ErrDial means that the server takes no connection: nothing was sent.
+var ErrDial = errors.New("upstream: no connection is taken")
 
-// Client is one function's server. It is safe for concurrent use.
+// Client is one server. It is safe for concurrent use.
 type Client struct {
 	cfg Config
 
