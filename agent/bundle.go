@@ -2,8 +2,10 @@ package agent
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"crypto/subtle"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -68,7 +70,7 @@ func takeBundle(ctx context.Context, cfg *Config, n *binding, l *launcher.Launch
 		return nil, badBundle(readErr)
 	}
 	if want := n.desc.Config.Bundle; subtle.ConstantTimeCompare(digest.Sum(nil), want[:]) != 1 {
-		return nil, api.Errorf(api.CodeStartFailed, "the bundle's digest is not the one in the descriptor")
+		return nil, api.Errorf(api.CodeStaleRevision, "the bundle's digest is not the one in the descriptor")
 	}
 	return env, nil
 }
@@ -127,6 +129,20 @@ func decodeEnv(b []byte) (map[string]string, error) {
 	var env map[string]string
 	if err := mode.Unmarshal(b, &env); err != nil {
 		return nil, fmt.Errorf("env: %w", err)
+	}
+	// One map has one encoding (docs/envelope.md): what decodes but would be
+	// written differently was not made by the format.
+	det, err := cbor.CoreDetEncOptions().EncMode()
+	if err != nil {
+		return nil, fmt.Errorf("env: %w", err)
+	}
+	again, err := det.Marshal(env)
+	if err != nil {
+		return nil, fmt.Errorf("env: %w", err)
+	}
+	defer clear(again)
+	if env == nil || !bytes.Equal(again, b) {
+		return nil, errors.New("env: not deterministic CBOR")
 	}
 	for k, v := range env {
 		if k == "" || strings.ContainsAny(k, "=\x00") || strings.ContainsRune(v, 0) {

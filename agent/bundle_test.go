@@ -55,7 +55,8 @@ func tarOf(t *testing.T, entries []entry) []byte {
 
 func envOf(t *testing.T, m map[string]string) string {
 	t.Helper()
-	return string(must[[]byte](t)(cbor.Marshal(m)))
+	mode := must[cbor.EncMode](t)(cbor.CoreDetEncOptions().EncMode())
+	return string(must[[]byte](t)(mode.Marshal(m)))
 }
 
 // bundled makes a world whose function comes with the entries. The directories
@@ -192,7 +193,7 @@ func TestBundleOfAnotherDigestNeverRuns(t *testing.T) {
 	w.bundle = w.sealBundle(append(make([]byte, sealed.BundleNonce), tarOf(t, []entry{{name: "code/other", body: "x"}})...))
 	w.run()
 	w.node.wait("failure", func(n *testNode) bool { return n.failed != nil })
-	if f := w.node.failed; f.Code != api.CodeStartFailed || !strings.Contains(f.Detail, "digest") {
+	if f := w.node.failed; f.Code != api.CodeStaleRevision || !strings.Contains(f.Detail, "digest") {
 		t.Errorf("%+v", f)
 	}
 	if _, err := os.Stat(marker); err == nil {
@@ -211,5 +212,19 @@ func TestBundleOfAStrangerOrOldRevisionIsRefused(t *testing.T) {
 	w.node.wait("failure", func(n *testNode) bool { return n.failed != nil })
 	if !strings.Contains(w.node.failed.Detail, "sender") {
 		t.Errorf("%+v", w.node.failed)
+	}
+}
+
+func TestEnvironmentHasOneEncoding(t *testing.T) {
+	for name, b := range map[string]string{
+		"keys out of order": "\xa2\x61b\x61a\x61a\x612", "a long length": "\xb9\x00\x01\x61a\x611", "a long text": "\xa1\x78\x01a\x611",
+		"null": "\xf6", "a null value": "\xa1\x61a\xf6",
+	} {
+		if env, err := decodeEnv([]byte(b)); err == nil {
+			t.Errorf("%s: taken as %v", name, env)
+		}
+	}
+	if env, err := decodeEnv([]byte("\xa2\x61a\x611\x61b\x612")); err != nil || len(env) != 2 {
+		t.Errorf("%v, %v", env, err)
 	}
 }

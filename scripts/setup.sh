@@ -9,7 +9,7 @@ die() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
 # command -> Debian package
 needs=(
   containerd:containerd runc:runc ip:iproute2 iptables:iptables
-  tcpdump:tcpdump make:make git:git dpkg-deb:dpkg
+  tcpdump:tcpdump python3:python3 make:make git:git dpkg-deb:dpkg
 )
 
 missing=()
