@@ -1,6 +1,7 @@
 package keybroker
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 
@@ -38,12 +39,21 @@ func (r *record) wipe() {
 	}
 }
 
+// encode returns the CBOR of r, which holds the scalars: the caller wipes it. The
+// library's own buffers are pooled and never wiped, and one that grows leaves
+// copies behind, so it writes into one of ours that is large enough.
 func (r *record) encode() ([]byte, error) {
-	b, err := cbor.Marshal(r)
+	mode, err := cbor.EncOptions{}.UserBufferEncMode()
 	if err != nil {
 		return nil, fmt.Errorf("keybroker: encode a record: %w", err)
 	}
-	return b, nil
+	var b bytes.Buffer
+	b.Grow(len(r.Descriptor) + len(r.Owner) + (1+len(r.Decryption))*64 + 256)
+	if err := mode.MarshalToBuffer(r, &b); err != nil {
+		clear(b.Bytes())
+		return nil, fmt.Errorf("keybroker: encode a record: %w", err)
+	}
+	return b.Bytes(), nil
 }
 
 func decodeRecord(b []byte) (*record, error) {
