@@ -73,8 +73,13 @@ func (h hooks) MergeRemoteState(b []byte, _ bool) {
 	}
 }
 
-// NotifyAlive refuses members that do not make sense.
+// NotifyAlive refuses members that do not make sense. Each member hears each
+// announcement some dozen times over, so that what was decoded before is let
+// through by comparison.
 func (h hooks) NotifyAlive(n *memberlist.Node) error {
+	if h.m.table.says(n.Name, n.Meta) {
+		return nil
+	}
 	if _, _, err := h.m.codec.decodeMeta(n.Name, n.Meta); err != nil {
 		h.m.count.membersRefused.Add(1)
 		return err
@@ -95,7 +100,7 @@ func (h hooks) NotifyJoin(n *memberlist.Node) {
 	if err != nil { // NotifyAlive has let it through, so this does not happen
 		return
 	}
-	h.m.table.join(meta, epoch, nodeAddr(n))
+	h.m.table.join(meta, n.Meta, epoch, nodeAddr(n))
 	h.m.nudge()
 }
 

@@ -139,10 +139,12 @@ func (m *Mesh) rejoin(ctx context.Context, tried chan<- struct{}) {
 	}
 }
 
-// joinMissing is one round of rejoin.
+// joinMissing is one round of rejoin. The seeds come in random order, lest a
+// cluster that starts all at once asks the same one for everything.
 func (m *Mesh) joinMissing(ctx context.Context, first bool) {
 	missing := 0
-	for _, seed := range m.cfg.Seeds {
+	for _, i := range rand.Perm(len(m.cfg.Seeds)) {
+		seed := m.cfg.Seeds[i]
 		if ctx.Err() != nil || m.left.Load() {
 			return
 		}

@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"bytes"
 	"net/netip"
 	"slices"
 	"strings"
@@ -12,6 +13,7 @@ import (
 // member is one live member as the table knows it.
 type member struct {
 	meta  api.NodeMeta
+	wire  []byte // meta as it came
 	epoch uint64 // of the life that announced meta
 	addr  netip.AddrPort
 	load  api.NodeLoad // zero until one arrived
@@ -41,8 +43,8 @@ const (
 )
 
 // join adds a member or renews what it says of itself. A load of an earlier life
-// goes.
-func (t *table) join(meta api.NodeMeta, epoch uint64, addr netip.AddrPort) {
+// goes. wire is kept.
+func (t *table) join(meta api.NodeMeta, wire []byte, epoch uint64, addr netip.AddrPort) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	m := t.byID[meta.ID]
@@ -52,11 +54,19 @@ func (t *table) join(meta api.NodeMeta, epoch uint64, addr netip.AddrPort) {
 		at, _ := t.find(meta.ID)
 		t.ordered = slices.Insert(t.ordered, at, m)
 	}
-	m.meta, m.epoch, m.addr = meta, epoch, addr
+	m.meta, m.wire, m.epoch, m.addr = meta, wire, epoch, addr
 	if m.known && m.load.Epoch < epoch {
 		m.load, m.raw, m.known = api.NodeLoad{}, nil, false
 	}
 	t.dirty = true
+}
+
+// says reports whether a member's meta is known in just this encoding.
+func (t *table) says(id string, wire []byte) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	m := t.byID[id]
+	return m != nil && bytes.Equal(m.wire, wire)
 }
 
 // leave removes a member and its load.
