@@ -37,7 +37,7 @@ func (c *Coordinator) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 	}
 	ctx.Response.Header.Set(api.HeaderDuration, strconv.FormatFloat(time.Since(began).Seconds(), 'f', 6, 64))
 	status := reply.Status
-	reply.SendTo(ctx, func(err error) {
+	err = reply.SendTo(ctx, func(err error) {
 		p.inFlight.Add(-1)
 		if err == nil {
 			r.freed.put(p, time.Now())
@@ -52,6 +52,9 @@ func (c *Coordinator) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 			c.met.done(began, "agent_refused")
 		}
 	}, api.HeaderServedBy, api.HeaderStart)
+	if err != nil {
+		c.problem(ctx, api.Wrap(api.CodeNodeLost, err, "the connection to node "+p.id+" broke within its reply"))
+	}
 }
 
 // callID keeps a caller's id where it is a plain one, else draws one.
