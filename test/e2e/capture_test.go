@@ -19,11 +19,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/prometheus/procfs"
 )
 
-// capture is a tcpdump of the loopback interface.
+// capture is a tcpdump of one interface.
 type capture struct {
 	cmd  *exec.Cmd
 	file string
@@ -31,25 +29,27 @@ type capture struct {
 	done chan error
 }
 
-// startCapture records every byte of every packet from or to ports until stop.
-func startCapture(t testing.TB, ports []uint64) *capture {
+// startCapture records every byte of every packet that passes iface until stop.
+// The filter is tcpdump's, empty for all; netns is the path of the network
+// namespace, empty for the present one.
+func startCapture(t testing.TB, netns, iface, filter string) *capture {
 	t.Helper()
 	if _, err := exec.LookPath("tcpdump"); err != nil {
 		t.Fatal("needs tcpdump; run scripts/setup.sh")
 	}
 	dir := t.TempDir()
-	c := &capture{file: filepath.Join(dir, "lo.pcap"), log: filepath.Join(dir, "tcpdump.log"), done: make(chan error, 1)}
-	var filter []string
-	for _, p := range ports {
-		filter = append(filter, fmt.Sprintf("port %d", p))
+	c := &capture{file: filepath.Join(dir, iface+".pcap"), log: filepath.Join(dir, "tcpdump.log"), done: make(chan error, 1)}
+	// Large kernel buffer: a packet that was dropped was not searched.
+	args := []string{"tcpdump", "-i", iface, "-s", "0", "-U", "-n", "-B", "131072", "-Z", "root", "-w", c.file, filter}
+	if netns != "" {
+		args = append([]string{"nsenter", "--net=" + netns}, args...)
 	}
+	c.cmd = exec.Command(args[0], args[1:]...)
 	log, err := os.Create(c.log)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	// Large kernel buffer: a packet that was dropped was not searched.
-	c.cmd = exec.Command("tcpdump", "-i", "lo", "-s", "0", "-U", "-n", "-B", "131072", "-Z", "root", "-w", c.file, strings.Join(filter, " or "))
 	c.cmd.Stderr = log
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := c.cmd.Start(); err != nil {
@@ -215,47 +215,38 @@ func (c *capture) search(f *finder, found func(n needle, where string)) (packets
 
 // portsOf are the TCP and UDP ports that processes listen on.
 func portsOf(pids []int) ([]uint64, error) {
-	fs, err := procfs.NewDefaultFS()
-	if err != nil {
-		return nil, err
-	}
-	inodes := map[uint64]uint64{} // inode -> port
-	for _, read := range []func() (procfs.NetTCP, error){fs.NetTCP, fs.NetTCP6} {
-		lines, err := read()
+	const listening, unconnected = "0A", "07" // as proc(5) writes TCP and UDP states
+	ports := map[string]uint64{}              // inode -> port
+	for table, state := range map[string]string{"tcp": listening, "tcp6": listening, "udp": unconnected, "udp6": unconnected} {
+		b, err := os.ReadFile("/proc/net/" + table)
 		if err != nil {
 			return nil, err
 		}
-		for _, l := range lines {
-			if l.St == 10 { // LISTEN
-				inodes[l.Inode] = l.LocalPort
+		for line := range strings.SplitSeq(string(b), "\n") {
+			f := strings.Fields(line)
+			if len(f) < 10 || f[3] != state {
+				continue
 			}
-		}
-	}
-	for _, read := range []func() (procfs.NetUDP, error){fs.NetUDP, fs.NetUDP6} {
-		lines, err := read()
-		if err != nil {
-			return nil, err
-		}
-		for _, l := range lines {
-			inodes[l.Inode] = l.LocalPort
+			port, err := strconv.ParseUint(f[1][strings.LastIndexByte(f[1], ':')+1:], 16, 16)
+			if err != nil {
+				return nil, fmt.Errorf("/proc/net/%s: %q: %w", table, line, err)
+			}
+			ports[f[9]] = port
 		}
 	}
 	var out []uint64
 	for _, pid := range pids {
-		p, err := fs.Proc(pid)
+		links, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
 		if err != nil {
 			return nil, err
 		}
-		targets, err := p.FileDescriptorTargets()
-		if err != nil {
-			return nil, err
-		}
-		for _, target := range targets {
-			inode, err := strconv.ParseUint(strings.TrimSuffix(strings.TrimPrefix(target, "socket:["), "]"), 10, 64)
+		for _, link := range links {
+			target, err := os.Readlink(link)
 			if err != nil {
-				continue
+				continue // it was closed
 			}
-			if port := inodes[inode]; port != 0 && !slices.Contains(out, port) {
+			inode := strings.TrimSuffix(strings.TrimPrefix(target, "socket:["), "]")
+			if port := ports[inode]; port != 0 && !slices.Contains(out, port) {
 				out = append(out, port)
 			}
 		}

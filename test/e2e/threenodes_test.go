@@ -31,6 +31,7 @@ func TestThreeMachines(t *testing.T) {
 	if !t.Run("load that one machine cannot hold spreads", func(t *testing.T) { m.spreads(t, fn) }) {
 		return
 	}
+	t.Run("nothing readable crosses the network", m.unreadable)
 	t.Run("a full machine refuses and the next one serves", m.refuses)
 	t.Run("a killed daemon costs honest errors only, and keeps its sandboxes", func(t *testing.T) { m.killed(t, fn) })
 	t.Run("a daemon killed during a cold start leaves nothing", m.killedEarly)
@@ -98,6 +99,25 @@ func (m *machines) fill(t *testing.T, fn api.FunctionName) map[string]int {
 		}
 	}
 	return by
+}
+
+// unreadable records what passes between the machines while a function with
+// secrets is deployed, started and called, and looks for them.
+func (m *machines) unreadable(t *testing.T) {
+	h := &hunt{t: t, c: m.cluster, can: newCanaries(t), dial: m.net.dialer(1)}
+	capture := startCapture(t, m.net.path(0), "br0", "")
+	fn := h.deploy()
+	h.call(fn, "cold")
+	h.large(fn)
+	h.large(fn)
+	h.streamed(fn)
+	h.logs(fn)
+	h.search(fn)
+	h.searchTraffic(capture)
+	h.report()
+	if err := m.client.Remove(t.Context(), fn); err != nil {
+		t.Error(err)
+	}
 }
 
 // refuses fills a machine behind the coordinator's back, so that the
