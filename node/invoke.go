@@ -58,7 +58,7 @@ func (n *Node) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 		carry(ctx, l)
 	}
 	status := reply.Status
-	reply.SendTo(ctx, func(err error) {
+	err = reply.SendTo(ctx, func(err error) {
 		sl.release()
 		switch {
 		case err != nil:
@@ -69,6 +69,9 @@ func (n *Node) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 			n.met.done("agent_refused")
 		}
 	})
+	if err != nil {
+		n.problem(ctx, api.Wrap(api.CodeFunctionCrashed, err, "the sandbox ended within its reply: "+n.lastWords(sl.s)))
+	}
 }
 
 // slotFor claims the ticket that came with the request, or acquires a slot.

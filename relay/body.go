@@ -13,6 +13,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -81,13 +82,13 @@ func ReadBody(ctx *fasthttp.RequestCtx, limit int64) (*Body, error) {
 		return b, nil
 	}
 	b.Head = head
-	b.rest = &serverStream{ctx: ctx, r: stream, left: -1}
+	b.rest = &serverStream{ctx: ctx, r: stream, left: -1, size: -1}
+	if size >= 0 {
+		b.rest.size = size - int64(len(head))
+	}
 	if limit > 0 {
 		b.rest.left = limit - int64(len(head))
 	}
-	// Whether all of the body was read is known only after the reply's header
-	// has gone out, so the connection cannot be promised to a next request.
-	ctx.SetConnectionClose()
 	return b, nil
 }
 
@@ -102,6 +103,7 @@ func tooLarge(limit int64) error {
 func (b *Body) Release() {
 	if b.rest != nil {
 		b.rest.Close()
+		b.keep(b.rest.ctx)
 	}
 	if b.buf != nil {
 		if cap(*b.buf) <= SmallBody+64<<10 {
@@ -109,6 +111,15 @@ func (b *Body) Release() {
 			buffers.Put(b.buf)
 		}
 		b.buf, b.Head = nil, nil
+	}
+}
+
+// keep decides, when the reply's header is about to go out, whether the
+// connection may serve a next request: only if all of this one's body has been
+// read, for what nobody read would be taken for the next.
+func (b *Body) keep(ctx *fasthttp.RequestCtx) {
+	if b.rest != nil && !b.rest.ended.Load() {
+		ctx.SetConnectionClose()
 	}
 }
 
@@ -138,10 +149,12 @@ type serverStream struct {
 	ctx    *fasthttp.RequestCtx
 	r      io.Reader
 	left   int64 // bytes still allowed, -1 without limit
+	size   int64 // bytes there are, -1 if unknown
+	got    int64
 	mu     sync.Mutex
 	closed bool
+	ended  atomic.Bool // all was read
 	once   sync.Once
-	err    error
 }
 
 // Read implements io.Reader.
@@ -150,6 +163,9 @@ func (s *serverStream) Read(p []byte) (int, error) {
 	defer s.mu.Unlock()
 	if s.closed {
 		return 0, io.ErrClosedPipe
+	}
+	if s.ended.Load() {
+		return 0, io.EOF
 	}
 	if s.left == 0 {
 		p = p[:min(len(p), 1)] // is there one byte too many?
@@ -163,8 +179,12 @@ func (s *serverStream) Read(p []byte) (int, error) {
 	if s.left > 0 {
 		s.left -= int64(n)
 	}
-	if err != nil && err != io.EOF {
-		s.err = err
+	s.got += int64(n)
+	if err == io.EOF {
+		if s.size >= 0 && s.got != s.size { // fasthttp gives io.EOF for a body that was cut
+			return n, io.ErrUnexpectedEOF
+		}
+		s.ended.Store(true)
 	}
 	return n, err
 }

@@ -107,6 +107,7 @@ func (w *world) handle(ctx *fasthttp.RequestCtx) {
 	body, err := ReadBody(ctx, w.limit)
 	if err != nil {
 		ctx.Error(err.Error(), fasthttp.StatusBadRequest)
+		ctx.SetConnectionClose() // after Error, which resets it
 		return
 	}
 	reply, err := w.up.Post(time.Now().Add(w.until), string(ctx.Path()), body, Header{"Content-Type", "application/x"})
@@ -114,15 +115,19 @@ func (w *world) handle(ctx *fasthttp.RequestCtx) {
 		w.sendErr.set(err)
 		body.Release()
 		ctx.Error(err.Error(), fasthttp.StatusBadGateway)
+		ctx.SetConnectionClose()
 		return
 	}
 	w.began.Add(1)
-	reply.SendTo(ctx, func(err error) {
+	err = reply.SendTo(ctx, func(err error) {
 		if err != nil {
 			w.lastErr.set(err)
 		}
 		w.finished.Add(1)
 	}, "X-Kept")
+	if err != nil {
+		ctx.Error(err.Error(), fasthttp.StatusBadGateway)
+	}
 }
 
 // settled waits until every exchange that began has ended.
@@ -357,7 +362,7 @@ func TestUpstreamThatBreaksInTheMiddleIsNotAWholeReply(t *testing.T) {
 				if serr := w.sendErr.get(); resp.StatusCode != 502 || serr == nil || errors.Is(serr, ErrNotSent) {
 					t.Errorf("status %d, error %v", resp.StatusCode, serr)
 				}
-			} else if err == nil {
+			} else if err == nil && resp.StatusCode != 502 { // a small reply is held until it is whole
 				t.Errorf("a cut reply looks whole: %d %q", resp.StatusCode, b)
 			}
 			w.settled()

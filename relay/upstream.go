@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -292,10 +293,24 @@ func (r *Reply) Bytes(n int64) ([]byte, error) {
 }
 
 // SendTo makes r the reply of ctx: its status, the named headers and its body,
-// which flows while the server writes. done, which may be nil, is called once
-// when the exchange is over, with what broke it off. The request's Body is
-// released by then.
-func (r *Reply) SendTo(ctx *fasthttp.RequestCtx, done func(error), headers ...string) {
+// which flows while the server writes; a small one is taken whole first. done,
+// which may be nil, is called once when the exchange is over, with what broke it
+// off. The request's Body is released by then. An error means that a small
+// reply broke off: ctx is untouched, and done has been called with it.
+func (r *Reply) SendTo(ctx *fasthttp.RequestCtx, done func(error), headers ...string) error {
+	s := &replyStream{Reply: r, ctx: ctx, done: done}
+	var whole []byte
+	if r.length >= 0 && r.length <= SmallBody {
+		buf := buffers.Get().(*[]byte)
+		defer func() { *buf = (*buf)[:0]; buffers.Put(buf) }()
+		*buf = slices.Grow((*buf)[:0], int(r.length))[:r.length]
+		if _, err := io.ReadFull(r.body, *buf); err != nil {
+			s.err = err
+			_ = s.Close() // s.err says more
+			return err
+		}
+		whole = *buf
+	}
 	ctx.SetStatusCode(r.Status)
 	if ct := r.get(fasthttp.HeaderContentType); ct != "" {
 		ctx.SetContentType(ct)
@@ -305,8 +320,16 @@ func (r *Reply) SendTo(ctx *fasthttp.RequestCtx, done func(error), headers ...st
 			ctx.Response.Header.Set(h, v)
 		}
 	}
-	s := &replyStream{Reply: r, ctx: ctx, done: done}
-	ctx.SetBodyStream(s, int(r.length))
+	if r.req.rest != nil {
+		r.req.keep(ctx)
+	}
+	if whole == nil {
+		ctx.SetBodyStream(s, int(r.length))
+		return nil
+	}
+	ctx.Response.SetBody(whole)
+	_ = s.Close() // all of it is here
+	return nil
 }
 
 // replyStream is read by the server while it writes the reply out, and closed
