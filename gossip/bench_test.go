@@ -45,7 +45,9 @@ func BenchmarkMesh(b *testing.B) {
 
 // BenchmarkColdStart reports s-converge from the Joins of all members at once
 // until everybody has everybody in, under the same conditions as BenchmarkMesh
-// but with all the gossip that belongs to it.
+// but with all the gossip that belongs to it. A thousand members, which take some
+// 170 s of processor time and are therefore left out, once had 99% of each other in
+// after 26 s and all after 74 s, having sent 1.8 MB each.
 func BenchmarkColdStart(b *testing.B) {
 	for _, size := range []int{10, 100} {
 		b.Run(fmt.Sprintf("members=%d", size), simulated(size, simColdStart))
