@@ -235,16 +235,28 @@ func execOOM(t *testing.T, c *cluster) {
 	}
 }
 
-// eventually polls until f holds.
-func eventually(t testing.TB, what string, f func() bool) {
+// eventually polls until f holds; more says what is known if it does not.
+func eventually(t testing.TB, what string, f func() bool, more ...func() string) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	within(t, 10*time.Second, what, f, more...)
+}
+
+// within is eventually with a deadline of its own.
+func within(t testing.TB, limit time.Duration, what string, f func() bool, more ...func() string) {
+	t.Helper()
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if f() {
 			return
 		}
 	}
+	for _, m := range more {
+		t.Log(m())
+	}
 	t.Fatalf("not in time: %s", what)
 }
+
+// quick asks parts that may be gone at any time.
+var quick = &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 
 // sandboxes asks for all sandboxes of a function, those that ended included.
 func (c *cluster) sandboxes(t testing.TB, fn api.FunctionName) []api.SandboxStatus {
@@ -308,7 +320,7 @@ func (c *cluster) logs(t testing.TB, fn api.FunctionName, stream client.Stream, 
 func (c *cluster) metric(t testing.TB, part, sample string) float64 {
 	t.Helper()
 	p := c.part(t, part)
-	resp, err := http.Get("http://" + p.flag("ops-listen") + "/metrics")
+	resp, err := quick.Get("http://" + p.flag("ops-listen") + "/metrics")
 	if err != nil {
 		t.Fatal(err)
 	}
