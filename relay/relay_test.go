@@ -27,6 +27,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m, leakOptions()...) }
 // leakOptions names what fasthttp leaves running for a while by design.
 func leakOptions() []goleak.Option {
 	return []goleak.Option{
+		goleak.IgnoreAnyFunction("net/http.(*conn).closeWriteAndWait"), // the test upstream, half a second after an error
 		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*HostClient).connsCleaner"),
 		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*workerPool).Start.func2"),
 		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"),
