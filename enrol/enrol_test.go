@@ -1,0 +1,284 @@
+package enrol
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/pki"
+	"github.com/faasd-sec/faasd-sec/store"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// ledger is what the store keeps for a Desk.
+type ledger struct {
+	mu       sync.Mutex
+	tokens   map[string]store.Token
+	settings map[string]int64
+}
+
+func (l *ledger) PutToken(_ context.Context, hash, role string, uses int, ttl time.Duration) (store.Token, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t := store.Token{Hash: hash, Role: role, Uses: uses}
+	l.tokens[hash] = t
+	return t, nil
+}
+
+func (l *ledger) ConsumeToken(_ context.Context, hash string) (store.Token, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t, ok := l.tokens[hash]
+	if !ok || t.Uses == 0 {
+		return store.Token{}, api.Errorf(api.CodeUnauthorized, "no such token")
+	}
+	t.Uses--
+	l.tokens[hash] = t
+	return t, nil
+}
+
+func (l *ledger) GetSetting(_ context.Context, name string) (store.Setting, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if v, ok := l.settings[name]; ok {
+		return store.Setting{Name: name, Version: v}, nil
+	}
+	return store.Setting{}, api.Errorf(api.CodeNotFound, "no setting")
+}
+
+func (l *ledger) PutSetting(_ context.Context, name string, _ []byte, expected int64) (int64, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.settings[name] != expected {
+		return 0, api.Errorf(api.CodeConflict, "changed")
+	}
+	l.settings[name]++
+	return l.settings[name], nil
+}
+
+// desk is a coordinator's desk behind TLS.
+func desk(t *testing.T) (d *Desk, l *ledger, addr, dir string) {
+	t.Helper()
+	dir = filepath.Join(t.TempDir(), "coordinator")
+	if _, err := Init(dir, []string{"any"}, rand.Reader); err != nil {
+		t.Fatal(err)
+	}
+	ca, err := pki.Load(filepath.Join(dir, CADir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cl Cluster
+	if err := Load(dir, ClusterFile, "", &cl); err != nil {
+		t.Fatal(err)
+	}
+	l = &ledger{tokens: map[string]store.Token{}, settings: map[string]int64{}}
+	d = &Desk{Authority: ca, Tokens: l, Cluster: cl, Address: "10.0.0.1:7443", Broker: "10.0.0.1:8084",
+		Seeds: func() []string { return []string{"10.0.0.1:7945"} }}
+	id, err := pki.EnsureIdentity(filepath.Join(dir, IdentityFile), ca, pki.RoleCoordinator, "coordinator-1", time.Hour, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &http.Server{TLSConfig: pki.OptionalPeerConfig(id, pki.RoleNode), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var req api.JoinRequest
+		var reply api.JoinReply
+		err := json.NewDecoder(r.Body).Decode(&req)
+		switch {
+		case err != nil:
+		case r.URL.Path == api.GatewayPathJoin:
+			reply, err = d.Join(r.Context(), req)
+		case len(r.TLS.PeerCertificates) == 0:
+			err = api.Errorf(api.CodeUnauthorized, "no certificate")
+		default:
+			var p pki.Peer
+			if p, err = pki.PeerIdentity(r.TLS); err == nil {
+				reply.Certificate, err = d.Renew(p.ID, req.CSR)
+			}
+		}
+		if err != nil {
+			p := api.ProblemOf(err, "")
+			w.WriteHeader(p.Status)
+			json.NewEncoder(w).Encode(p)
+			return
+		}
+		json.NewEncoder(w).Encode(reply)
+	})}
+	go s.ServeTLS(ln, "", "")
+	t.Cleanup(func() { s.Close() })
+	return d, l, ln.Addr().String(), dir
+}
+
+func token(t *testing.T, d *Desk, uses int) string {
+	t.Helper()
+	text, err := d.NewToken(t.Context(), uses, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+func TestJoiningLeavesAWorkingIdentity(t *testing.T) {
+	d, _, addr, _ := desk(t)
+	dir := filepath.Join(t.TempDir(), "node")
+	n, err := Join(t.Context(), addr, token(t, d, 1), "node-1", dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n.Cluster != d.Cluster.ID || n.Broker != d.Broker || n.Coordinator != d.Address || len(n.GossipKeys) != 1 || n.GossipKeys[0] != d.Cluster.GossipKeys[0] {
+		t.Errorf("told %+v", n)
+	}
+	var again Node
+	if err := Load(dir, NodeFile, "", &again); err != nil || again.ID != "node-1" {
+		t.Errorf("%+v, %v", again, err)
+	}
+	id, err := pki.LoadIdentity(filepath.Join(dir, IdentityFile), nil)
+	if err != nil || id.Peer().ID != "node-1" || id.Peer().Role != pki.RoleNode {
+		t.Fatalf("%v", err)
+	}
+	for _, f := range []string{NodeFile, IdentityFile} {
+		if st, err := os.Stat(filepath.Join(dir, f)); err != nil || st.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v %v", f, st.Mode(), err)
+		}
+	}
+	if err := id.Renew(t.Context(), Renewer(id, addr)); err != nil {
+		t.Errorf("renewal: %v", err)
+	}
+}
+
+// A token lets a machine in, but not as one that is there already.
+func TestATakenIDIsRefused(t *testing.T) {
+	d, l, addr, _ := desk(t)
+	tok := token(t, d, 5)
+	if _, err := Join(t.Context(), addr, tok, "node-1", t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "impostor")
+	_, err := Join(t.Context(), addr, tok, "node-1", dir)
+	if api.CodeOf(err) != api.CodeConflict || !strings.Contains(err.Error(), "another id") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := os.Stat(dir); err == nil {
+		t.Error("a refused join left its directory")
+	}
+	if left := l.tokens[hashOf(t, tok)].Uses; left != 4 {
+		t.Errorf("%d uses are left: the refused one counts", left)
+	}
+	if _, err := Join(t.Context(), addr, tok, "node-2", t.TempDir()); err != nil {
+		t.Error(err)
+	}
+}
+
+func hashOf(t *testing.T, text string) string {
+	t.Helper()
+	tok, err := pki.ParseToken(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pki.HashToken(tok)
+}
+
+func TestOfTwoThatJoinAtOnceOneIsAdmitted(t *testing.T) {
+	d, _, addr, _ := desk(t)
+	tok := token(t, d, 8)
+	var wg sync.WaitGroup
+	errs := make([]error, 8)
+	for i := range errs {
+		dir := t.TempDir()
+		wg.Go(func() { _, errs[i] = Join(t.Context(), addr, tok, "node-1", dir) })
+	}
+	wg.Wait()
+	admitted := 0
+	for _, err := range errs {
+		switch {
+		case err == nil:
+			admitted++
+		case api.CodeOf(err) != api.CodeConflict:
+			t.Error(err)
+		}
+	}
+	if admitted != 1 {
+		t.Errorf("%d were admitted as node-1", admitted)
+	}
+}
+
+func TestBadJoinsAreRefused(t *testing.T) {
+	d, _, addr, _ := desk(t)
+	other, _, _, _ := desk(t)
+	used := token(t, d, 1)
+	if _, err := Join(t.Context(), addr, used, "node-1", t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+	for what, c := range map[string]struct{ token, id string }{
+		"used up":             {used, "node-2"},
+		"of another cluster":  {token(t, other, 1), "node-2"},
+		"nonsense":            {"nonsense", "node-2"},
+		"id that is no id":    {token(t, d, 1), "../node"},
+		"id that is empty":    {token(t, d, 1), ""},
+		"id with upper cases": {token(t, d, 1), "Node"},
+	} {
+		dir := filepath.Join(t.TempDir(), "n")
+		if _, err := Join(t.Context(), addr, c.token, c.id, dir); err == nil {
+			t.Errorf("%s: admitted", what)
+		}
+		if _, err := os.Stat(dir); err == nil {
+			t.Errorf("%s: a directory is left", what)
+		}
+	}
+}
+
+func TestRenewalForAnotherNodeIsRefused(t *testing.T) {
+	d, _, _, _ := desk(t)
+	_, csr, err := pki.NewRequest("node-2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Renew("node-1", csr); api.CodeOf(err) != api.CodeForbidden {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestInitMakesOneClusterOnce(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "c")
+	tok, err := Init(dir, []string{"any"}, rand.Reader)
+	if err != nil || tok == "" {
+		t.Fatal(err)
+	}
+	if _, err := Init(dir, nil, rand.Reader); api.CodeOf(err) != api.CodeConflict {
+		t.Errorf("a second time: %v", err)
+	}
+	var b Bootstrap
+	if err := Load(dir, BootstrapFile, "", &b); err != nil || b.TokenHash != hashOf(t, tok) || strings.Contains(tok, b.TokenHash) {
+		t.Errorf("%+v %v", b, err)
+	}
+	l := &ledger{tokens: map[string]store.Token{}}
+	d := &Desk{Tokens: l}
+	if err := d.Import(t.Context(), b); err != nil || l.tokens[b.TokenHash].Uses != b.Uses {
+		t.Errorf("%+v %v", l.tokens, err)
+	}
+	b.ExpiresAt = time.Now().Add(-time.Hour).Unix()
+	l.tokens = map[string]store.Token{}
+	if err := d.Import(t.Context(), b); err != nil || len(l.tokens) != 0 {
+		t.Errorf("an expired one was taken: %v", err)
+	}
+}
+
+func TestTokensComeFromARunningCoordinatorOnly(t *testing.T) {
+	if _, err := RequestToken(t.Context(), t.TempDir(), 1, time.Minute); api.CodeOf(err) != api.CodeUnavailable {
+		t.Errorf("got %v", err)
+	}
+}
