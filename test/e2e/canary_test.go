@@ -24,6 +24,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/client"
 	"github.com/faasd-sec/faasd-sec/sealed/unseal"
@@ -123,6 +125,7 @@ func (s sightings) note(n needle, where string) {
 // Where a secret belongs, the same search must find it: in the function's and
 // the agent's memory, and in a process, a file and a packet planted for that.
 func TestOperatorSeesNoPayloadCodeOrResult(t *testing.T) {
+	needTools(t, "tcpdump")
 	began := time.Now()
 	c := up(t, 2)
 	can := newCanaries(t)
@@ -500,6 +503,16 @@ func (h *hunt) searchFiles(phase string) {
 		r.searched += size
 	}
 	h.rows = append(h.rows, r)
+
+	kernel := row{who: "kernel log", phase: phase, allowed: none, seen: sightings{}}
+	log := make([]byte, 4<<20)
+	n, err := unix.Klogctl(unix.SYSLOG_ACTION_READ_ALL, log)
+	if err != nil {
+		h.t.Errorf("read the kernel's log: %v", err)
+	}
+	h.find.search(log[:max(n, 0)], func(n needle, off int) { kernel.seen.note(n, fmt.Sprintf("byte %d", off)) })
+	kernel.searched = int64(n)
+	h.rows = append(h.rows, kernel)
 }
 
 // searchTraffic looks through the capture, after one packet with the planted

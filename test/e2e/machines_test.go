@@ -366,10 +366,16 @@ func (m *machines) leaks(t *testing.T) {
 	_ = os.Remove("/run/faasd-sec") // where it is empty
 }
 
-// needCtr makes sure that containerd's own client is there to count with.
-func needCtr(t *testing.T) {
+// needTools skips where a program is missing, and fails where it must not.
+func needTools(t testing.TB, names ...string) {
 	t.Helper()
-	if _, err := exec.LookPath("ctr"); err != nil {
-		t.Fatal("needs ctr, which comes with containerd")
+	for _, name := range names {
+		if _, err := exec.LookPath(name); err == nil {
+			continue
+		}
+		if os.Getenv("REQUIRE_ALL") == "1" {
+			t.Fatalf("needs %s; run scripts/setup.sh", name)
+		}
+		t.Skipf("needs %s; run scripts/setup.sh", name)
 	}
 }

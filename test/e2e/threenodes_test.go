@@ -25,7 +25,7 @@ import (
 // TestThreeMachines runs a cluster of three nodes, each with a network and a
 // containerd of its own, and takes parts of it away.
 func TestThreeMachines(t *testing.T) {
-	needCtr(t)
+	needTools(t, "ctr", "ip", "iptables", "nsenter", "tcpdump")
 	m := newMachines(t, 3)
 	fn := m.deploy(t, "three", small)
 	if !t.Run("load that one machine cannot hold spreads", func(t *testing.T) { m.spreads(t, fn) }) {
