@@ -41,6 +41,7 @@ func main() {
 
 type options struct {
 	quick     bool
+	once      bool // each package benchmark a single time
 	out, bin  string
 	only      string
 	function  string // the benchmark function's binary
