@@ -207,11 +207,14 @@ func TestIdleSandboxStops(t *testing.T) {
 	if status, h, _ := w.invoke(f); status != 200 || h.Get(api.HeaderStart) != "cold" {
 		t.Errorf("%d %s", status, h.Get(api.HeaderStart))
 	}
-	_, _, body := w.do("GET", api.NodePathSandboxes+"?function="+f.name, nil)
-	var all []api.SandboxStatus
-	if err := json.Unmarshal([]byte(body), &all); err != nil || len(all) != 2 || all[1].State != "dead" || all[1].LastError != "idle" {
-		t.Errorf("%s %v", body, err)
-	}
+	w.eventually("the list has the one that ended, and why", func() bool {
+		_, _, body := w.do("GET", api.NodePathSandboxes+"?function="+f.name, nil)
+		var all []api.SandboxStatus
+		if err := json.Unmarshal([]byte(body), &all); err != nil {
+			t.Fatal(err)
+		}
+		return len(all) == 2 && all[1].State == "dead" && all[1].LastError == "idle"
+	})
 }
 
 func TestIdleSandboxesMakeRoomOldestFirst(t *testing.T) {
