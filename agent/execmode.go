@@ -11,9 +11,9 @@ import (
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/agent/launcher"
-	"github.com/faasd-sec/faasd-sec/upstream"
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/sealed"
+	"github.com/faasd-sec/faasd-sec/upstream"
 )
 
 // viaProcess runs a process for the request: its body is the standard input,

@@ -12,10 +12,10 @@ import (
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/agent/launcher"
-	"github.com/faasd-sec/faasd-sec/upstream"
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/sealed"
 	"github.com/faasd-sec/faasd-sec/sealed/unseal"
+	"github.com/faasd-sec/faasd-sec/upstream"
 )
 
 // function is a bound function that can be invoked.

@@ -11,10 +11,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/faasd-sec/faasd-sec/upstream"
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/sealed"
 	"github.com/faasd-sec/faasd-sec/sealed/unseal"
+	"github.com/faasd-sec/faasd-sec/upstream"
 )
 
 // deathNotice is how long a broken exchange waits for the news that the
