@@ -9,7 +9,7 @@ die() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
 # command -> Debian package
 needs=(
   containerd:containerd runc:runc ip:iproute2 iptables:iptables
-  tcpdump:tcpdump python3:python3 make:make git:git dpkg-deb:dpkg
+  tcpdump:tcpdump make:make git:git dpkg-deb:dpkg
 )
 
 missing=()
@@ -17,6 +17,8 @@ for need in "${needs[@]}"; do
   cmd=${need%%:*} pkg=${need#*:}
   PATH="$PATH:/usr/sbin:/sbin" command -v "$cmd" >/dev/null 2>&1 || missing+=("$pkg")
 done
+# The distribution's own: one below a home directory is closed to a function's uid.
+[ -x /usr/bin/python3 ] || missing+=(python3)
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
 
 if [ ${#missing[@]} -gt 0 ]; then
