@@ -193,7 +193,9 @@ func (c *child) start(m message, fds []int) {
 		pid, err = syscall.ForkExec(path, argv, &syscall.ProcAttr{
 			Dir: m.Dir, Env: env, Files: files, Sys: &syscall.SysProcAttr{Setsid: true}})
 		if err != nil {
-			err = fmt.Errorf("execute %s in %s: %w", path, m.Dir, err)
+			// Under the name that the descriptor has: where a PATH of the sealed
+			// bundle led is not for the node, which sees this error.
+			err = fmt.Errorf("execute %s in %s: %w", argv[0], m.Dir, err)
 		}
 	}
 	if err != nil {

@@ -52,7 +52,9 @@ func lookPath(name, dir string, env []string) (string, error) {
 			return p, nil
 		}
 	}
-	return "", fmt.Errorf("find %s in PATH %s: %w", name, path, found)
+	// Not where it was looked for: the node sees this error, and PATH may come
+	// from the sealed bundle.
+	return "", fmt.Errorf("find %s in PATH: %w", name, found)
 }
 
 // forkListener starts a function that is handed a listening socket. The
@@ -76,9 +78,9 @@ func (c *child) forkListener(path string, argv, env []string, dir string, files 
 		_, _ = syscall.Wait4(pid, nil, 0, nil)
 		errno, convErr := strconv.Atoi(string(report))
 		if convErr != nil {
-			return 0, fmt.Errorf("execute %s: the shim failed", path)
+			return 0, fmt.Errorf("execute %s: the shim failed", argv[0])
 		}
-		return 0, fmt.Errorf("execute %s in %s: %w", path, dir, syscall.Errno(errno))
+		return 0, fmt.Errorf("execute %s in %s: %w", argv[0], dir, syscall.Errno(errno))
 	}
 	return pid, nil
 }

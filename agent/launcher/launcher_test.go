@@ -167,6 +167,32 @@ func TestStartErrorsCarryTheKernelsReason(t *testing.T) {
 	}
 }
 
+// The node sees why a function did not start, and a bundle's PATH is sealed.
+func TestStartErrorsDoNotTellThePath(t *testing.T) {
+	l := start(t)
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	hidden := t.TempDir()
+	if err := os.Chmod(hidden, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(hidden, "broken"), []byte("\x7fELF"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, argv := range []string{"broken", "absent"} {
+		s := Spec{Argv: []string{argv}, Env: []string{"PATH=" + hidden}, Dir: "/", Stdin: null, Stdout: null, Stderr: null}
+		for _, listen := range []*os.File{nil, null} {
+			s.Listen = listen
+			if _, err := l.StartProcess(t.Context(), s); err == nil || strings.Contains(err.Error(), filepath.Base(hidden)) {
+				t.Errorf("%s: %v", argv, err)
+			}
+		}
+	}
+}
+
 func TestEverythingEndsWithTheAgent(t *testing.T) {
 	l := start(t)
 	null, err := os.Open(os.DevNull)
