@@ -33,6 +33,19 @@ func (n *Node) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 		n.refuse(ctx, err)
 		return
 	}
+	// Before anything is started for it.
+	peek, err := peekRequest(body.Head, rev)
+	if err != nil {
+		if t := ctx.Request.Header.Peek(api.HeaderTicket); len(t) > 0 {
+			if sl, err := n.claim(string(t), rev); err == nil {
+				sl.release()
+			}
+		}
+		body.Release()
+		n.met.done(api.CodeOf(err))
+		n.problem(ctx, err)
+		return
+	}
 	sl, err := n.slotFor(ctx, rev)
 	if err != nil {
 		body.Release()
@@ -40,7 +53,7 @@ func (n *Node) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 		n.refuse(ctx, err)
 		return
 	}
-	reply, err := n.deliver(ctx, sl, body)
+	reply, err := n.deliver(ctx, sl, peek, body)
 	if err != nil {
 		sl.release()
 		body.Release()
@@ -98,14 +111,28 @@ func (n *Node) slotFor(ctx *fasthttp.RequestCtx, rev *revision) (slot, error) {
 	return n.acquire(c, rev)
 }
 
+// peekRequest reads a request's clear part and refuses what no agent would take
+// by its times alone. Without that, messages that claim to expire in a thousand
+// years would fill the replay set for good, and it takes no key to make one.
+func peekRequest(head []byte, rev *revision) (sealed.Peeked, error) {
+	peek, err := sealed.Peek(head)
+	switch {
+	case err != nil:
+	case peek.Grant.Role != sealed.RoleRequest: // others may have no times to check
+		err = &sealed.Error{Code: sealed.CodeFormat, Detail: "the envelope is not a request"}
+	default:
+		err = sealed.CheckWindow(&peek.Grant, &peek.Message, api.Milliseconds(rev.desc.MaxQueuedMS, 0), rev.seen.Now())
+	}
+	if err != nil {
+		return peek, api.Wrap(api.Code(sealed.CodeOf(err)), err, err.Error())
+	}
+	return peek, nil
+}
+
 // deliver checks that the message was not delivered by this node before, in
 // whatever sandbox, and sends it to the agent.
-func (n *Node) deliver(ctx *fasthttp.RequestCtx, sl slot, body *relay.Body) (*relay.Reply, error) {
+func (n *Node) deliver(ctx *fasthttp.RequestCtx, sl slot, peek sealed.Peeked, body *relay.Body) (*relay.Reply, error) {
 	rev := sl.s.rev
-	peek, err := sealed.Peek(body.Head)
-	if err != nil {
-		return nil, api.Wrap(api.Code(sealed.CodeOf(err)), err, err.Error())
-	}
 	if err := rev.seen.Add(peek.Message.Grant, peek.Message.ID, peek.Message.Expires); err != nil {
 		return nil, api.Wrap(api.Code(sealed.CodeOf(err)), err, err.Error())
 	}

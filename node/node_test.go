@@ -1,7 +1,9 @@
 package node
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -70,6 +72,40 @@ func TestReplayIsRefusedPastTheLifeOfASandbox(t *testing.T) {
 	}
 	if n := w.delivered.Load(); n != 1 {
 		t.Errorf("delivered %d times", n)
+	}
+}
+
+// It takes no key to make such a message: it must cost no sandbox, and no place
+// in the replay set for longer than a reader would take it.
+func TestMessageThatNoAgentWouldTakeIsNotRemembered(t *testing.T) {
+	w := newWorld(t)
+	f := w.known("f")
+	path := api.NodePathInvoke + f.target()
+	good := w.message(f, 10)
+	p, err := sealed.Peek(good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	header := p.Len - 125 // of the message; docs/envelope.md
+	far := bytes.Clone(good)
+	binary.BigEndian.PutUint64(far[header+28:], 1<<60) // expires
+	reply := bytes.Clone(good)
+	reply[6] = byte(sealed.RoleBundle) // has no times
+	binary.BigEndian.PutUint64(reply[header+20:], 1<<60)
+	binary.BigEndian.PutUint64(reply[header+28:], 1<<60)
+	for what, c := range map[string]struct {
+		msg  []byte
+		code string
+	}{"expires in a million years": {far, `"window"`}, "is no request": {reply, `"format"`}} {
+		if status, _, body := w.do("POST", path, c.msg); status/100 != 4 || !strings.Contains(body, c.code) {
+			t.Errorf("%s: %d %s", what, status, body)
+		}
+	}
+	if n := w.rev(f).seen.Len(); n != 0 || len(w.fake.Sandboxes()) != 0 {
+		t.Errorf("%d messages remembered, %d sandboxes started", n, len(w.fake.Sandboxes()))
+	}
+	if status, _, body := w.do("POST", path, good); status != 200 {
+		t.Errorf("the message itself: %d %s", status, body)
 	}
 }
 

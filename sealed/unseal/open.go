@@ -193,7 +193,7 @@ func (o *Opener) open(r io.Reader, want *expectation) (_ *Message, retErr error)
 	}
 
 	// window
-	if err := checkWindow(&e.header, &header, want.maxQueued, now); err != nil {
+	if err := sealed.CheckWindow(&e.header, &header, want.maxQueued, now); err != nil {
 		return nil, err
 	}
 
