@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
 	"strconv"
@@ -249,11 +248,4 @@ func readSmall(ctx *fasthttp.RequestCtx) ([]byte, error) {
 		return nil, err
 	}
 	return body, nil
-}
-
-// newCallID draws an invocation's id for logs and headers.
-func newCallID() string {
-	var b [12]byte
-	_, _ = rand.Read(b[:]) // never fails
-	return hex.EncodeToString(b[:])
 }

@@ -122,24 +122,22 @@ func inFlightLimit(t *testing.T, c *cluster) {
 		}()
 	}
 	most, sandboxes := 0, 0
-	for done := make(chan struct{}); ; {
-		go func() { wg.Wait(); close(done) }()
-		for ended := false; !ended; {
-			n := 0
-			for _, s := range c.sandboxes(t, fn) {
-				most = max(most, s.InFlight)
-				if s.State == "ready" {
-					n++
-				}
-			}
-			sandboxes = max(sandboxes, n)
-			select {
-			case <-done:
-				ended = true
-			case <-time.After(50 * time.Millisecond):
+	done := make(chan struct{})
+	go func() { wg.Wait(); close(done) }()
+	for ended := false; !ended; {
+		n := 0
+		for _, s := range c.sandboxes(t, fn) {
+			most = max(most, s.InFlight)
+			if s.State == "ready" {
+				n++
 			}
 		}
-		break
+		sandboxes = max(sandboxes, n)
+		select {
+		case <-done:
+			ended = true
+		case <-time.After(50 * time.Millisecond):
+		}
 	}
 	if most != 2 || sandboxes != 3 {
 		t.Errorf("at most %d in flight in one sandbox and %d sandboxes, want 2 and 3", most, sandboxes)
