@@ -63,7 +63,7 @@ func DefaultConfig() Config {
 		Now: time.Now, Random: rand.Reader,
 		DialTimeout: 5 * time.Second, Redial: 100 * time.Millisecond, FrameWrite: 5 * time.Second,
 		Linger: 10 * time.Second, StopGrace: 5 * time.Second,
-		HoldBytes: 8 << 20, SpoolBytes: 10 << 20, ReplaySize: 1 << 17, LogBuffer: 512 << 10,
+		HoldBytes: 8 << 20, SpoolBytes: 10 << 20, ReplaySize: 1 << 18, LogBuffer: 512 << 10,
 	}
 }
 

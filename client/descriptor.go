@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/api"
@@ -22,7 +23,23 @@ type function struct {
 	revision sealed.Digest
 	owner    sealed.Fingerprint
 	fetched  time.Time
+	warm     atomic.Int64 // unix milliseconds of the last answer from a warm sandbox
 }
+
+// life is how long a message to f should be good. Readers remember each message
+// for so long, within a bound, so that calls to a warm function in quick
+// succession are given less than one that may have to wait for a start.
+func (f *function) life(now time.Time) time.Duration {
+	if age := now.UnixMilli() - f.warm.Load(); age >= 0 && age < warmFor.Milliseconds() {
+		return warmLife
+	}
+	return sealed.DefaultLife
+}
+
+const (
+	warmFor  = 5 * time.Second // after an answer from a warm sandbox
+	warmLife = 30 * time.Second
+)
 
 // function returns the verified descriptor of name, from memory if it is recent.
 func (c *Client) function(ctx context.Context, name api.FunctionName) (*function, error) {

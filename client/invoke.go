@@ -108,7 +108,7 @@ func (c *Client) exchange(ctx context.Context, f *function, req Request, in *inp
 		return nil, fmt.Errorf("client: make a grant: %w", err)
 	}
 	defer g.Release()
-	sent, err := c.seal(g, req, in, begun)
+	sent, err := c.seal(g, req, in, begun, f.life(begun))
 	if err != nil {
 		return nil, err
 	}
@@ -133,6 +133,9 @@ func (c *Client) exchange(ctx context.Context, f *function, req Request, in *inp
 		return nil, err
 	}
 	res.Meta = meta(hres.Header)
+	if res.Meta.Start == "warm" {
+		f.warm.Store(begun.UnixMilli())
+	}
 	res.Meta.Revision, res.Meta.Duration = f.revision, c.cfg.Now().Sub(begun)
 	return res, nil
 }
@@ -146,12 +149,12 @@ type outgoing struct {
 	abort func() // when nobody will read body
 }
 
-func (c *Client) seal(g *sealed.Grant, req Request, in *input, now time.Time) (*outgoing, error) {
+func (c *Client) seal(g *sealed.Grant, req Request, in *input, now time.Time, life time.Duration) (*outgoing, error) {
 	head, err := requestHead(req)
 	if err != nil {
 		return nil, err
 	}
-	p := sealed.MessageParams{Issued: now}
+	p := sealed.MessageParams{Issued: now, Life: life}
 	if req.Stream {
 		p.Flags |= sealed.FlagEarlyInput
 	}
