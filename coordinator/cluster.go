@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/reqauth"
+	"github.com/faasd-sec/faasd-sec/sealed"
 )
 
 // tell gives a node a revision it does not know yet.
@@ -111,13 +113,24 @@ func (c *Coordinator) relayToBroker(ctx *fasthttp.RequestCtx) error {
 	if c.dep.BrokerURL == "" {
 		return api.Errorf(api.CodeUnavailable, "this cluster has no key broker")
 	}
+	target := string(ctx.RequestURI())
+	if !strings.HasPrefix(target, "/") {
+		// It is appended to the broker's address, which must stay whole and which
+		// an error would tell.
+		return api.Invalid("path", "send it as a path that begins with /", "the request-target is not a path")
+	}
 	body, err := readBody(ctx)
 	if err != nil {
 		return err
 	}
+	if ctx.IsPost() {
+		if err := c.mayDeposit(body); err != nil {
+			return err
+		}
+	}
 	rctx, cancel := context.WithTimeout(c.life, storeTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(rctx, string(ctx.Method()), c.dep.BrokerURL+string(ctx.RequestURI()), bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(rctx, string(ctx.Method()), c.dep.BrokerURL+target, bytes.NewReader(body))
 	if err != nil {
 		return api.Invalid("path", "use the documented one", err.Error())
 	}
@@ -141,9 +154,26 @@ func (c *Coordinator) relayToBroker(ctx *fasthttp.RequestCtx) error {
 	return nil
 }
 
+// mayDeposit refuses deposits of those who may not deploy: a key broker that
+// lists no owners would bind the name to whoever comes first. The broker checks
+// that the sender is who the envelope says.
+func (c *Coordinator) mayDeposit(body []byte) error {
+	p, err := sealed.Peek(body)
+	if err != nil {
+		return sealedError(err)
+	}
+	return c.mayDeploy(p.Grant.Sender.Fingerprint())
+}
+
 // serveRegistry lets owners read and push images and sealed bundles. An
 // upload's content is bound by its digest, not by the request's signature.
 func (c *Coordinator) serveRegistry(ctx *fasthttp.RequestCtx) {
+	if ctx.IsDelete() && !reqauth.IsRegistryUpload(fasthttp.MethodPost, string(ctx.Path())) {
+		// Repositories have no owners: one owner could take another's image away.
+		ctx.SetConnectionClose()
+		c.problem(ctx, api.Errorf(api.CodeMethod, "nothing is deleted from the registry through the gateway"))
+		return
+	}
 	body := reqauth.Body{}
 	if reqauth.IsRegistryUpload(string(ctx.Method()), string(ctx.Path())) {
 		body = reqauth.Unsigned()

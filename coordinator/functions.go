@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"sort"
 	"time"
 
@@ -26,17 +27,16 @@ func (c *Coordinator) authorise(ctx *fasthttp.RequestCtx, body reqauth.Body) (re
 	if err != nil {
 		return caller, err
 	}
-	if c.cfg.AnyOwner {
-		return caller, nil
+	return caller, c.mayDeploy(caller.Fingerprint)
+}
+
+func (c *Coordinator) mayDeploy(owner sealed.Fingerprint) error {
+	if c.cfg.AnyOwner || slices.Contains(c.cfg.Owners, owner) {
+		return nil
 	}
-	for _, f := range c.cfg.Owners {
-		if f == caller.Fingerprint {
-			return caller, nil
-		}
-	}
-	e := api.Errorf(api.CodeForbidden, "owner %s may not deploy to this cluster", caller.Fingerprint)
+	e := api.Errorf(api.CodeForbidden, "owner %s may not deploy to this cluster", owner)
 	e.Remedy = "have the operator add this fingerprint to the coordinator's owners"
-	return caller, e
+	return e
 }
 
 // claimsIdentity refuses a request without a signature before its body is read:

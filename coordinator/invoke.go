@@ -133,6 +133,11 @@ func checkPeek(head []byte, r *route) error {
 		e := api.Errorf(api.CodeStaleRevision, "sealed for another revision of %s", r.name)
 		e.Remedy = "fetch the descriptor, verify it and seal again"
 		return e
+	case !r.callers.AnyCaller && !r.callers.AllowSender(p.Grant.Sender.Fingerprint()):
+		// Who claims to be another comes further, but has to know a caller's key.
+		e := api.Errorf(api.Code(sealed.CodeSender), "the function's owner does not admit this sender")
+		e.Remedy = "have the owner list the key's fingerprint among the callers"
+		return e
 	case p.Message.Expires <= uint64(time.Now().UnixMilli()):
 		return api.Errorf(api.Code(sealed.CodeWindow), "the message expired before it arrived")
 	}

@@ -18,7 +18,8 @@ type route struct {
 	hex      string
 	target   string            // NAME?rev=HEX&seq=N: a node with an older descriptor asks for this one
 	request  placement.Request // without seed and pending
-	bound    time.Duration     // of one invocation in a ready sandbox
+	callers  *sealed.Policy
+	bound    time.Duration // of one invocation in a ready sandbox
 	freed    freedSlots
 }
 
@@ -61,6 +62,7 @@ func newRoute(rec *store.Function) (*route, error) {
 			Revision: rev.String(), Image: cfg.Image, Resources: lim.Add(api.AgentOverhead()),
 			Tiers: cfg.Policy.Attestation, Labels: cfg.Labels,
 		},
-		bound: api.InvocationBound(cfg.ReadMS, cfg.WriteMS, cfg.ExecMS) + api.Milliseconds(cfg.StartMS, 0) + 2*time.Second,
+		callers: &d.Config.Policy,
+		bound:   api.InvocationBound(cfg.ReadMS, cfg.WriteMS, cfg.ExecMS) + api.Milliseconds(cfg.StartMS, 0) + 2*time.Second,
 	}, nil
 }

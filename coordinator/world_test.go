@@ -49,8 +49,11 @@ type world struct {
 	owner *sm2.PrivateKey
 	keys  [2]*sm2.PrivateKey // the function's: signing, decryption
 	state *memory
-	fn    store.Function
-	rev   sealed.Digest
+
+	broker    *http.Client
+	brokerURL string
+	fn        store.Function
+	rev       sealed.Digest
 }
 
 // newWorld starts a coordinator and n nodes, node-1 to node-n, each of them
@@ -76,6 +79,7 @@ func newWorld(t testing.TB, n int, change ...func(*world)) *world {
 	life, end := context.WithCancel(context.Background())
 	w.c, err = New(life, w.cfg, Deps{
 		Mesh: w.mesh, Store: w.state, Cache: w.state, Nodes: plain{}, Log: slog.New(slog.DiscardHandler),
+		Broker: w.broker, BrokerURL: w.brokerURL,
 		Auth: reqauth.NewVerifier(time.Now), Images: w.state, Registry: func(ctx *fasthttp.RequestCtx) { ctx.SetStatusCode(204) },
 	})
 	if err != nil {
