@@ -200,7 +200,7 @@ func (m *machines) killed(t *testing.T, fn api.FunctionName) {
 	}
 
 	m.startNode(t, x)
-	m.waitNodes(t, 40*time.Second, 3)
+	t.Logf("the mesh was whole %v after the daemon served again", m.waitNodes(t, 40*time.Second, 3))
 	if h := m.held(t, x); h != before {
 		t.Errorf("sandboxes were not adopted: %+v before, %+v after", before, h)
 	}
@@ -380,10 +380,11 @@ type tally struct {
 	errors  map[api.Code]int
 	example map[api.Code]string
 	slowest time.Duration // of the calls that failed
+	took    time.Duration
 }
 
 func (y *tally) String() string {
-	s := fmt.Sprintf("%d answered by %v, cold %v, %d wrong", y.ok, y.by, y.cold, y.wrong)
+	s := fmt.Sprintf("%v: %d answered by %v, cold %v, %d wrong", y.took.Round(time.Millisecond), y.ok, y.by, y.cold, y.wrong)
 	for code, n := range y.errors {
 		s += fmt.Sprintf(", %d %s (such as %s)", n, code, y.example[code])
 	}
@@ -395,6 +396,7 @@ func (y *tally) String() string {
 
 // barrage is calls made by several callers, each after its last was answered.
 type barrage struct {
+	began  time.Time
 	cancel atomic.Bool
 	wg     sync.WaitGroup
 	mu     sync.Mutex
@@ -409,7 +411,7 @@ func (m *machines) barrage(t *testing.T, fn api.FunctionName, callers int, d tim
 }
 
 func (m *machines) startBarrage(t *testing.T, fn api.FunctionName, callers int) *barrage {
-	b := &barrage{tally: tally{by: map[string]int{}, cold: map[string]int{}, errors: map[api.Code]int{}, example: map[api.Code]string{}}}
+	b := &barrage{began: time.Now(), tally: tally{by: map[string]int{}, cold: map[string]int{}, errors: map[api.Code]int{}, example: map[api.Code]string{}}}
 	for w := range callers {
 		b.wg.Add(1)
 		go func() {
@@ -470,6 +472,9 @@ func (b *barrage) ok() int {
 func (b *barrage) stop() *tally {
 	b.cancel.Store(true)
 	b.wg.Wait()
+	if b.tally.took == 0 {
+		b.tally.took = time.Since(b.began)
+	}
 	return &b.tally
 }
 
