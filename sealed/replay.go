@@ -8,7 +8,7 @@ import (
 )
 
 // DefaultReplaySize is how many messages a ReplaySet remembers by default: at
-// about 50 bytes each, 13 MiB when full.
+// about 70 bytes each, 18 MiB when full.
 const DefaultReplaySize = 1 << 18
 
 // ReplayConfig sets a ReplaySet's bounds.
