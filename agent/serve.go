@@ -81,10 +81,27 @@ func problem(ctx *fasthttp.RequestCtx, err error) {
 	if last {
 		ctx.SetConnectionClose()
 	}
+	if unaccepted(p.Code) {
+		ctx.Response.Header.Set(api.HeaderUnopened, "1")
+	}
 	ctx.SetStatusCode(p.Status)
 	ctx.SetContentType(api.ContentTypeProblem)
 	ctx.SetBody(b)
 	setWriteDeadline(ctx, api.DefaultWriteTimeout)
+}
+
+// unaccepted reports whether a refusal came before the message was remembered
+// as opened: every check before `replay` (docs/envelope.md), and what is refused
+// before any.
+func unaccepted(c api.Code) bool {
+	switch c {
+	case api.CodeBusy, api.CodeMediaType, api.CodeMethod,
+		api.Code(sealed.CodeFormat), api.Code(sealed.CodeUnknownKey), api.Code(sealed.CodeWrongFunction),
+		api.Code(sealed.CodeStaleRevision), api.Code(sealed.CodeWindow), api.Code(sealed.CodeSignature),
+		api.Code(sealed.CodeSender), api.Code(sealed.CodeCommitment):
+		return true
+	}
+	return false
 }
 
 // A body that is refused is still read for a while: a peer that is writing when

@@ -10,14 +10,15 @@ const (
 
 // Header names of the platform. None carries anything of a sealed payload.
 const (
-	HeaderCallID      = "X-Call-Id"           // kept when the caller sends one, else drawn
-	HeaderServedBy    = "X-Served-By"         // id of the node that served
-	HeaderDuration    = "X-Duration-Seconds"  // in the coordinator, decimal seconds
-	HeaderRefused     = "X-Faasd-Sec-Refused" // set by a node: this Code, and no byte reached an agent
-	HeaderLoad        = "X-Faasd-Sec-Load"    // set by a node: its NodeLoad as JSON, when it changed
-	HeaderTicket      = "X-Faasd-Sec-Ticket"  // an admission made beforehand for a large body
-	HeaderStart       = "X-Faasd-Sec-Start"   // "warm" or "cold": how the sandbox was found
-	HeaderFunctionErr = "X-Faasd-Sec-Error"   // inside a sealed reply's head: a Code of the agent's own
+	HeaderCallID      = "X-Call-Id"            // kept when the caller sends one, else drawn
+	HeaderServedBy    = "X-Served-By"          // id of the node that served
+	HeaderDuration    = "X-Duration-Seconds"   // in the coordinator, decimal seconds
+	HeaderRefused     = "X-Faasd-Sec-Refused"  // set by a node: this Code, and no byte reached an agent
+	HeaderLoad        = "X-Faasd-Sec-Load"     // set by a node: its NodeLoad as JSON, when it changed
+	HeaderUnopened    = "X-Faasd-Sec-Unopened" // set by an agent on a refusal: the message was not accepted and is not remembered
+	HeaderTicket      = "X-Faasd-Sec-Ticket"   // an admission made beforehand for a large body
+	HeaderStart       = "X-Faasd-Sec-Start"    // "warm" or "cold": how the sandbox was found
+	HeaderFunctionErr = "X-Faasd-Sec-Error"    // inside a sealed reply's head: a Code of the agent's own
 )
 
 // Paths that a node serves to coordinators, over mutual TLS.

@@ -142,6 +142,9 @@ func (n *Node) deliver(ctx *fasthttp.RequestCtx, sl slot, peek sealed.Peeked, bo
 		relay.Header{Name: api.HeaderCallID, Value: string(ctx.Request.Header.Peek(api.HeaderCallID))})
 	switch {
 	case err == nil:
+		if reply.Header(api.HeaderUnopened) != "" {
+			rev.seen.Remove(peek.Message.Grant, peek.Message.ID, peek.Message.Expires)
+		}
 		return reply, nil
 	case errors.Is(err, context.DeadlineExceeded):
 		return nil, api.Wrap(api.CodeDeadline, err, "the function did not answer in time")

@@ -102,6 +102,23 @@ func (s *ReplaySet) Add(grant Digest, id ID, expires uint64) error {
 	return nil
 }
 
+// Remove forgets a message that Add remembered and that no reader accepted after
+// all: whoever alters a copy must not use up the original's id.
+func (s *ReplaySet) Remove(grant Digest, id ID, expires uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k, sec := s.key(grant, id), expires/1000
+	due := s.due[sec]
+	for i := len(due) - 1; i >= 0; i-- { // it is among the last
+		if due[i] == k {
+			due[i] = due[len(due)-1]
+			s.due[sec] = due[:len(due)-1]
+			delete(s.seen, k)
+			return
+		}
+	}
+}
+
 // sweep forgets what expired in the seconds before sec. It looks at the seconds
 // since the last sweep, or at all there are if those are fewer.
 func (s *ReplaySet) sweep(sec uint64) {
