@@ -205,11 +205,41 @@ func TestWhatANodeIsToldIsChecked(t *testing.T) {
 			t.Errorf("%s: taken", what)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(w.cfg.StateDir, "revisions", f.digest.String()+revisionSuffix), []byte("{cut"), 0o600); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{f.digest.String() + revisionSuffix, newPrefix + "1"} {
+		if err := os.WriteFile(filepath.Join(w.cfg.StateDir, "revisions", name), []byte("{cut"), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if _, err := openRevisions(filepath.Join(w.cfg.StateDir, "revisions"), w.cfg); err != nil {
 		t.Errorf("a file that a crash cut stops the daemon: %v", err)
+	}
+}
+
+func TestReplaySetOutlivesItsFunctionUntilAllHasExpired(t *testing.T) {
+	w := newWorld(t)
+	f := w.known("f")
+	seen := w.rev(f).seen
+	for _, again := range []struct {
+		after time.Duration
+		same  bool
+	}{{replayAfter / 2, true}, {2 * replayAfter, false}} {
+		if err := w.n.revs.drop("f.ns", ""); err != nil {
+			t.Fatal(err)
+		}
+		w.n.revs.mu.Lock()
+		w.n.revs.replay["f.ns"].used = time.Now().Add(-again.after)
+		w.n.revs.mu.Unlock()
+		w.known("g")
+		w.tell(w.deploy("h", uint64(again.after))) // told anew: old sets are looked through
+		w.tell(f)
+		if same := w.rev(f).seen == seen; same != again.same {
+			t.Errorf("after %s: the same set %v, want %v", again.after, same, again.same)
+		}
+	}
+	w.n.revs.mu.RLock()
+	defer w.n.revs.mu.RUnlock()
+	if n := len(w.n.revs.replay); n != 3 {
+		t.Errorf("%d sets for three functions", n)
 	}
 }
 

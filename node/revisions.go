@@ -21,6 +21,7 @@ const (
 	secretsPath    = "/var/openfaas/secrets"
 	maxRevisions   = 4096
 	revisionSuffix = ".json"
+	newPrefix      = "new-"
 )
 
 // revision is one revision of a function as this node runs it.
@@ -51,11 +52,21 @@ type revisions struct {
 	write  sync.Mutex // one put or drop at a time: disk and memory stay alike
 	mu     sync.RWMutex
 	byHash map[string]*revision
-	replay map[api.FunctionName]*sealed.ReplaySet
+	replay map[api.FunctionName]*replay
 }
 
+// replay is the set of a function, and when a revision of it last came or went.
+type replay struct {
+	set  *sealed.ReplaySet
+	used time.Time
+}
+
+// replayAfter is how long a set outlives its function's last revision: by then
+// every message in it has expired.
+const replayAfter = sealed.MaxQueuedLife + sealed.MaxClockLead
+
 func openRevisions(dir string, cfg Config) (*revisions, error) {
-	r := &revisions{dir: dir, cfg: cfg, byHash: map[string]*revision{}, replay: map[api.FunctionName]*sealed.ReplaySet{}}
+	r := &revisions{dir: dir, cfg: cfg, byHash: map[string]*revision{}, replay: map[api.FunctionName]*replay{}}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("revisions directory: %w", err)
 	}
@@ -64,6 +75,12 @@ func openRevisions(dir string, cfg Config) (*revisions, error) {
 		return nil, fmt.Errorf("revisions directory: %w", err)
 	}
 	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), newPrefix) { // of a put that a crash cut
+			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+				return nil, fmt.Errorf("revisions directory: %w", err)
+			}
+			continue
+		}
 		digest, ok := strings.CutSuffix(e.Name(), revisionSuffix)
 		if !ok {
 			continue
@@ -77,6 +94,9 @@ func openRevisions(dir string, cfg Config) (*revisions, error) {
 			continue // cut by a crash: the coordinator tells it again
 		}
 		if rev, err := r.parse(digest, rec); err == nil {
+			if rev.seen, err = r.replaySet(rev.name); err != nil {
+				return nil, err
+			}
 			r.byHash[digest] = rev
 		}
 	}
@@ -112,11 +132,15 @@ func (r *revisions) put(digest string, rec api.Revision) (*revision, error) {
 	if full {
 		return nil, api.Errorf(api.CodeBusy, "this node knows %d revisions already", maxRevisions)
 	}
+	// Only for what is kept: names that are refused cost nothing.
+	if rev.seen, err = r.replaySet(rev.name); err != nil {
+		return nil, err
+	}
 	b, err := json.Marshal(rec)
 	if err != nil {
 		return nil, fmt.Errorf("encode revision: %w", err)
 	}
-	tmp, err := os.CreateTemp(r.dir, "new-*")
+	tmp, err := os.CreateTemp(r.dir, newPrefix+"*")
 	if err != nil {
 		return nil, fmt.Errorf("keep revision: %w", err)
 	}
@@ -159,6 +183,9 @@ func (r *revisions) dropIf(which func(*revision) bool) error {
 			continue
 		}
 		delete(r.byHash, digest)
+		if p := r.replay[rev.name]; p != nil {
+			p.used = time.Now()
+		}
 		if err := os.Remove(filepath.Join(r.dir, digest+revisionSuffix)); !errors.Is(err, fs.ErrNotExist) {
 			errs = errors.Join(errs, err)
 		}
@@ -210,23 +237,43 @@ func (r *revisions) parse(digest string, rec api.Revision) (*revision, error) {
 	if c.StartMS > 0 {
 		rev.start = r.cfg.StartTimeout + api.Milliseconds(c.StartMS, 0)
 	}
-	if rev.seen, err = r.replaySet(rev.name); err != nil {
-		return nil, err
-	}
 	return rev, nil
+}
+
+// has reports whether any revision of the function is known.
+func (r *revisions) has(name api.FunctionName) bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.hasLocked(name)
+}
+
+func (r *revisions) hasLocked(name api.FunctionName) bool {
+	for _, rev := range r.byHash {
+		if rev.name == name {
+			return true
+		}
+	}
+	return false
 }
 
 // replaySet is the one set of a function on this node.
 func (r *revisions) replaySet(name api.FunctionName) (*sealed.ReplaySet, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if s, ok := r.replay[name]; ok {
-		return s, nil
+	now := time.Now()
+	for other, p := range r.replay {
+		if other != name && now.Sub(p.used) > replayAfter && !r.hasLocked(other) {
+			delete(r.replay, other)
+		}
+	}
+	if p, ok := r.replay[name]; ok {
+		p.used = now
+		return p.set, nil
 	}
 	s, err := sealed.NewReplaySet(sealed.ReplayConfig{Size: r.cfg.ReplaySize})
 	if err != nil {
 		return nil, fmt.Errorf("replay set: %w", err)
 	}
-	r.replay[name] = s
+	r.replay[name] = &replay{set: s, used: now}
 	return s, nil
 }

@@ -200,6 +200,10 @@ func (n *Node) retire(s *sandbox) {
 		break
 	}
 	n.remove(s, "replaced or removed")
+	// It may have logged until now, past the end of its function's book.
+	if !n.revs.has(s.rev.name) {
+		n.logs.drop(s.rev.name)
+	}
 }
 
 func (n *Node) serveSandboxes(ctx *fasthttp.RequestCtx) ([]api.SandboxStatus, error) {
