@@ -127,6 +127,7 @@ func (w *world) start() {
 		if err := s.ShutdownWithContext(ctx); err != nil {
 			w.t.Errorf("server: %v", err)
 		}
+		_ = ln.Close() // shutdown knows a listener only once Serve has begun
 		n.Close()
 	})
 }
