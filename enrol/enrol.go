@@ -23,6 +23,7 @@ const (
 	ClusterFile   = "cluster.json"   // Cluster
 	NodeFile      = "node.json"      // Node
 	BootstrapFile = "bootstrap.json" // Bootstrap, until the coordinator's first start
+	PeersFile     = "peers.json"     // Peers, of a coordinator
 	AdminSocket   = "admin.sock"     // the operator's, of a running coordinator
 
 	AdminPathTokens = "/v1/tokens" // POST ?uses=N&ttl=DURATION, replies {"token": …}
@@ -33,6 +34,12 @@ type Cluster struct {
 	ID         string   `json:"id"`
 	GossipKeys []string `json:"gossip_keys"` // hex; the first one seals
 	Owners     []string `json:"owners"`      // fingerprints that may deploy; "any" admits all
+}
+
+// Peers are members that a coordinator knew when it last ran: it has no seeds of
+// its own, and nodes that still hold it for alive do not call on it.
+type Peers struct {
+	Gossip []string `json:"gossip"` // host:port
 }
 
 // Bootstrap is a join token that init made before there was a store to keep it.

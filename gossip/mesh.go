@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -215,6 +216,19 @@ func (m *Mesh) Changed(version uint64) <-chan struct{} { return m.views.changed(
 // or ErrClosed.
 func (m *Mesh) Wait(ctx context.Context, version uint64) (*api.ClusterView, error) {
 	return m.views.wait(ctx, version)
+}
+
+// Peers are the addresses of the other live members, "host:port", sorted: what a
+// member that restarts can find the mesh by.
+func (m *Mesh) Peers() []string {
+	var out []string
+	for _, n := range m.list.Members() {
+		if n.Name != m.id {
+			out = append(out, n.Address())
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 // Addr is where the others reach this member.

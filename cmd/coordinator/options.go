@@ -13,7 +13,7 @@ type options struct {
 	listen, clusterListen         string
 	clusterAdvertise              string
 	gossipListen, gossipAdvertise string
-	opsListen, adminSocket        string
+	opsListen                     string
 	broker                        string
 	etcd                          string
 	queue                         int

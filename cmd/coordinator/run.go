@@ -100,6 +100,7 @@ func run(ctx context.Context, o options) (err error) {
 
 	g := daemon.NewGroup(life, log)
 	g.Go("function cache", cache.Run)
+	g.Go("peers", keepPeers(mesh, o.state, log))
 	g.Go("certificate", func(ctx context.Context) error {
 		return identity.KeepRenewed(ctx, ca.SignFunc(pki.RoleCoordinator, o.id, coordinatorTTL))
 	})

@@ -288,9 +288,8 @@ func (c *cluster) served(t testing.TB, name string) {
 	t.Helper()
 	began := time.Now()
 	p := c.part(t, name)
-	// A coordinator that is back has no seeds: it meets the nodes at the latest
-	// when one of them exchanges all state with it, every 30 s.
-	within(t, 75*time.Second, name+" serves again", func() bool {
+	// A coordinator that is back calls on the members it had written down.
+	within(t, 20*time.Second, name+" serves again", func() bool {
 		resp, err := quick.Get("http://" + p.flag("ops-listen") + "/readyz")
 		if err != nil {
 			return false
