@@ -110,6 +110,7 @@ type Coordinator struct {
 	index  atomic.Pointer[placement.Index]
 	routes sync.Map // api.FunctionName -> *route
 	queue  *waiting
+	looks  chan struct{} // a place for each question to all nodes under way
 	seed   atomic.Uint64
 }
 
@@ -135,7 +136,8 @@ func New(ctx context.Context, cfg Config, dep Deps) (*Coordinator, error) {
 	if cfg.Weights == (placement.Weights{}) {
 		cfg.Weights = def.Weights
 	}
-	c := &Coordinator{cfg: cfg, dep: dep, log: dep.Log, met: newMetrics(dep.Registerer), queue: newWaiting(cfg.QueueSize)}
+	c := &Coordinator{cfg: cfg, dep: dep, log: dep.Log, met: newMetrics(dep.Registerer), queue: newWaiting(cfg.QueueSize),
+		looks: make(chan struct{}, maxLooks)}
 	c.life, c.kill = context.WithCancel(ctx)
 	c.peers = newPeers(c.life, dep.Nodes)
 	c.seed.Store(uint64(time.Now().UnixNano()))

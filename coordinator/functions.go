@@ -215,6 +215,11 @@ func (c *Coordinator) listFunctions() []api.FunctionStatus {
 	return out
 }
 
+// maxLooks bounds the descriptions that ask all nodes at once. Anybody may ask
+// for one: beyond the bound they come without sandboxes, so that one request of
+// a stranger does not become one to each node for ever more of them.
+const maxLooks = 16
+
 func (c *Coordinator) describeFunction(path string) (*api.FunctionStatus, error) {
 	name, err := api.ParseFunctionName(path)
 	if err != nil {
@@ -226,7 +231,12 @@ func (c *Coordinator) describeFunction(path string) (*api.FunctionStatus, error)
 	}
 	st := c.statusOf(r.rec)
 	st.Descriptor = r.rec.Descriptor
-	st.Sandboxes = c.sandboxesOf(name)
+	select {
+	case c.looks <- struct{}{}:
+		st.Sandboxes = c.sandboxesOf(name)
+		<-c.looks
+	default: // callers come for the descriptor
+	}
 	return &st, nil
 }
 

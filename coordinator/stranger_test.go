@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"crypto/rand"
+	"encoding/json"
 	"io"
 	"net"
 	"net/http"
@@ -112,5 +113,17 @@ func TestOwnersDeleteNothingFromTheRegistry(t *testing.T) {
 	}
 	if a := w.signed(w.owner, "GET", "/v2/img/manifests/"+imageDigest, nil); a.status != 204 {
 		t.Errorf("a read: %d %s", a.status, a.body)
+	}
+}
+
+func TestDescriptionsBeyondTheBoundAskNoNode(t *testing.T) {
+	w := newWorld(t, 1)
+	for range maxLooks {
+		w.c.looks <- struct{}{}
+	}
+	a := w.do("GET", "/v1/functions/f.ns", "", nil)
+	var st api.FunctionStatus
+	if err := json.Unmarshal(a.body, &st); err != nil || a.status != 200 || len(st.Descriptor) == 0 || len(st.Sandboxes) != 0 {
+		t.Errorf("%d %s %v", a.status, a.body, err)
 	}
 }
