@@ -234,7 +234,7 @@ func (c *Cluster) startBroker(ctx context.Context) error {
 	}
 	// On one's own machine there is nobody to keep the passphrase from who
 	// could not read the broker's memory as well; the flag's name says so.
-	return c.spawn(ctx, "keybroker", "http://"+c.ports.brokerOps+"/healthz", c.bin("keybroker"),
+	return c.spawn(ctx, "keybroker", "http://"+c.ports.brokerOps+"/readyz", c.bin("keybroker"),
 		"--listen", c.ports.broker, "--metrics-listen", c.ports.brokerOps,
 		"--state-dir", c.brokerDir(), "--tls-identity", c.brokerTLS(), "--insecure-passphrase")
 }

@@ -55,7 +55,7 @@ func parse(args []string, out io.Writer) (options, error) {
 	f := flag.NewFlagSet("keybroker", flag.ContinueOnError)
 	f.SetOutput(out)
 	f.StringVar(&o.listen, "listen", "127.0.0.1:8084", "`address` of the mutual-TLS API")
-	f.StringVar(&o.metrics, "metrics-listen", "127.0.0.1:8085", "`address` of /healthz and /metrics, empty for none")
+	f.StringVar(&o.metrics, "metrics-listen", "127.0.0.1:8085", "`address` of /healthz, /readyz and /metrics, empty for none")
 	f.StringVar(&o.stateDir, "state-dir", "/var/lib/faasd-sec/keybroker", "`directory` of identity and vault")
 	f.StringVar(&o.tlsIdentity, "tls-identity", "", "`file` with this broker's cluster certificate and key (default STATE-DIR/tls.pem)")
 	f.StringVar(&o.passphraseFile, "passphrase-file", "", "`file` with the passphrase of the identity; else "+passphraseEnv+" or the systemd credential "+passphraseCredential)

@@ -33,7 +33,7 @@ import (
 // Config says where a key broker listens and keeps its files.
 type Config struct {
 	Listen        string        // host:port of the mutual-TLS API
-	MetricsListen string        // host:port of /healthz and /metrics, in clear; empty for none
+	MetricsListen string        // host:port of /healthz, /readyz and /metrics, in clear; empty for none
 	StateDir      string        // identity and vault; mode 0700
 	TLS           *pki.Identity // a certificate of the cluster with role keybroker
 	Passphrase    []byte        // encrypts the identity's files; the caller wipes it after New
@@ -109,7 +109,7 @@ func (d *Daemon) listen(cfg Config) error {
 // Addr is the address of the mutual-TLS API.
 func (d *Daemon) Addr() string { return d.api.Addr().String() }
 
-// MetricsAddr is the address of /healthz and /metrics, empty for none.
+// MetricsAddr is the address of /healthz, /readyz and /metrics, empty for none.
 func (d *Daemon) MetricsAddr() string {
 	if d.metrics == nil {
 		return ""
@@ -135,7 +135,8 @@ func (d *Daemon) Run(ctx context.Context) error {
 func (d *Daemon) serveMetrics(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(d.reg, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if err := d.broker.Check(); err != nil {
 			d.log.Error("key broker cannot read its vault", "error", err)
 			http.Error(w, "the vault cannot be read", http.StatusServiceUnavailable)

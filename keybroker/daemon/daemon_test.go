@@ -254,7 +254,7 @@ func TestDepositReleaseRemovalOverMutualTLS(t *testing.T) {
 
 func TestHealthAndMetrics(t *testing.T) {
 	n := start(t)
-	for path, want := range map[string]string{"/healthz": "ok", "/metrics": "go_goroutines"} {
+	for path, want := range map[string]string{"/healthz": "ok", "/readyz": "ok", "/metrics": "go_goroutines"} {
 		res, err := http.Get("http://" + n.d.MetricsAddr() + path)
 		if err != nil {
 			t.Fatal(err)
