@@ -44,9 +44,9 @@ func upstream(network, addr string) *fasthttp.HostClient {
 
 // floors are the running floor processes.
 type floors struct {
-	procs             []*exec.Cmd
-	direct, oneHop    [2]string // network, address
-	twoHop, twoHopBig [2]string
+	procs          []*exec.Cmd
+	direct, oneHop [2]string // network, address
+	twoHop         [2]string
 }
 
 // startFloors runs: a direct unix echo; one proxy before it; two proxies, as

@@ -10,7 +10,16 @@ import (
 
 func TestSealedFunctionAnswersItsCaller(t *testing.T) {
 	c := up(t, 1)
-	fn := c.deploy(t, "echo")
+	t.Run("on a handed socket", func(t *testing.T) { answers(t, c, "echo") })
+	// As images made for of-watchdog and classic-watchdog do.
+	t.Run("on port 8080", func(t *testing.T) {
+		answers(t, c, "echo-tcp", func(d *client.Deployment) { d.Upstream = "http://127.0.0.1:8080" })
+	})
+}
+
+// answers deploys the test function and calls it cold and warm.
+func answers(t *testing.T, c *cluster, name string, change ...func(*client.Deployment)) {
+	fn := c.deploy(t, name, change...)
 	for i, want := range []string{"cold", "warm", "warm"} {
 		resp, body, err := c.invoke(t, fn, client.Request{
 			Method: http.MethodPut, Path: "/a/b", Query: "x=1", Header: http.Header{"X-Test": {"v"}}, Body: strings.NewReader("hello"),
