@@ -123,10 +123,14 @@ func (c *Coordinator) relayToBroker(ctx *fasthttp.RequestCtx) error {
 	if err != nil {
 		return err
 	}
-	if ctx.IsPost() {
-		if err := c.mayDeposit(body); err != nil {
-			return err
-		}
+	switch {
+	case ctx.IsPost():
+		err = c.mayDeposit(body)
+	case ctx.IsDelete():
+		err = c.claimsOwner(string(ctx.Request.Header.Peek(fasthttp.HeaderAuthorization)))
+	}
+	if err != nil {
+		return err
 	}
 	rctx, cancel := context.WithTimeout(c.life, storeTimeout)
 	defer cancel()

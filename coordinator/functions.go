@@ -20,14 +20,23 @@ const storeTimeout = 10 * time.Second
 
 // authorise verifies that an owner who may use this cluster signed the request.
 func (c *Coordinator) authorise(ctx *fasthttp.RequestCtx, body reqauth.Body) (reqauth.Caller, error) {
-	caller, err := c.dep.Auth.Verify(reqauth.Request{
-		Method: string(ctx.Method()), Target: string(ctx.RequestURI()),
-		Authorization: string(ctx.Request.Header.Peek(fasthttp.HeaderAuthorization)), Body: body,
-	})
-	if err != nil {
-		return caller, err
+	authorization := string(ctx.Request.Header.Peek(fasthttp.HeaderAuthorization))
+	if err := c.claimsOwner(authorization); err != nil {
+		return reqauth.Caller{}, err
 	}
-	return caller, c.mayDeploy(caller.Fingerprint)
+	return c.dep.Auth.Verify(reqauth.Request{
+		Method: string(ctx.Method()), Target: string(ctx.RequestURI()), Authorization: authorization, Body: body,
+	})
+}
+
+// claimsOwner refuses those who may not deploy before anything is verified: keys
+// are made for nothing, and the memory of nonces is one for all.
+func (c *Coordinator) claimsOwner(authorization string) error {
+	claimed, err := reqauth.Claimed(authorization)
+	if err != nil {
+		return err
+	}
+	return c.mayDeploy(claimed)
 }
 
 func (c *Coordinator) mayDeploy(owner sealed.Fingerprint) error {

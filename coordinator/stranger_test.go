@@ -13,8 +13,10 @@ import (
 	"time"
 
 	"github.com/emmansun/gmsm/sm2"
+	"github.com/emmansun/gmsm/sm3"
 
 	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/reqauth"
 	"github.com/faasd-sec/faasd-sec/sealed"
 )
 
@@ -102,6 +104,37 @@ func TestRequestTargetThatIsNoPathReachesNoBroker(t *testing.T) {
 		conn.Close()
 	}
 	if asked.Load() != 0 {
+		t.Errorf("the broker was asked %d times", asked.Load())
+	}
+}
+
+// Whoever has a key signs as much as he likes; what is remembered of requests is
+// bounded for all together.
+func TestStrangersTakeNoRoomFromOwners(t *testing.T) {
+	var asked atomic.Int64
+	w := newWorld(t, 0, withBroker(t, &asked), func(w *world) {
+		w.cfg.AnyOwner, w.cfg.Owners = false, []sealed.Fingerprint{w.point(w.owner).Fingerprint()}
+	})
+	stranger, err := sm2.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/v1/functions/f.ns", "/v1/deposits/f.ns"} {
+		s := &reqauth.Signer{Key: stranger, Random: rand.Reader, Now: time.Now}
+		auth, err := s.Sign("DELETE", path, sm3.Sum(nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // were it remembered, the second would be a replay
+			if a := w.do("DELETE", path, "", nil, "Authorization", auth); a.code != api.CodeForbidden {
+				t.Errorf("%s: %d %s", path, a.status, a.body)
+			}
+		}
+		if a := w.signed(w.owner, "DELETE", path, nil); a.status/100 != 2 {
+			t.Errorf("%s by the owner: %d %s", path, a.status, a.body)
+		}
+	}
+	if asked.Load() != 1 {
 		t.Errorf("the broker was asked %d times", asked.Load())
 	}
 }

@@ -92,6 +92,17 @@ func NewVerifier(now func() time.Time) *Verifier {
 	return &Verifier{now: now, seen: newNonces(maxNonces, maxNoncesPerKey)}
 }
 
+// Claimed is the key that an Authorization header says it was signed with, by
+// nothing but its own word: enough to refuse those who may not ask, before a
+// signature is checked and a nonce remembered for them.
+func Claimed(authorization string) (sealed.Fingerprint, error) {
+	p, err := parseHeader(authorization)
+	if err != nil {
+		return sealed.Fingerprint{}, err
+	}
+	return p.key.Fingerprint(), nil
+}
+
 // Verify returns the signer of r, or an *api.Error: CodeUnauthorized for a
 // missing, malformed, stale or forged signature, CodeReplay for one seen before,
 // CodeBusy when it cannot remember another nonce.
