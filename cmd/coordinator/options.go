@@ -16,6 +16,7 @@ type options struct {
 	opsListen                     string
 	broker                        string
 	etcd                          string
+	etcdCA, etcdCert, etcdKey     string
 	queue                         int
 	queueTimeout                  time.Duration
 	maxBody                       int64
@@ -37,6 +38,9 @@ func parse(args []string) (options, error) {
 	fs.StringVar(&o.opsListen, "ops-listen", "127.0.0.1:7444", "`address` of /metrics, /healthz and /readyz; empty for none")
 	fs.StringVar(&o.broker, "broker", "127.0.0.1:8084", "`host:port` of the key broker, as nodes reach it too")
 	fs.StringVar(&o.etcd, "etcd", "", "`endpoints` of an external etcd, comma separated (default: an embedded one in the state directory)")
+	fs.StringVar(&o.etcdCA, "etcd-ca", "", "`file` with the authority of an external etcd's certificates")
+	fs.StringVar(&o.etcdCert, "etcd-cert", "", "`file` with this coordinator's certificate for an external etcd")
+	fs.StringVar(&o.etcdKey, "etcd-key", "", "`file` with the key of -etcd-cert")
 	fs.IntVar(&o.queue, "queue", 0, "invocations that may wait for room (default 1024)")
 	fs.DurationVar(&o.queueTimeout, "queue-timeout", 0, "longest wait for room (default 30s)")
 	fs.Int64Var(&o.maxBody, "max-body", 0, "largest sealed request in bytes; -1 is without limit (default 4 GiB)")

@@ -50,6 +50,9 @@ func run(ctx context.Context, o options) (err error) {
 	scfg := store.DefaultConfig(filepath.Join(o.state, "etcd"), log)
 	if o.etcd != "" {
 		scfg.Dir, scfg.Endpoints = "", strings.Split(o.etcd, ",")
+		if scfg.TLS, err = etcdTLS(o); err != nil {
+			return err
+		}
 	}
 	st, err := store.Open(ctx, scfg)
 	if err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -243,4 +244,30 @@ func adminHandler(life context.Context, desk *enrol.Desk) fasthttp.RequestHandle
 		ctx.SetContentType(api.ContentTypeJSON)
 		ctx.SetBody(b)
 	}
+}
+
+// etcdTLS is how an external etcd is reached, nil for no TLS.
+func etcdTLS(o options) (*tls.Config, error) {
+	if o.etcdCA == "" && o.etcdCert == "" && o.etcdKey == "" {
+		return nil, nil
+	}
+	cfg := &tls.Config{MinVersion: tls.VersionTLS13}
+	if o.etcdCA != "" {
+		pem, err := os.ReadFile(o.etcdCA)
+		if err != nil {
+			return nil, api.Invalid("etcd-ca", "name a PEM file", err.Error())
+		}
+		cfg.RootCAs = x509.NewCertPool()
+		if !cfg.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, api.Invalid("etcd-ca", "name a PEM file", "it holds no certificate")
+		}
+	}
+	if o.etcdCert != "" || o.etcdKey != "" {
+		pair, err := tls.LoadX509KeyPair(o.etcdCert, o.etcdKey)
+		if err != nil {
+			return nil, api.Invalid("etcd-cert", "name certificate and key, both as PEM", err.Error())
+		}
+		cfg.Certificates = []tls.Certificate{pair}
+	}
+	return cfg, nil
 }
