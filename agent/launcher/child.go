@@ -229,7 +229,8 @@ func (c *child) signal(m message) {
 }
 
 // reap collects what ended. Before a process is waited for, while its id cannot
-// be used again, the rest of its group is killed: a request leaves nothing running.
+// be used again, the rest of its group is killed: a request leaves
+// nothing of its group running. What has left the group goes on.
 func (c *child) reap() {
 	for {
 		var info unix.Siginfo
