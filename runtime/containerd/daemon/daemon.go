@@ -159,7 +159,10 @@ func (d *Daemon) wait(ctx context.Context) error {
 	for {
 		if last = dial(ctx, d.cfg.Socket); last == nil {
 			if last = dial(ctx, d.cfg.Socket+".ttrpc"); last == nil {
-				return d.usable(ctx)
+				// A daemon that is about to end still takes connections for a moment.
+				if last = d.usable(ctx); last == nil || !unreachable(last) {
+					return last
+				}
 			}
 		}
 		// One that an earlier parent started is nobody's child here, so that only

@@ -7,6 +7,9 @@ import (
 	"slices"
 
 	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/errdefs"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // needed are the plug-ins that sandboxes need, by type and id; "" is every
@@ -23,6 +26,11 @@ func needed() [][2]string {
 		{"io.containerd.grpc.v1", "tasks"},
 		{"io.containerd.grpc.v1", "leases"},
 	}
+}
+
+// unreachable reports whether an error is of the connection, not of the daemon.
+func unreachable(err error) bool {
+	return errdefs.IsUnavailable(err) || status.Code(err) == codes.Unavailable
 }
 
 // usable asks the daemon which of its plug-ins failed: it serves even if all
