@@ -38,6 +38,7 @@ const (
 	CodeNodeLost         Code = "node_lost"          // the connection to the node broke; the outcome is unknown
 	CodeUnavailable      Code = "unavailable"        // a part of the platform is down
 	CodeReplay           Code = "replay"             // this message was delivered before
+	CodeAgentRefused     Code = "agent_refused"      // in metrics: the agent's own code went to the caller
 	CodeInternal         Code = "internal"           // a defect of ours; the log has more
 )
 
@@ -66,7 +67,7 @@ func statusOf(c Code) int {
 		return http.StatusServiceUnavailable
 	case CodeDeadline:
 		return http.StatusGatewayTimeout
-	case CodeNodeLost, CodeFunctionCrashed, CodeFunctionIO:
+	case CodeNodeLost, CodeAgentRefused, CodeFunctionCrashed, CodeFunctionIO:
 		return http.StatusBadGateway
 	default: // CodeOOMKilled, CodeInternal and what is unknown
 		return http.StatusInternalServerError
@@ -110,6 +111,16 @@ func (e *Error) Unwrap() error { return e.Err }
 func (e *Error) Is(target error) bool {
 	t, ok := target.(*Error)
 	return ok && t.Code == e.Code
+}
+
+// Label is the code as a metric's label: codes that this release does not know,
+// which another process may send, become "other", so that their number stays
+// bounded.
+func (c Code) Label() string {
+	if c == CodeInternal || c == CodeOOMKilled || statusOf(c) != http.StatusInternalServerError {
+		return string(c)
+	}
+	return "other"
 }
 
 // Status is the HTTP status that belongs to the error's code.

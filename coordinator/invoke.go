@@ -49,7 +49,7 @@ func (c *Coordinator) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 		case status == fasthttp.StatusOK:
 			c.met.done(began, "ok")
 		default:
-			c.met.done(began, "agent_refused")
+			c.met.done(began, api.CodeAgentRefused)
 		}
 	}, api.HeaderServedBy, api.HeaderStart)
 	if err != nil {
@@ -244,7 +244,7 @@ func (c *Coordinator) tryAll(view *api.ClusterView, r *route, body *relay.Body, 
 			if last == nil || !patience {
 				last = refusal
 			}
-			c.met.refusals.WithLabelValues(string(api.CodeOf(refusal))).Inc()
+			c.met.refusals.WithLabelValues(api.CodeOf(refusal).Label()).Inc()
 			if patient(api.CodeOf(refusal)) {
 				patience = true
 			} else {

@@ -38,7 +38,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	return m
 }
 
-func (m *metrics) refused(code api.Code) { m.invocations.WithLabelValues(string(code)).Inc() }
+func (m *metrics) refused(code api.Code) { m.invocations.WithLabelValues(code.Label()).Inc() }
 
 func (m *metrics) done(began time.Time, code api.Code) {
 	m.seconds.Observe(time.Since(began).Seconds())

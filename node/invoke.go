@@ -79,7 +79,7 @@ func (n *Node) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 		case status == fasthttp.StatusOK:
 			n.met.done("ok")
 		default:
-			n.met.done("agent_refused")
+			n.met.done(api.CodeAgentRefused)
 		}
 	})
 	if err != nil {

@@ -47,7 +47,7 @@ func (m *metrics) done(code api.Code) {
 		m.ok.Inc()
 		return
 	}
-	m.invocations.WithLabelValues(string(code)).Inc()
+	m.invocations.WithLabelValues(code.Label()).Inc()
 }
 
 // observe registers gauges that read the node's state when they are scraped.

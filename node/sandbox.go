@@ -115,7 +115,7 @@ func (n *Node) start(s *sandbox) {
 	n.touch()
 	took := time.Since(s.began)
 	if err != nil {
-		n.met.starts.WithLabelValues(string(api.CodeOf(err))).Inc()
+		n.met.starts.WithLabelValues(api.CodeOf(err).Label()).Inc()
 		n.log.Warn("sandbox did not start", "sandbox", s.id, "function", s.rev.name, "after", took, "err", err)
 		n.remove(s, err.Error())
 		return

@@ -35,7 +35,9 @@ func serve(g *daemon.Group, o options, co *coordinator.Coordinator, desk *enrol.
 	reg *prometheus.Registry, log *slog.Logger) error {
 	gateway := daemon.Server(co.Gateway(), log)
 	gateway.ErrorHandler = co.HandleError
-	gateway.Concurrency = 1 << 16
+	// Each connection may hold a small body before anything is known of its
+	// sender: the bound is also one on memory, 2 GiB here.
+	gateway.Concurrency = maxCallers
 	ln, err := daemon.Listen(o.listen, nil)
 	if err != nil {
 		return err
@@ -148,6 +150,9 @@ func joinMesh(ctx context.Context, o options, cl enrol.Cluster, log *slog.Logger
 	}
 	return m, nil
 }
+
+// maxCallers are the connections that the gateway serves at once.
+const maxCallers = 8192
 
 // maxPeers are enough to find any mesh by.
 const maxPeers = 16
