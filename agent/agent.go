@@ -249,6 +249,9 @@ func (a *Agent) bind(ctx context.Context, ephemeral *unseal.PrivateKey) (*functi
 	if err != nil {
 		return nil, err
 	}
+	if a.cfg.Processors != nil {
+		a.cfg.Processors(n.desc.Config.Resources.CPUMillis)
+	}
 	a.mu.Lock()
 	a.bound = n
 	a.mu.Unlock()

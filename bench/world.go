@@ -101,7 +101,7 @@ func (w *world) deploy(ctx context.Context, name string) (api.FunctionName, erro
 	}
 	_, err = w.client.Deploy(ctx, client.Deployment{
 		Name: fn, ImageRef: imageRepo, ImageDigest: w.digest, Mode: "http", Upstream: "unix",
-		Resources: api.Resources{CPU: 4000, Memory: 1 << 30, PIDs: 256, Tmp: 64 << 20}, MaxInFlight: 256,
+		Resources: api.Resources{CPU: 2000, Memory: 1 << 30, PIDs: 256, Tmp: 64 << 20}, MaxInFlight: 256,
 		Exec: time.Minute, Attestation: []string{"node-key"}, Callers: []sealed.Fingerprint{w.id.SigningKey().Fingerprint()},
 		Keys: w.keyring, PushBundle: func(ctx context.Context, repo string, blob *os.File, size int64) (string, error) {
 			return w.remote.PushBlob(ctx, repo, blob, size)
