@@ -31,8 +31,11 @@ lint: ## gofmt, go vet, staticcheck
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
 
-bench: setup build ## floors and ours in one run; figures into bench/out and docs/benchmarks.md
+bench: setup build ## floors and ours in one run; figures into bench/out
 	scripts/bench.sh
+
+bench-quick: setup build ## the same with fewer repetitions, in two to three minutes
+	scripts/bench.sh -quick
 
 fuzz: ## each fuzz target for FUZZTIME
 	scripts/fuzz.sh $(FUZZTIME)
