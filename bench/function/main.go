@@ -17,7 +17,18 @@ func main() {
 	}
 	s := &fasthttp.Server{
 		MaxRequestBodySize: 512 << 20, NoDefaultServerHeader: true,
-		Handler: func(ctx *fasthttp.RequestCtx) { ctx.SetBody(ctx.PostBody()) },
+		StreamRequestBody: true, Handler: echo,
 	}
 	log.Fatal(s.Serve(ln))
+}
+
+// echo answers small bodies at once and lets large ones flow through.
+func echo(ctx *fasthttp.RequestCtx) {
+	size := ctx.Request.Header.ContentLength()
+	if body := ctx.RequestBodyStream(); body != nil && (size < 0 || size > 1<<20) {
+		ctx.SetConnectionClose()
+		ctx.SetBodyStream(body, -1)
+		return
+	}
+	ctx.SetBody(ctx.PostBody())
 }
