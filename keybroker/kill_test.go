@@ -28,7 +28,7 @@ func TestKilledBrokerKeepsEveryAcknowledgedDeposit(t *testing.T) {
 	var last uint64
 	for round := range 2 {
 		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$")
-		cmd.Env = append(os.Environ(), childDir+"="+dir, "KEYBROKER_TEST_FROM="+strconv.FormatUint(last, 10))
+		cmd.Env = append(os.Environ(), childDir+"="+dir, "KEYBROKER_TEST_FROM="+strconv.FormatUint(last, 10), "TMPDIR="+dir) // what it leaves goes with dir
 		out, err := cmd.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)
