@@ -22,8 +22,11 @@ type options struct {
 	maxBody                       int64
 	drain                         time.Duration
 	logFormat, logLevel           string
-	version                       bool
+	showVersion                   bool
 }
+
+// Version implements daemon.Options.
+func (o options) Version() bool { return o.showVersion }
 
 func parse(args []string) (options, error) {
 	var o options
@@ -47,12 +50,15 @@ func parse(args []string) (options, error) {
 	fs.DurationVar(&o.drain, "drain-timeout", 30*time.Second, "longest wait for invocations when told to stop")
 	fs.StringVar(&o.logFormat, "log-format", "json", "json or text")
 	fs.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
-	fs.BoolVar(&o.version, "version", false, "print the version and end")
+	fs.BoolVar(&o.showVersion, "version", false, "print the version and end")
 	if err := fs.Parse(args); err != nil {
 		return o, err
 	}
 	if fs.NArg() > 0 {
 		return o, fmt.Errorf("unexpected argument %q: coordinator takes flags only", fs.Arg(0))
+	}
+	if o.showVersion {
+		return o, nil
 	}
 	if o.clusterAdvertise == "" {
 		o.clusterAdvertise = o.clusterListen

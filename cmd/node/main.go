@@ -3,10 +3,6 @@
 package main
 
 import (
-	"context"
-	"errors"
-	"flag"
-	"fmt"
 	"os"
 
 	"github.com/faasd-sec/faasd-sec/daemon"
@@ -16,21 +12,5 @@ import (
 var version = "dev"
 
 func main() {
-	ctx, stop := daemon.Signals(context.Background())
-	defer stop()
-	o, err := parse(os.Args[1:])
-	if err == nil && o.version {
-		fmt.Println("node", version)
-		return
-	}
-	if err == nil {
-		err = run(ctx, o)
-	}
-	if errors.Is(err, flag.ErrHelp) {
-		return
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "error:", err)
-		os.Exit(1)
-	}
+	os.Exit(daemon.Main("node", version, os.Args[1:], os.Stdout, os.Stderr, parse, run))
 }

@@ -27,11 +27,14 @@ type options struct {
 	idleAfter, startTimeout       time.Duration
 	drain                         time.Duration
 	logFormat, logLevel           string
-	version                       bool
+	showVersion                   bool
 
 	capacity api.Resources
 	labelMap map[string]string
 }
+
+// Version implements daemon.Options.
+func (o options) Version() bool { return o.showVersion }
 
 func parse(args []string) (options, error) {
 	var o options
@@ -56,14 +59,14 @@ func parse(args []string) (options, error) {
 	fs.DurationVar(&o.drain, "drain-timeout", 0, "longest wait for invocations when told to stop (default 30s)")
 	fs.StringVar(&o.logFormat, "log-format", "json", "json or text")
 	fs.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
-	fs.BoolVar(&o.version, "version", false, "print the version and end")
+	fs.BoolVar(&o.showVersion, "version", false, "print the version and end")
 	if err := fs.Parse(args); err != nil {
 		return o, err
 	}
 	if fs.NArg() > 0 {
 		return o, fmt.Errorf("unexpected argument %q: node takes flags only", fs.Arg(0))
 	}
-	if o.version {
+	if o.showVersion {
 		return o, nil
 	}
 	return o, o.resolve()
