@@ -67,6 +67,11 @@ func (n *Node) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 	}
 	ctx.Response.Header.Set(api.HeaderServedBy, n.cfg.ID)
 	ctx.Response.Header.Set(api.HeaderStart, start)
+	if sl.cold {
+		// The coordinator is to know of the new sandbox before its next call:
+		// gossip may be later, and a second node would start another one.
+		n.publish()
+	}
 	if l := n.load.Load(); l != nil && time.Since(l.at) < loadFresh {
 		carry(ctx, l)
 	}

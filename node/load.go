@@ -26,16 +26,9 @@ type stampedLoad struct {
 func (n *Node) publishLoad() {
 	tick := time.NewTicker(loadEvery)
 	defer tick.Stop()
-	machine, at := api.Resources{}, time.Time{}
 	for {
-		if time.Since(at) >= loadEvery {
-			if free, err := n.dep.Free(); err != nil {
-				n.log.Warn("free resources of the machine", "err", err)
-			} else {
-				machine, at = free, time.Now()
-			}
-		}
-		n.publish(machine, at)
+		n.look()
+		n.publish()
 		select {
 		case <-n.life.Done():
 			return
@@ -65,18 +58,56 @@ func (n *Node) reclaimable() api.Resources {
 	return free
 }
 
-// publish sends one load. machine is what procfs and the cgroups said is free
-// when they were read.
-func (n *Node) publish(machine api.Resources, read time.Time) {
+// survey is what was last read of the machine.
+type survey struct {
+	free   api.Resources // what procfs and the cgroups said is free
+	at     time.Time     // when they were read
+	images []string      // keys, newest first
+}
+
+// look reads what takes long to read: the machine every loadEvery, the images
+// each time.
+func (n *Node) look() {
+	old := n.seen.Load()
+	s := survey{}
+	if old != nil {
+		s = *old
+	}
+	if time.Since(s.at) >= loadEvery {
+		if free, err := n.dep.Free(); err != nil {
+			n.log.Warn("free resources of the machine", "err", err)
+		} else {
+			s.free, s.at = free, time.Now()
+		}
+	}
 	images, err := n.dep.Runtime.Images(n.life)
-	if err != nil && n.life.Err() == nil {
+	switch {
+	case err == nil:
+		if len(images) > 16 {
+			images = images[:16]
+		}
+		s.images = nil
+		for _, d := range images {
+			s.images = append(s.images, api.ImageKey(d))
+		}
+	case n.life.Err() == nil:
 		n.log.Warn("list images", "err", err)
 	}
-	if len(images) > 16 {
-		images = images[:16]
+	n.seen.Store(&s)
+}
+
+// publish sends one load: what was last read of the machine and what the node
+// itself knows, as it is now.
+func (n *Node) publish() {
+	s := n.seen.Load()
+	if s == nil {
+		return
 	}
+	machine, read := s.free, s.at
+	n.publishing.Lock() // so that what is sent last is what is newest
+	defer n.publishing.Unlock()
 	n.mu.Lock()
-	l := api.NodeLoad{Node: n.cfg.ID, Free: n.reclaimable(), Warm: map[string]int{}, Running: len(n.fleet), Draining: n.draining}
+	l := api.NodeLoad{Node: n.cfg.ID, Free: n.reclaimable(), Warm: map[string]int{}, Running: len(n.fleet), Draining: n.draining, Images: s.images}
 	// Reserved memory that its sandboxes do not use yet is not free, although
 	// the machine still has it.
 	if machine.Memory > 0 {
@@ -92,9 +123,6 @@ func (n *Node) publish(machine api.Resources, read time.Time) {
 		}
 	}
 	n.mu.Unlock()
-	for _, d := range images {
-		l.Images = append(l.Images, api.ImageKey(d))
-	}
 	stamped, err := n.dep.Mesh.SetLoad(l)
 	if err != nil {
 		n.log.Error("publish load", "err", err)
@@ -106,10 +134,10 @@ func (n *Node) publish(machine api.Resources, read time.Time) {
 		return
 	}
 	n.mu.Lock()
-	s := &stampedLoad{json: string(b), at: time.Now(), memAvailable: machine.Memory, read: read}
+	now := &stampedLoad{json: string(b), at: time.Now(), memAvailable: machine.Memory, read: read}
 	if old := n.load.Load(); old != nil && old.read.Equal(read) {
-		s.pending = old.pending // the machine was not asked since
+		now.pending = old.pending // the machine was not asked since
 	}
-	n.load.Store(s)
+	n.load.Store(now)
 	n.mu.Unlock()
 }

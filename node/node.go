@@ -108,9 +108,12 @@ type Node struct {
 	changed  chan struct{}       // closed and replaced when room or a slot may have come free
 	draining bool
 
-	dirty   chan struct{} // load changed
-	load    atomic.Pointer[stampedLoad]
-	started time.Time
+	dirty chan struct{} // load changed
+	load  atomic.Pointer[stampedLoad]
+	seen  atomic.Pointer[survey]
+
+	publishing sync.Mutex // one publication at a time
+	started    time.Time
 }
 
 // New checks cfg and makes a Node that has not touched anything yet.
