@@ -38,6 +38,7 @@ type Config struct {
 	CPU        string // lent to functions by each node, such as "2" (default: all nodes together four times the cores)
 	Memory     string // lent to functions by each node, such as "2Gi" (default: all nodes together three quarters of the machine's)
 	IdleAfter  time.Duration
+	NodeArgs   []string // more flags for each node, after the cluster's own
 	Log        *slog.Logger
 }
 
@@ -293,6 +294,7 @@ func (c *Cluster) startNode(ctx context.Context, i int) error {
 	if c.cfg.IdleAfter > 0 {
 		args = append(args, "-idle-after", c.cfg.IdleAfter.String())
 	}
+	args = append(args, c.cfg.NodeArgs...)
 	return c.spawn(ctx, c.nodeID(i), "http://"+addr[2]+"/healthz", c.bin("node"), args...)
 }
 
