@@ -31,11 +31,14 @@ type Agent struct {
 	logs     *logSink
 	oom      *oomWatch
 
+	ephemeral *unseal.PrivateKey // what keys are released to
+
 	fn     atomic.Pointer[function] // set when invocations are served
 	failed atomic.Pointer[api.Error]
 
-	mu    sync.Mutex
-	bound *binding // set when the descriptor was verified
+	mu        sync.Mutex
+	bound     *binding // set when the descriptor was verified
+	statement []byte   // about the ephemeral key; nil once there are keys
 
 	binds   chan *api.Bind
 	keys    chan api.Control // Keys or Refused
@@ -61,9 +64,12 @@ func Run(ctx context.Context, cfg Config) error {
 	a := &Agent{cfg: cfg, log: cfg.Logger, life: life,
 		logs: newLogSink(cfg.Now, cfg.Logger, cfg.LogBuffer), binds: make(chan *api.Bind, 1),
 		keys: make(chan api.Control, 1), stops: make(chan api.Stop, 1), bundles: make(chan *bundleTransfer)}
-	ephemeral, err := unseal.NewKey(cfg.Random)
-	if err != nil {
+	var err error
+	if a.ephemeral, err = unseal.NewKey(cfg.Random); err != nil {
 		return fmt.Errorf("agent: ephemeral key: %w", err)
+	}
+	if err := a.restate(); err != nil {
+		return fmt.Errorf("agent: %w", err)
 	}
 	if a.launcher, err = launcher.Start(ctx, cfg.Launcher); err != nil {
 		return fmt.Errorf("agent: %w", err)
@@ -109,7 +115,7 @@ func Run(ctx context.Context, cfg Config) error {
 		endLogs()
 		<-logsDone
 	}()
-	return a.serve(ctx, ephemeral)
+	return a.serve(ctx)
 }
 
 // shutdown ends the server: connections that are idle at once, the others when
@@ -121,8 +127,8 @@ func shutdown(srv *fasthttp.Server) {
 }
 
 // serve binds the sandbox, starts its function and waits for what ends it.
-func (a *Agent) serve(ctx context.Context, ephemeral *unseal.PrivateKey) error {
-	f, stop, err := a.become(ctx, ephemeral)
+func (a *Agent) serve(ctx context.Context) error {
+	f, stop, err := a.become(ctx)
 	if err == nil && stop == nil {
 		a.fn.Store(f)
 		a.link.say(&api.Control{Ready: &api.Empty{}})
@@ -202,7 +208,7 @@ func (a *Agent) wait(ctx context.Context, f *function) (*api.Stop, error) {
 
 // become turns the empty sandbox into one of a function. A Stop meanwhile is
 // returned; f is there as soon as something of the function may run.
-func (a *Agent) become(ctx context.Context, ephemeral *unseal.PrivateKey) (f *function, stop *api.Stop, err error) {
+func (a *Agent) become(ctx context.Context) (f *function, stop *api.Stop, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var stopped atomic.Pointer[api.Stop]
@@ -220,10 +226,7 @@ func (a *Agent) become(ctx context.Context, ephemeral *unseal.PrivateKey) (f *fu
 		case <-quit:
 		}
 	})
-	f, err = a.bind(ctx, ephemeral)
-	if err == nil {
-		err = f.start(ctx)
-	}
+	f, err = a.bind(ctx)
 	if s := stopped.Load(); s != nil {
 		return f, s, nil
 	}
@@ -237,8 +240,10 @@ func (a *Agent) become(ctx context.Context, ephemeral *unseal.PrivateKey) (f *fu
 	return f, nil, err
 }
 
-// bind waits for the node's Bind, asks for keys and takes the bundle.
-func (a *Agent) bind(ctx context.Context, ephemeral *unseal.PrivateKey) (*function, error) {
+// bind waits for the node's Bind, takes the function's keys and its bundle, and
+// starts it. Code that is not sealed need not wait for the keys: it starts while
+// they are on their way, and sees nothing of a caller before they are here.
+func (a *Agent) bind(ctx context.Context) (*function, error) {
 	var b *api.Bind
 	select {
 	case b = <-a.binds:
@@ -257,16 +262,42 @@ func (a *Agent) bind(ctx context.Context, ephemeral *unseal.PrivateKey) (*functi
 	a.mu.Unlock()
 	deadline, cancel := context.WithTimeout(ctx, n.start)
 	defer cancel()
-	// The filter narrows while the broker decides.
-	configured := make(chan error, 1)
-	go func() {
-		configured <- a.launcher.Configure(deadline, launcher.FilterOptions{DenyInet: n.network == "unix"})
-	}()
-	err = a.askKeys(deadline, n, ephemeral)
-	if cerr := <-configured; err == nil && cerr != nil {
-		err = fmt.Errorf("narrow the seccomp filter: %w", cerr)
+	f := newFunction(&a.cfg, n, a.launcher, a.logs, a.oom)
+	enter := launcher.EnterOptions{FilterOptions: launcher.FilterOptions{DenyInet: n.network == "unix"}}
+	if a.cfg.Launcher.Blank {
+		enter.Root, enter.UID, enter.GID = api.FunctionRoot, b.UID, b.GID
 	}
+	open := n.desc.Config.Bundle.IsZero()
+	entered := make(chan error, 1)
+	go func() {
+		err := a.launcher.Enter(deadline, enter)
+		if err != nil {
+			err = fmt.Errorf("prepare the launcher: %w", err)
+		} else if open {
+			err = f.start(deadline, nil)
+		}
+		entered <- err
+	}()
+	grants, err := a.unlock(deadline, n, f)
 	if err != nil {
+		cancel()
+		<-entered
+		return f, err
+	}
+	f.grants = grants
+	if err := <-entered; err != nil || open {
+		return f, err
+	}
+	env, err := a.askBundle(deadline, n)
+	if err != nil {
+		return f, err
+	}
+	return f, f.start(deadline, env)
+}
+
+// unlock takes the keys and opens what they are for: requests, replies and logs.
+func (a *Agent) unlock(ctx context.Context, n *binding, f *function) (*sealed.GrantCache, error) {
+	if err := a.awaitKeys(ctx, n); err != nil {
 		return nil, err
 	}
 	gc := sealed.DefaultGrantCacheConfig()
@@ -280,33 +311,35 @@ func (a *Agent) bind(ctx context.Context, ephemeral *unseal.PrivateKey) (*functi
 		return nil, err
 	}
 	a.logs.to(seal) // from here on the owner hears what goes wrong
-	var env map[string]string
-	if !n.desc.Config.Bundle.IsZero() {
-		if env, err = a.askBundle(deadline, n); err != nil {
-			return nil, err
-		}
-	}
-	return newFunction(&a.cfg, n, grants, a.launcher, a.logs, a.oom, env)
+	return grants, f.unlock()
 }
 
-// askKeys has the node ask the broker, and opens what comes back.
-func (a *Agent) askKeys(ctx context.Context, n *binding, ephemeral *unseal.PrivateKey) error {
-	var nonce [16]byte
-	if _, err := io.ReadFull(a.cfg.Random, nonce[:]); err != nil {
-		return fmt.Errorf("nonce: %w", err)
-	}
-	statement, err := n.statement(ephemeral.PublicKey(), nonce, a.cfg.Now())
+// restate makes the statement about this sandbox's key anew.
+func (a *Agent) restate() error {
+	st, err := statement(a.ephemeral.PublicKey(), a.cfg.Random, a.cfg.Now())
 	if err != nil {
 		return err
 	}
-	a.link.say(&api.Control{NeedKeys: &api.NeedKeys{Statement: statement}})
-	defer a.link.say(nil)
+	a.mu.Lock()
+	a.statement = st
+	a.mu.Unlock()
+	return nil
+}
+
+// awaitKeys waits for what the broker released, and opens it.
+func (a *Agent) awaitKeys(ctx context.Context, n *binding) error {
 	select {
 	case c := <-a.keys:
 		if p := c.Refused; p != nil {
 			return &api.Error{Code: p.Code, Message: p.Detail, Field: p.Field, Remedy: p.Remedy}
 		}
-		return n.takeKeys(&a.cfg, ephemeral, c.Keys.Sealed)
+		if err := n.takeKeys(&a.cfg, a.ephemeral, c.Keys.Sealed); err != nil {
+			return err
+		}
+		a.mu.Lock()
+		a.statement = nil
+		a.mu.Unlock()
+		return nil
 	case <-ctx.Done():
 		return waited(ctx, "for the function's keys")
 	}
@@ -383,6 +416,7 @@ func (a *Agent) hello() (api.Hello, *os.File) {
 	h := api.Hello{Protocol: api.ControlProtocol, Version: a.cfg.Version}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	h.Statement = a.statement
 	if a.bound == nil {
 		return h, a.launcher.PIDFD
 	}
@@ -404,6 +438,8 @@ func (a *Agent) deliver(c api.Control) {
 		case a.keys <- c:
 		default:
 		}
+	case c.Attest != nil:
+		a.reattest()
 	case c.OOM != nil:
 		a.oom.answer(*c.OOM)
 	case c.Stop != nil:
@@ -411,5 +447,19 @@ func (a *Agent) deliver(c api.Control) {
 		case a.stops <- *c.Stop:
 		default:
 		}
+	}
+}
+
+// reattest answers the node, whose evidence about this sandbox is getting old.
+func (a *Agent) reattest() {
+	if err := a.restate(); err != nil {
+		a.log.Error("statement", "err", err)
+		return
+	}
+	a.mu.Lock()
+	st := a.statement
+	a.mu.Unlock()
+	if err := a.link.send(api.Control{Statement: &api.Attested{Statement: st}}); err != nil {
+		a.log.Debug("statement", "err", err) // a new connection begins with one
 	}
 }

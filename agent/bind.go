@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
 	"path"
@@ -50,11 +51,15 @@ type binding struct {
 	keys   *unseal.KeySet
 }
 
-// newBinding verifies what the node wants this sandbox to be. The owner it
+// newBinding verifies what the node wants this sandbox to be. uid and gid are
+// the launcher's, 0 where it takes them from b later. The owner it
 // finds is only the one that the descriptor claims: whether it is the
 // function's is the key broker's to say, see takeKeys.
 func newBinding(b *api.Bind, uid, gid int) (*binding, error) {
-	if b.UID != uid || b.GID != gid {
+	if b.UID <= 0 || b.GID <= 0 {
+		return nil, api.Errorf(api.CodeStartFailed, "bind says the function is %d:%d: it never runs as root", b.UID, b.GID)
+	}
+	if uid != 0 && (b.UID != uid || b.GID != gid) {
 		return nil, api.Errorf(api.CodeStartFailed,
 			"bind says the function is %d:%d, but the launcher runs as %d:%d", b.UID, b.GID, uid, gid)
 	}
@@ -131,14 +136,17 @@ func (n *binding) setUpstream(s string) error {
 // hosts reports whether the function serves HTTP itself.
 func (n *binding) hosts() bool { return n.desc.Config.Mode == sealed.ModeHTTP }
 
-// statement is what the sandbox asks for keys with.
-func (n *binding) statement(ephemeral sealed.PublicKey, nonce [16]byte, now time.Time) ([]byte, error) {
+// statement is what the sandbox is given keys for.
+func statement(ephemeral sealed.PublicKey, random io.Reader, now time.Time) ([]byte, error) {
+	var nonce [16]byte
+	if _, err := io.ReadFull(random, nonce[:]); err != nil {
+		return nil, fmt.Errorf("statement: nonce: %w", err)
+	}
 	mode, err := cbor.CoreDetEncOptions().EncMode()
 	if err != nil {
 		return nil, fmt.Errorf("statement: %w", err)
 	}
-	b, err := mode.Marshal(api.Statement{Function: n.name, Revision: n.revision[:], Ephemeral: ephemeral[:],
-		Nonce: nonce[:], IssuedAtMs: now.UnixMilli()})
+	b, err := mode.Marshal(api.Statement{Ephemeral: ephemeral[:], Nonce: nonce[:], IssuedAtMs: now.UnixMilli()})
 	if err != nil {
 		return nil, fmt.Errorf("statement: %w", err)
 	}

@@ -46,32 +46,35 @@ type function struct {
 	pipes   sync.WaitGroup                 // readers of the processes' output
 }
 
-// newFunction makes the caches of a bound function. A replay set and a grant
-// cache live as long as the sandbox, which serves one revision ever.
-func newFunction(cfg *Config, b *binding, grants *sealed.GrantCache, l *launcher.Launcher, logs *logSink, oom *oomWatch, env map[string]string) (*function, error) {
+// newFunction makes a bound function, which start and unlock complete. Its replay
+// set and grant caches live as long as the sandbox, which serves one revision ever.
+func newFunction(cfg *Config, b *binding, l *launcher.Launcher, logs *logSink, oom *oomWatch) *function {
+	return &function{cfg: cfg, b: b, launcher: l, logs: logs, oom: oom,
+		hold: newBudget(cfg.HoldBytes), spools: newBudget(cfg.SpoolBytes),
+		dead: make(chan struct{}), running: make(map[*launcher.Process]struct{})}
+}
+
+// unlock makes it able to open requests, once the binding has its keys.
+func (f *function) unlock() error {
+	cfg := f.cfg
 	replay, err := sealed.NewReplaySet(sealed.ReplayConfig{Size: cfg.ReplaySize, Clock: cfg.Now})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	cacheConfig := unseal.DefaultCacheConfig()
 	cacheConfig.Size = min(cacheConfig.Size, 512)
 	cache, err := unseal.NewCache(cacheConfig)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	opener, err := unseal.NewOpener(unseal.Config{Keys: b.keys, Cache: cache, Replay: replay, Clock: cfg.Now})
-	if err != nil {
-		return nil, err
-	}
-	f := &function{cfg: cfg, b: b, launcher: l, logs: logs, oom: oom, opener: opener, grants: grants,
-		env: environ(b.image.Env, env), hold: newBudget(cfg.HoldBytes), spools: newBudget(cfg.SpoolBytes),
-		dead: make(chan struct{}), running: make(map[*launcher.Process]struct{})}
-	return f, nil
+	f.opener, err = unseal.NewOpener(unseal.Config{Keys: f.b.keys, Cache: cache, Replay: replay, Clock: cfg.Now})
+	return err
 }
 
-// start brings an http function up and returns when it serves. Functions run
-// by exec need nothing.
-func (f *function) start(ctx context.Context) error {
+// start brings an http function up, with env of its bundle beside the image's,
+// and returns when it serves. Functions run by exec need nothing more.
+func (f *function) start(ctx context.Context, bundle map[string]string) error {
+	f.env = environ(f.b.image.Env, bundle)
 	if !f.b.hosts() {
 		return nil
 	}

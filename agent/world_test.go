@@ -41,7 +41,7 @@ func testMain(m *testing.M) int {
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
 		case "launcher":
-			if err := launcher.Main(os.Args[0]); err != nil {
+			if err := launcher.Main(os.Args[0], false); err != nil {
 				fmt.Fprintln(os.Stderr, err)
 				return 1
 			}
@@ -137,7 +137,7 @@ type world struct {
 	done     chan error
 	stopped  sync.Once
 	result   error
-	refuse   *api.Problem // answer to NeedKeys
+	refuse   *api.Problem // instead of keys
 	release  func(*unseal.Release)
 	kills    func() int64
 
@@ -368,12 +368,14 @@ func (n *testNode) frame(f api.Control, pid int) {
 		if !f.Hello.Bound {
 			reply(api.Control{Bind: &api.Bind{Descriptor: w.signed, Image: w.image, UID: testUID, GID: testGID}})
 		}
-	case f.NeedKeys != nil:
+		if len(f.Hello.Statement) == 0 {
+			return
+		}
 		if w.refuse != nil {
 			reply(api.Control{Refused: w.refuse})
 			return
 		}
-		sealedRelease, err := w.sealRelease(f.NeedKeys.Statement)
+		sealedRelease, err := w.sealRelease(f.Hello.Statement)
 		if err != nil {
 			w.t.Errorf("release: %v", err)
 			return
@@ -415,9 +417,6 @@ func (w *world) sealRelease(statement []byte) ([]byte, error) {
 	if err := cbor.Unmarshal(statement, &s); err != nil {
 		return nil, err
 	}
-	if s.Function != w.desc.FullName() || !bytes.Equal(s.Revision, w.revision[:]) {
-		return nil, fmt.Errorf("statement of %s %x", s.Function, s.Revision)
-	}
 	rel := &unseal.Release{Owner: w.owner.SigningKey(), Signing: scalar(w.function.Signer()), Decryption: [][]byte{scalar(w.function.Decrypter())}}
 	if w.release != nil {
 		w.release(rel)
@@ -428,7 +427,7 @@ func (w *world) sealRelease(statement []byte) ([]byte, error) {
 	}
 	now := time.Now()
 	g, err := sealed.NewGrant(sealed.GrantParams{Role: sealed.RoleRelease, Recipient: sealed.PublicKey(s.Ephemeral),
-		Sender: w.broker.Signer(), Context: w.revision, Name: s.Function, NotBefore: now.Add(-time.Minute), NotAfter: now.Add(5 * time.Minute)})
+		Sender: w.broker.Signer(), Context: w.revision, Name: w.desc.FullName(), NotBefore: now.Add(-time.Minute), NotAfter: now.Add(5 * time.Minute)})
 	if err != nil {
 		return nil, err
 	}

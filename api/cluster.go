@@ -31,7 +31,8 @@ type NodeLoad struct {
 	Free     Resources      `json:"f"`           // unreserved or held by idle sandboxes, which make room; and really there by procfs and cgroups
 	Warm     map[string]int `json:"w,omitempty"` // RevisionKey -> free slots in running sandboxes
 	Images   []string       `json:"i,omitempty"` // ImageKey of images on its disk, newest first, bounded
-	Running  int            `json:"r"`           // sandboxes
+	Running  int            `json:"r"`           // sandboxes that have a function
+	Pooled   int            `json:"p,omitempty"` // sandboxes that wait for one
 	InFlight int            `json:"q"`           // invocations
 	Draining bool           `json:"d,omitempty"`
 }

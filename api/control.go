@@ -12,15 +12,18 @@ import (
 // breaks. Each side sends frames: u32 big-endian length, then a JSON Control.
 // The directory of the sockets is closed to the function's uid.
 const (
+	FunctionRoot    = "/fn"                       // in a sandbox that waits without a function: where the launcher will find its root
 	AgentRunDir     = "/run/faasd-sec"            // in the task: the bind-mounted socket directory, mode 0700
 	AgentNodeSocket = AgentRunDir + "/node.sock"  // the node listens, the agent dials: control frames
 	AgentHTTPSocket = AgentRunDir + "/agent.sock" // the agent listens: AgentPathInvoke, AgentPathBundle
 	AgentBinary     = "/.faasd-sec/agent"         // in the task: the agent, bind-mounted read-only, PID 1
 
+	EnvBlank = "FAASD_SEC_BLANK" // "1" in PID 1's environment: the sandbox was created without a function
+
 	AgentPathInvoke = "/invoke" // POST a sealed request; 200 with a sealed reply, or a problem
 	AgentPathBundle = "/bundle" // PUT the sealed bundle; 204, or a problem
 
-	ControlProtocol = 1       // Hello.Protocol
+	ControlProtocol = 2       // Hello.Protocol
 	MaxControlFrame = 1 << 20 // bytes
 )
 
@@ -28,7 +31,7 @@ const (
 type Control struct {
 	// Agent to node.
 	Hello      *Hello    `json:"hello,omitempty"`       // first frame of each connection; on the first connection SCM_RIGHTS carries the launcher's pidfd with it
-	NeedKeys   *NeedKeys `json:"need_keys,omitempty"`   // relay this statement to the key broker
+	Statement  *Attested `json:"statement,omitempty"`   // answer to Attest
 	NeedBundle *Empty    `json:"need_bundle,omitempty"` // PUT the sealed bundle now
 	Ready      *Empty    `json:"ready,omitempty"`       // invocations are served
 	Failed     *Problem  `json:"failed,omitempty"`      // the sandbox cannot serve and is to be removed
@@ -37,9 +40,10 @@ type Control struct {
 	AskOOM     *AskOOM   `json:"ask_oom,omitempty"` // how often was the function OOM killed?
 
 	// Node to agent.
-	Bind    *Bind         `json:"bind,omitempty"`    // answer to the first Hello
-	Keys    *ReleaseReply `json:"keys,omitempty"`    // answer to NeedKeys; empty Sealed with Refused set if refused
-	Refused *Problem      `json:"refused,omitempty"` // answer to NeedKeys
+	Attest  *Empty        `json:"attest,omitempty"`  // make a new statement: the last one is getting old
+	Bind    *Bind         `json:"bind,omitempty"`    // once, any time after the first Hello
+	Keys    *ReleaseReply `json:"keys,omitempty"`    // once, after Bind or before it
+	Refused *Problem      `json:"refused,omitempty"` // instead of Keys
 	OOM     *OOM          `json:"oom,omitempty"`     // answer to AskOOM
 	Stop    *Stop         `json:"stop,omitempty"`    // end the function and exit
 }
@@ -49,15 +53,17 @@ type Empty struct{}
 
 // Hello introduces the agent.
 type Hello struct {
-	Protocol int    `json:"protocol"`
-	Version  string `json:"version"`
-	Bound    bool   `json:"bound"` // true on a reconnection: the sandbox serves a function already
-	Revision string `json:"revision,omitempty"`
-	Ready    bool   `json:"ready,omitempty"`
+	Protocol  int    `json:"protocol"`
+	Version   string `json:"version"`
+	Statement []byte `json:"statement,omitempty"` // CBOR of Statement, until it is bound
+	Bound     bool   `json:"bound"`               // true on a reconnection: the sandbox serves a function already
+	Revision  string `json:"revision,omitempty"`
+	Ready     bool   `json:"ready,omitempty"`
 }
 
-// Bind makes the sandbox one of a revision. The node answers the first Hello
-// with it, after it moved the launcher into the function's cgroup.
+// Bind makes the sandbox one of a revision. The node sends it after it moved
+// the launcher into the function's cgroup, wrote the function's limits and,
+// where the sandbox waited without a function, mounted its root.
 type Bind struct {
 	Descriptor []byte      `json:"descriptor"` // signed; the agent verifies it and takes every setting from it
 	Image      ImageConfig `json:"image"`
@@ -74,8 +80,8 @@ type ImageConfig struct {
 	User       string   `json:"user,omitempty"`
 }
 
-// NeedKeys carries a CBOR Statement.
-type NeedKeys struct {
+// Attested carries a CBOR Statement.
+type Attested struct {
 	Statement []byte `json:"statement"`
 }
 

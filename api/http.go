@@ -90,7 +90,9 @@ type SandboxStatus struct {
 	Node      string       `json:"node"`
 	Function  FunctionName `json:"function"`
 	Revision  string       `json:"revision"`
-	State     string       `json:"state"` // starting, ready, stopping, dead
+	State     string       `json:"state"`                  // starting, ready, frozen, stopping, dead
+	Start     string       `json:"start,omitempty"`        // StartPooled or StartPlain
+	StartWhy  string       `json:"start_reason,omitempty"` // why it is not pooled
 	InFlight  int          `json:"in_flight"`
 	StartedAt int64        `json:"started_at"`           // unix milliseconds
 	StartMs   int64        `json:"start_ms"`             // time from decision to ready
@@ -99,6 +101,12 @@ type SandboxStatus struct {
 	Memory    int64        `json:"memory"`               // bytes in use
 	CPUMicros int64        `json:"cpu_us"`               // CPU time used
 }
+
+// How a sandbox came to its function.
+const (
+	StartPooled = "pooled" // it waited without one, and the image was mounted into it
+	StartPlain  = "plain"  // it was created with the image as its root
+)
 
 // LogFrame is one sealed log message of a sandbox, as JSON in a frame. Sealed
 // is a role 7 message that only the function's owner can open.
@@ -118,17 +126,19 @@ type BrokerInfo struct {
 
 // ReleaseRequest asks the broker for a function's keys on behalf of a sandbox.
 type ReleaseRequest struct {
+	Function  string     `json:"function"`  // full name
+	Revision  string     `json:"revision"`  // digest, hex
 	Statement []byte     `json:"statement"` // made by the agent: CBOR of Statement
-	Evidence  []Evidence `json:"evidence"`  // made by the node
+	Evidence  []Evidence `json:"evidence"`  // made by the node, about the statement
 }
 
 // Statement is what a sandbox says of itself; evidence vouches for its digest.
+// It names no function, so that it can be made, and vouched for, before the
+// sandbox has one: what matters is who can read what is sealed to Ephemeral.
 type Statement struct {
-	Function   string `cbor:"1,keyasint"` // full name
-	Revision   []byte `cbor:"2,keyasint"` // 32 bytes
-	Ephemeral  []byte `cbor:"3,keyasint"` // the sandbox's SM2 decryption point, 65 bytes
-	Nonce      []byte `cbor:"4,keyasint"` // 16 random bytes
-	IssuedAtMs int64  `cbor:"5,keyasint"` // unix milliseconds
+	Ephemeral  []byte `cbor:"1,keyasint"` // the sandbox's SM2 decryption point, 65 bytes
+	Nonce      []byte `cbor:"2,keyasint"` // 16 random bytes
+	IssuedAtMs int64  `cbor:"3,keyasint"` // unix milliseconds
 }
 
 // Evidence is one proof, of one type, about a statement.

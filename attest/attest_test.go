@@ -101,7 +101,7 @@ func TestForgedNodeKeyEvidenceIsRefused(t *testing.T) {
 		want      string
 	}{
 		"another statement":   {"another", good, noon, "signature"},
-		"too old":             {"a statement", good, noon.Add(61 * time.Second), "clock"},
+		"too old":             {"a statement", good, noon.Add(301 * time.Second), "clock"},
 		"from the future":     {"a statement", good, noon.Add(-61 * time.Second), "clock"},
 		"another type":        {"a statement", api.Evidence{Type: "tpm", Data: good.Data}, noon, "type"},
 		"node not enrolled":   {"a statement", foreign, noon, "authority"},
@@ -196,7 +196,7 @@ func TestStatementIsCheckedStrictly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	good := api.Statement{Function: "hello.openfaas-fn", Revision: make([]byte, 32), Ephemeral: pub[:],
+	good := api.Statement{Ephemeral: pub[:],
 		Nonce: make([]byte, 16), IssuedAtMs: noon.UnixMilli()}
 	encode := func(s any) []byte {
 		b, err := cbor.Marshal(s)
@@ -206,17 +206,14 @@ func TestStatementIsCheckedStrictly(t *testing.T) {
 		return b
 	}
 	got, err := attest.ParseStatement(encode(good), noon)
-	if err != nil || got.Function != "hello.openfaas-fn" || got.Ephemeral != pub {
+	if err != nil || got.Ephemeral != pub {
 		t.Fatalf("%+v, %v", got, err)
 	}
 	bad := map[string]func(s *api.Statement){
-		"short name":      func(s *api.Statement) { s.Function = "hello" },
-		"bad name":        func(s *api.Statement) { s.Function = "../x.y" },
-		"revision length": func(s *api.Statement) { s.Revision = s.Revision[:31] },
-		"ephemeral":       func(s *api.Statement) { s.Ephemeral = make([]byte, 65) },
-		"nonce":           func(s *api.Statement) { s.Nonce = nil },
-		"old":             func(s *api.Statement) { s.IssuedAtMs -= 61_000 },
-		"future":          func(s *api.Statement) { s.IssuedAtMs += 61_000 },
+		"ephemeral": func(s *api.Statement) { s.Ephemeral = make([]byte, 65) },
+		"nonce":     func(s *api.Statement) { s.Nonce = nil },
+		"old":       func(s *api.Statement) { s.IssuedAtMs -= 301_000 },
+		"future":    func(s *api.Statement) { s.IssuedAtMs += 61_000 },
 	}
 	for name, change := range bad {
 		s := good
@@ -226,7 +223,7 @@ func TestStatementIsCheckedStrictly(t *testing.T) {
 		}
 	}
 	for name, b := range map[string][]byte{"empty": nil, "junk": []byte("junk"), "trailing": append(encode(good), 0),
-		"huge": make([]byte, 2000), "unknown key": encode(map[int]any{1: "hello.openfaas-fn", 7: 1})} {
+		"huge": make([]byte, 2000), "unknown key": encode(map[int]any{1: good.Ephemeral, 2: good.Nonce, 3: good.IssuedAtMs, 7: 1})} {
 		if _, err := attest.ParseStatement(b, noon); err == nil {
 			t.Errorf("%s was accepted", name)
 		}

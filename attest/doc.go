@@ -1,9 +1,11 @@
 // Package attest decides whether a sandbox that asks for a function's keys is
 // what its owner allows to have them.
 //
-// A sandbox makes a statement: the function and revision it serves, and the
-// ephemeral key the keys are to be sealed to. The machine under it adds evidence
-// about that statement, of one or more types. A Verifier understands one type
+// A sandbox makes a statement: the ephemeral key that only it can decrypt with.
+// The machine under it adds evidence about that statement, of one or more types,
+// which can be done while the sandbox waits for a function: keys that are sealed
+// to the statement's key reach that sandbox and nobody else, whichever function
+// they are for. A Verifier understands one type
 // and turns evidence into Claims; Verifiers is the fixed set that a relying
 // party, the key broker, was configured with.
 //
@@ -25,9 +27,12 @@ import (
 	"github.com/faasd-sec/faasd-sec/sealed"
 )
 
-// MaxSkew is how far the time in a piece of evidence or in a statement may be
-// from the verifier's clock, both ways.
-const MaxSkew = 60 * time.Second
+// MaxAge is how old evidence or a statement may be by the verifier's clock: they
+// are made while a sandbox waits. MaxSkew is how far in the future it may lie.
+const (
+	MaxAge  = 5 * time.Minute
+	MaxSkew = 60 * time.Second
+)
 
 // Claims are what a verifier vouches for.
 type Claims struct {

@@ -16,8 +16,6 @@ const MaxStatement = 1024
 
 // Statement is a sandbox's statement in checked form.
 type Statement struct {
-	Function  api.FunctionName
-	Revision  sealed.Digest
 	Ephemeral sealed.PublicKey // what the sandbox can decrypt with
 	IssuedAt  time.Time
 }
@@ -32,7 +30,7 @@ func strictCBOR() (cbor.DecMode, error) {
 }
 
 // ParseStatement decodes and checks a statement: its fields, and that it was
-// made within MaxSkew of now. It proves nothing about who made it.
+// made at most MaxAge before now. It proves nothing about who made it.
 func ParseStatement(b []byte, now time.Time) (Statement, error) {
 	if len(b) > MaxStatement {
 		return Statement{}, badStatement(fmt.Errorf("%d bytes, at most %d are read", len(b), MaxStatement))
@@ -46,13 +44,6 @@ func ParseStatement(b []byte, now time.Time) (Statement, error) {
 		return Statement{}, badStatement(errors.New("it is not the CBOR of a statement"))
 	}
 	var s Statement
-	if s.Function, err = api.ParseFunctionName(raw.Function); err != nil || string(s.Function) != raw.Function {
-		return Statement{}, badStatement(errors.New("function is not a full function name"))
-	}
-	if len(raw.Revision) != len(s.Revision) {
-		return Statement{}, badStatement(fmt.Errorf("revision has %d bytes, not 32", len(raw.Revision)))
-	}
-	copy(s.Revision[:], raw.Revision)
 	if s.Ephemeral, err = sealed.ParsePublicKey(raw.Ephemeral); err != nil {
 		return Statement{}, badStatement(errors.New("ephemeral is not a point on the SM2 curve"))
 	}
@@ -71,9 +62,13 @@ func badStatement(err error) error {
 }
 
 func fresh(made, now time.Time) error {
-	if d := now.Sub(made); d > MaxSkew || d < -MaxSkew {
-		return fmt.Errorf("made %s away from the key broker's clock, at most %s is taken: set the clocks, for example by NTP",
-			d.Abs().Round(time.Second), MaxSkew)
+	switch age := now.Sub(made); {
+	case age > MaxAge:
+		return fmt.Errorf("made %s ago by the key broker's clock, at most %s is taken: set the clocks, for example by NTP",
+			age.Round(time.Second), MaxAge)
+	case age < -MaxSkew:
+		return fmt.Errorf("made %s ahead of the key broker's clock, at most %s is taken: set the clocks, for example by NTP",
+			(-age).Round(time.Second), MaxSkew)
 	}
 	return nil
 }

@@ -27,7 +27,7 @@ func BenchmarkRelease(b *testing.B) {
 		b.Fatal(err)
 	}
 	agent := sealed.Digest(sm3.Sum([]byte("agent")))
-	req := api.ReleaseRequest{Statement: st, Evidence: []api.Evidence{{Type: "word", Data: []byte("n1 " + agent.String())}}}
+	req := api.ReleaseRequest{Function: s.fn, Revision: s.rev.String(), Statement: st, Evidence: []api.Evidence{{Type: "word", Data: []byte("n1 " + agent.String())}}}
 	for b.Loop() {
 		if _, err := r.b.Release(b.Context(), "n1", req); err != nil {
 			b.Fatal(err)

@@ -39,6 +39,7 @@ type Broker struct {
 	opener  *unseal.Opener
 	owners  *reqauth.Verifier
 	nodes   *limiter
+	once    *onceOnly
 	metrics *metrics
 }
 
@@ -77,7 +78,7 @@ func New(cfg Config) (*Broker, error) {
 		cfg.NodeRate = DefaultNodeRate()
 	}
 	return &Broker{cfg: cfg, vault: v, opener: opener, metrics: m,
-		owners: reqauth.NewVerifier(cfg.Now), nodes: newLimiter(cfg.NodeRate, cfg.Now)}, nil
+		owners: reqauth.NewVerifier(cfg.Now), nodes: newLimiter(cfg.NodeRate, cfg.Now), once: newOnceOnly(cfg.Now)}, nil
 }
 
 // Info is the broker's public identity.

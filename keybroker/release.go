@@ -21,12 +21,14 @@ const releaseWindow = 5 * time.Minute
 func (b *Broker) Release(ctx context.Context, node string, req api.ReleaseRequest) (api.ReleaseReply, error) {
 	var d decision
 	reply, err := b.release(ctx, node, req, &d)
-	b.decided("release", string(d.statement.Function), err, "node", node, "tier", d.claims.Tier(), "agent", d.claims.AgentDigest.String())
+	b.decided("release", string(d.function), err, "node", node, "tier", d.claims.Tier(), "agent", d.claims.AgentDigest.String())
 	return reply, err
 }
 
 // decision is what was learnt on the way, for the log.
 type decision struct {
+	function  api.FunctionName
+	revision  sealed.Digest
 	statement attest.Statement
 	claims    attest.Claims
 }
@@ -35,10 +37,17 @@ func (b *Broker) release(ctx context.Context, node string, req api.ReleaseReques
 	if !b.nodes.allow(node) {
 		return reply, &api.Error{Code: api.CodeBusy, Field: "node", Message: "this node asks for keys too often", Remedy: "retry later"}
 	}
+	name, err := api.ParseFunctionName(req.Function)
+	if err != nil || string(name) != req.Function {
+		return reply, api.Invalid("function", "write NAME.NAMESPACE", "it is not a full function name")
+	}
+	d.function = name
+	if d.revision, err = sealed.ParseDigest(req.Revision); err != nil {
+		return reply, api.Invalid("revision", "write 64 hex digits", err.Error())
+	}
 	if d.statement, err = attest.ParseStatement(req.Statement, b.cfg.Now()); err != nil {
 		return reply, err
 	}
-	name := d.statement.Function
 	b.vault.mu.RLock()
 	current, err := b.vault.read(name)
 	b.vault.mu.RUnlock()
@@ -57,7 +66,7 @@ func (b *Broker) release(ctx context.Context, node string, req api.ReleaseReques
 	if err != nil {
 		return reply, fmt.Errorf("keybroker: revision of %s: %w", name, err)
 	}
-	if rev != d.statement.Revision {
+	if rev != d.revision {
 		return reply, &api.Error{Code: api.CodeStaleRevision, Field: "revision",
 			Message: "the keys are released for the current revision alone", Remedy: "start the current revision"}
 	}
@@ -67,7 +76,10 @@ func (b *Broker) release(ctx context.Context, node string, req api.ReleaseReques
 	if err := b.checkClaims(d.claims, node); err != nil {
 		return reply, err
 	}
-	sealedKeys, err := b.seal(d.statement, current)
+	if err := b.once.claim(d.statement, name, rev); err != nil {
+		return reply, err
+	}
+	sealedKeys, err := b.seal(d, current)
 	if err != nil {
 		return reply, err
 	}
@@ -90,7 +102,7 @@ func (b *Broker) checkClaims(c attest.Claims, node string) error {
 
 // seal makes one grant for one message: with a shared one, whoever learnt the
 // seed of one release could make others.
-func (b *Broker) seal(st attest.Statement, r *record) ([]byte, error) {
+func (b *Broker) seal(d *decision, r *record) ([]byte, error) {
 	owner, err := r.owner()
 	if err != nil {
 		return nil, fmt.Errorf("keybroker: the owner on record: %w", err)
@@ -101,8 +113,8 @@ func (b *Broker) seal(st attest.Statement, r *record) ([]byte, error) {
 	}
 	defer clear(body)
 	now := b.cfg.Now()
-	g, err := sealed.NewGrant(sealed.GrantParams{Role: sealed.RoleRelease, Recipient: st.Ephemeral, Sender: b.cfg.Identity.signer,
-		Context: st.Revision, Name: string(st.Function), NotBefore: now.Add(-time.Minute), NotAfter: now.Add(releaseWindow), Random: b.cfg.Random})
+	g, err := sealed.NewGrant(sealed.GrantParams{Role: sealed.RoleRelease, Recipient: d.statement.Ephemeral, Sender: b.cfg.Identity.signer,
+		Context: d.revision, Name: string(d.function), NotBefore: now.Add(-time.Minute), NotAfter: now.Add(releaseWindow), Random: b.cfg.Random})
 	if err != nil {
 		return nil, fmt.Errorf("keybroker: seal a release: %w", err)
 	}

@@ -53,13 +53,14 @@ func TestReleaseRefusals(t *testing.T) {
 		wantCode(t, err, api.CodeKeyRefused)
 	})
 	t.Run("no evidence", func(t *testing.T) {
-		b, _ := cbor.Marshal(r.sandbox(rev).st)
-		_, err := r.b.Release(t.Context(), "n1", api.ReleaseRequest{Statement: b})
+		s := r.sandbox(rev)
+		b, _ := cbor.Marshal(s.st)
+		_, err := r.b.Release(t.Context(), "n1", api.ReleaseRequest{Function: s.fn, Revision: s.rev.String(), Statement: b})
 		wantCode(t, err, api.CodeKeyRefused)
 	})
 	t.Run("old statement", func(t *testing.T) {
 		s := r.sandbox(rev)
-		s.st.IssuedAtMs -= 120_000
+		s.st.IssuedAtMs -= 301_000
 		_, err := r.ask("n1", s, "n1")
 		wantCode(t, err, api.CodeKeyRefused)
 	})
@@ -69,9 +70,15 @@ func TestReleaseRefusals(t *testing.T) {
 	})
 	t.Run("unknown function", func(t *testing.T) {
 		s := r.sandbox(rev)
-		s.st.Function = "other.openfaas-fn"
+		s.fn = "other.openfaas-fn"
 		_, err := r.ask("n1", s, "n1")
 		wantCode(t, err, api.CodeNotFound)
+	})
+	t.Run("name that is not full", func(t *testing.T) {
+		s := r.sandbox(rev)
+		s.fn = "hello"
+		_, err := r.ask("n1", s, "n1")
+		wantCode(t, err, api.CodeInvalid)
 	})
 	t.Run("type the owner does not accept", func(t *testing.T) {
 		r.mustDeposit(r.descriptor(2, func(d *sealed.Descriptor) { d.Config.Policy.Attestation = []string{"tdx"} }))
@@ -84,6 +91,29 @@ func TestReleaseRefusals(t *testing.T) {
 		_, err := r.ask("n1", r.sandbox(revision(t, none)), "n1")
 		wantCode(t, err, api.CodeKeyRefused)
 	})
+}
+
+func TestASandboxGetsTheKeysOfOneFunctionOnly(t *testing.T) {
+	r := newRig(t)
+	d := r.descriptor(1)
+	r.mustDeposit(d)
+	other := r.descriptor(1, func(d *sealed.Descriptor) { d.Name = "second" })
+	r.mustDeposit(other)
+	s := r.sandbox(revision(t, d))
+	for range 2 { // asking again is what a node does whose connection broke
+		if _, err := r.ask("n1", s, "n1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	same := *s
+	same.fn, same.rev = other.FullName(), revision(t, other)
+	_, err := r.ask("n1", &same, "n1")
+	wantCode(t, err, api.CodeKeyRefused)
+	// A newer statement of the same sandbox changes nothing.
+	r.now = r.now.Add(4 * time.Minute)
+	same.st.IssuedAtMs, same.st.Nonce = r.now.UnixMilli(), append(make([]byte, 15), 1)
+	_, err = r.ask("n1", &same, "n1")
+	wantCode(t, err, api.CodeKeyRefused)
 }
 
 func TestOnlyAllowedAgentsGetKeys(t *testing.T) {

@@ -165,6 +165,8 @@ func (r *rig) mustDeposit(d *sealed.Descriptor) {
 // sandbox is one that asks for keys.
 type sandbox struct {
 	key *unseal.PrivateKey
+	fn  string
+	rev sealed.Digest
 	st  api.Statement
 }
 
@@ -175,7 +177,7 @@ func (r *rig) sandbox(rev sealed.Digest) *sandbox {
 		r.t.Fatal(err)
 	}
 	pub := k.PublicKey()
-	return &sandbox{key: k, st: api.Statement{Function: fnName, Revision: rev[:], Ephemeral: pub[:], Nonce: make([]byte, 16), IssuedAtMs: r.now.UnixMilli()}}
+	return &sandbox{key: k, fn: fnName, rev: rev, st: api.Statement{Ephemeral: pub[:], Nonce: make([]byte, 16), IssuedAtMs: r.now.UnixMilli()}}
 }
 
 func (r *rig) ask(node string, s *sandbox, evidence string) (api.ReleaseReply, error) {
@@ -185,7 +187,7 @@ func (r *rig) ask(node string, s *sandbox, evidence string) (api.ReleaseReply, e
 		r.t.Fatal(err)
 	}
 	agent := sealed.Digest(sm3.Sum([]byte("agent")))
-	return r.b.Release(r.t.Context(), node, api.ReleaseRequest{Statement: b,
+	return r.b.Release(r.t.Context(), node, api.ReleaseRequest{Function: s.fn, Revision: s.rev.String(), Statement: b,
 		Evidence: []api.Evidence{{Type: "word", Data: []byte(evidence + " " + agent.String())}}})
 }
 
@@ -204,7 +206,7 @@ func (s *sandbox) open(r *rig, sealedKeys []byte) (*unseal.Release, error) {
 		r.t.Fatal(err)
 	}
 	m, err := o.Open(bytes.NewReader(sealedKeys), unseal.Expect{Role: sealed.RoleRelease, Name: fnName,
-		Context: sealed.Digest(s.st.Revision), Senders: unseal.Only(r.id.SigningKey())})
+		Context: s.rev, Senders: unseal.Only(r.id.SigningKey())})
 	if err != nil {
 		return nil, err
 	}

@@ -31,6 +31,14 @@ type Spec struct {
 	AllowInet bool             // let the function open AF_INET(6) sockets on its loopback
 }
 
+// BlankSpec asks for a sandbox without a function.
+type BlankSpec struct {
+	ID        string   // as in Spec
+	AgentPath string   // as in Spec
+	AgentEnv  []string // as in Spec
+	SocketDir string   // as in Spec
+}
+
 // Tmpfs is one more memory-backed directory, charged to the memory limit.
 type Tmpfs struct {
 	Path  string // absolute, in the sandbox
@@ -60,8 +68,17 @@ type Runtime interface {
 	// Create makes a sandbox, verifies its limits and starts its agent. On an
 	// error nothing remains.
 	Create(ctx context.Context, spec Spec) (Sandbox, error)
+	// CanBind says whether a blank can become a sandbox of img here: nil, or an
+	// error that wraps ErrUnsupported and says why in words for people. Then
+	// Create is the way.
+	CanBind(img Image) error
+	// CreateBlank makes a sandbox ahead of its function and starts its agent
+	// under the limits of AgentOverhead alone. It holds no image. The caller
+	// passes the launcher to AdmitLauncher as soon as it is known, which is when
+	// the runtime takes the handles that Bind needs; later Bind, or Remove.
+	CreateBlank(ctx context.Context, spec BlankSpec) (Sandbox, error)
 	// Recover returns the sandboxes of an earlier life of the daemon that still
-	// run, and removes the remains of those that do not.
+	// run, and removes the remains of those that do not, blanks included.
 	Recover(ctx context.Context) ([]Sandbox, error)
 	// Events delivers what happens to sandboxes until Close. The runtime never
 	// blocks on a slow reader longer than it must and drops nothing but repeats.
@@ -78,6 +95,17 @@ type Sandbox interface {
 	// function's processes into the function's own sub-cgroup. pid is as the
 	// host sees it and must be a process of this sandbox.
 	AdmitLauncher(ctx context.Context, pid int) error
+	// Bind makes a blank whose launcher was admitted a sandbox of spec's function:
+	// when it returns nil its limits are written and read back and its root is
+	// mounted, and nothing of the function has run. ID, AgentPath, AgentEnv and
+	// SocketDir of spec are those of the blank or empty. It is called once; after
+	// an error the sandbox can only be removed.
+	Bind(ctx context.Context, spec Spec) error
+	// Freeze stops every process of the sandbox where it is, Thaw lets them go
+	// on. Both are idempotent and return when the kernel has done it. A frozen
+	// sandbox can be removed.
+	Freeze(ctx context.Context) error
+	Thaw(ctx context.Context) error
 	// Usage reads the sandbox's counters from the kernel.
 	Usage(ctx context.Context) (Usage, error)
 	// OOMKills counts OOM kills in the function's sub-cgroup since Create.
@@ -89,7 +117,8 @@ type Sandbox interface {
 	Remove(ctx context.Context, grace time.Duration) error
 }
 
-// Info is what stays the same in a sandbox's life and can be recovered.
+// Info is what stays the same in a sandbox's life, but for Bind, and can be
+// recovered.
 type Info struct {
 	ID        string
 	Function  api.FunctionName
@@ -98,7 +127,9 @@ type Info struct {
 	Resources api.Resources
 	UID, GID  int
 	CreatedAt time.Time
-	PID       int // of the agent, as the host sees it
+	PID       int    // of the agent, as the host sees it
+	Start     string // api.StartPooled or api.StartPlain
+	Blank     bool   // it has no function yet
 }
 
 // Usage are a sandbox's counters.

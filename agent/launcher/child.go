@@ -16,14 +16,22 @@ import (
 
 // Main is the launcher's whole life: it returns when the agent's end of the
 // pair is closed, after it has killed what it started. self is the path of the
-// agent's binary as the launcher can execute it.
-func Main(self string) error {
+// agent's binary.
+//
+// A blank one was started without a function, as root of the sandbox in
+// namespaces of its own: it sets them up, and becomes the function's when the
+// agent says so. private are directories of the agent's alone.
+func Main(self string, blank bool, private ...string) error {
 	// The function runs under the same uid: without this it could write our
 	// memory through /proc. Executing the function makes it dumpable again.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("launcher: not dumpable: %w", err)
 	}
-	if err := checkPowerless(); err != nil {
+	check := checkPowerless
+	if blank {
+		check = func() error { return settle(private) }
+	}
+	if err := check(); err != nil {
 		return fmt.Errorf("launcher: %w", err)
 	}
 	// Whatever else we were started with must not reach a function: the Go
@@ -45,15 +53,36 @@ func Main(self string) error {
 		return errors.New("launcher: descriptor 3 is not a unix socket")
 	}
 	defer conn.Close()
-	filter, err := Filter(FilterOptions{})
+	exe, err := openSelf(self)
+	if err != nil {
+		return fmt.Errorf("launcher: %w", err)
+	}
+	defer unix.Close(exe)
+	filter, err := Filter(FilterOptions{AllowEnter: blank})
 	if err != nil {
 		return err
 	}
 	if err := Install(filter); err != nil {
 		return err
 	}
-	c := &child{conn: conn, self: self, running: make(map[int]uint64), pids: make(map[uint64]int)}
+	c := &child{conn: conn, self: "/proc/self/fd/" + strconv.Itoa(exe), blank: blank,
+		running: make(map[int]uint64), pids: make(map[uint64]int)}
 	return c.serve()
+}
+
+// openSelf opens the agent's binary, to which no path leads from a function's
+// root. Its number is above those that a function is given.
+func openSelf(path string) (int, error) {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("open %s: %w", path, err)
+	}
+	defer unix.Close(fd)
+	high, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 64)
+	if err != nil {
+		return -1, fmt.Errorf("open %s: %w", path, err)
+	}
+	return high, nil
 }
 
 // checkPowerless refuses to run with a capability: nothing the agent does wrong
@@ -77,8 +106,9 @@ func checkPowerless() error {
 
 // child is the launcher's state.
 type child struct {
-	conn *net.UnixConn
-	self string
+	conn  *net.UnixConn
+	self  string
+	blank bool // not entered yet
 
 	mu      sync.Mutex     // held from before a fork until its pid is in the maps
 	running map[int]uint64 // pid → id
@@ -120,14 +150,18 @@ func (c *child) serve() error {
 		}
 		switch m.Op {
 		case opStart:
+			if c.blank {
+				c.reply(m.ID, 0, errors.New("there is no function yet"))
+				break
+			}
 			c.start(m, fds)
 		case opSignal:
 			c.signal(m)
-		case opConfigure:
-			c.reply(m.ID, 0, c.configure(m))
+		case opEnter:
+			c.reply(m.ID, 0, c.enter(m))
 		case opUnpack:
-			if len(fds) != 1 {
-				c.reply(m.ID, 0, errors.New("unpack needs one file"))
+			if len(fds) != 1 || c.blank {
+				c.reply(m.ID, 0, errors.New("unpack needs one file, and a function"))
 				break
 			}
 			archive := os.NewFile(uintptr(fds[0]), "archive")
@@ -156,11 +190,20 @@ func (c *child) reply(id uint64, pid int, err error) {
 	_ = send(c.conn, m)
 }
 
-func (c *child) configure(m message) error {
-	if !m.DenyInet {
+// enter makes this launcher the function's. From then on nothing widens again.
+func (c *child) enter(m message) error {
+	if c.blank {
+		if err := enter(m.Root, m.UID, m.GID); err != nil {
+			return err
+		}
+		c.blank = false
+	} else if m.Root != "" || !m.DenyInet {
+		if m.Root != "" {
+			return errors.New("this launcher has its root already")
+		}
 		return nil
 	}
-	filter, err := Filter(FilterOptions{DenyInet: true})
+	filter, err := Filter(FilterOptions{DenyInet: m.DenyInet})
 	if err != nil {
 		return err
 	}

@@ -28,7 +28,7 @@ func testMain(m *testing.M) int {
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
 		case "launcher":
-			if err := Main(os.Args[0]); err != nil {
+			if err := Main(os.Args[0], false); err != nil {
 				fmt.Fprintln(os.Stderr, err)
 				return 1
 			}
@@ -271,7 +271,7 @@ func TestFilterOnFunctions(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, out)
 		}
 	}
-	if err := l.Configure(t.Context(), FilterOptions{DenyInet: true}); err != nil {
+	if err := l.Enter(t.Context(), EnterOptions{FilterOptions: FilterOptions{DenyInet: true}}); err != nil {
 		t.Fatal(err)
 	}
 	out, _ = run(t, l, testBinary, "probe")

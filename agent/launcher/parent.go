@@ -20,7 +20,8 @@ type Command struct {
 	Path     string   // the agent's binary
 	Args     []string // argv[1:], such as "launcher"
 	Env      []string
-	UID, GID int // the function's, never 0
+	UID, GID int  // the function's, never 0 unless Blank
+	Blank    bool // start it without a function; Enter makes it one's
 }
 
 // Launcher is the agent's side. It is safe for concurrent use.
@@ -41,7 +42,7 @@ type Launcher struct {
 // Start forks the launcher and waits until it has given up everything. The
 // caller reaps PID; Close ends it.
 func Start(ctx context.Context, c Command) (_ *Launcher, retErr error) {
-	if c.UID <= 0 || c.GID <= 0 {
+	if !c.Blank && (c.UID <= 0 || c.GID <= 0) {
 		return nil, fmt.Errorf("start launcher: uid %d and gid %d must be above 0", c.UID, c.GID)
 	}
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
@@ -69,8 +70,12 @@ func Start(ctx context.Context, c Command) (_ *Launcher, retErr error) {
 	attr := &syscall.SysProcAttr{
 		// In a session of its own, so that no signal meant for us reaches it.
 		Setsid: true, PidFD: &pidfd,
+	}
+	if c.Blank {
+		attr.Cloneflags = blankNamespaces
+	} else {
 		// The change of ids between fork and exec takes every capability away.
-		Credential: &syscall.Credential{Uid: uint32(c.UID), Gid: uint32(c.GID)},
+		attr.Credential = &syscall.Credential{Uid: uint32(c.UID), Gid: uint32(c.GID)}
 	}
 	pid, err := syscall.ForkExec(c.Path, append([]string{c.Path}, c.Args...), &syscall.ProcAttr{
 		Dir: "/", Env: c.Env, Sys: attr,
@@ -221,9 +226,18 @@ func (f *Failure) Unwrap() error {
 	return f.Errno
 }
 
-// Configure narrows the filter of everything started from now on.
-func (l *Launcher) Configure(ctx context.Context, o FilterOptions) error {
-	_, err := l.call(ctx, message{Op: opConfigure, DenyInet: o.DenyInet}, nil)
+// EnterOptions make a launcher a function's. Root, UID and GID are for a blank
+// one alone.
+type EnterOptions struct {
+	FilterOptions
+	Root     string // where the node mounted the function's root
+	UID, GID int    // the function's, never 0
+}
+
+// Enter makes the launcher the function's: everything started from now on is
+// under its root, its ids and the narrower filter.
+func (l *Launcher) Enter(ctx context.Context, o EnterOptions) error {
+	_, err := l.call(ctx, message{Op: opEnter, DenyInet: o.DenyInet, Root: o.Root, UID: o.UID, GID: o.GID}, nil)
 	return err
 }
 

@@ -25,7 +25,7 @@ var deniedEverywhere = [...]uint32{
 	unix.SYS_IO_URING_SETUP, unix.SYS_IO_URING_ENTER, unix.SYS_IO_URING_REGISTER,
 	unix.SYS_BPF, unix.SYS_PERF_EVENT_OPEN, unix.SYS_USERFAULTFD,
 	unix.SYS_ADD_KEY, unix.SYS_REQUEST_KEY, unix.SYS_KEYCTL,
-	unix.SYS_MOUNT, unix.SYS_UMOUNT2, unix.SYS_PIVOT_ROOT, unix.SYS_CHROOT, unix.SYS_MOVE_MOUNT, unix.SYS_OPEN_TREE,
+	unix.SYS_MOUNT, unix.SYS_UMOUNT2, unix.SYS_PIVOT_ROOT, unix.SYS_MOVE_MOUNT, unix.SYS_OPEN_TREE,
 	unix.SYS_FSOPEN, unix.SYS_FSCONFIG, unix.SYS_FSMOUNT, unix.SYS_FSPICK, unix.SYS_MOUNT_SETATTR,
 	unix.SYS_SETNS, unix.SYS_UNSHARE, unix.SYS_NAME_TO_HANDLE_AT, unix.SYS_OPEN_BY_HANDLE_AT,
 	unix.SYS_INIT_MODULE, unix.SYS_FINIT_MODULE, unix.SYS_DELETE_MODULE, unix.SYS_KEXEC_LOAD, unix.SYS_REBOOT,
@@ -42,8 +42,9 @@ const newNamespaces = unix.CLONE_NEWNS | unix.CLONE_NEWUSER | unix.CLONE_NEWPID 
 
 // FilterOptions say what a filter denies beyond what no sandbox needs.
 type FilterOptions struct {
-	DenyInet bool // no IPv4 or IPv6 sockets, loopback included
-	DenyExec bool // no execve: for the agent, once the launcher runs
+	DenyInet   bool // no IPv4 or IPv6 sockets, loopback included
+	DenyExec   bool // no execve: for the agent, once the launcher runs
+	AllowEnter bool // chroot stays: for a launcher that has no function yet
 }
 
 // Filter assembles a seccomp filter. Denied calls fail with EPERM, clone3 with
@@ -67,6 +68,9 @@ func Filter(o FilterOptions) ([]bpf.RawInstruction, error) {
 	p = append(p, foreignABI(kill)...)
 	denied := append([]uint32{}, deniedEverywhere[:]...)
 	denied = append(denied, deniedHere[:]...)
+	if !o.AllowEnter {
+		denied = append(denied, unix.SYS_CHROOT)
+	}
 	if o.DenyExec {
 		denied = append(denied, unix.SYS_EXECVE, unix.SYS_EXECVEAT)
 	}

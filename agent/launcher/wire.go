@@ -24,13 +24,13 @@ const maxFiles = 4
 
 // The operations.
 const (
-	opReady     = "ready"     // launcher: privileges are gone, the filter is in place
-	opConfigure = "configure" // agent: narrow the filter for this function
-	opStart     = "start"     // agent: fork and exec; files are stdin, stdout, stderr and maybe a listener
-	opSignal    = "signal"    // agent: signal a process group
-	opUnpack    = "unpack"    // agent: unpack the archive that comes through the file
-	opExited    = "exited"    // launcher: a started process ended
-	opReply     = "reply"     // launcher: answer to configure, start or unpack
+	opReady  = "ready"  // launcher: privileges are gone, the filter is in place
+	opEnter  = "enter"  // agent: become the function's, in its root and under its ids, with a narrower filter
+	opStart  = "start"  // agent: fork and exec; files are stdin, stdout, stderr and maybe a listener
+	opSignal = "signal" // agent: signal a process group
+	opUnpack = "unpack" // agent: unpack the archive that comes through the file
+	opExited = "exited" // launcher: a started process ended
+	opReply  = "reply"  // launcher: answer to enter, start or unpack
 )
 
 // message is one packet, in either direction.
@@ -51,6 +51,9 @@ type message struct {
 	Secrets  string   `cbor:"14,keyasint,omitempty"`
 	MaxBytes int64    `cbor:"15,keyasint,omitempty"`
 	MaxFiles int64    `cbor:"16,keyasint,omitempty"`
+	Root     string   `cbor:"17,keyasint,omitempty"`
+	UID      int      `cbor:"18,keyasint,omitempty"`
+	GID      int      `cbor:"19,keyasint,omitempty"`
 }
 
 // errTooLarge means that a message does not fit one packet.

@@ -66,11 +66,11 @@ func (c *Cluster) release() (*unseal.Release, error) {
 		return nil, err
 	}
 	pub := eph.PublicKey()
-	st, err := cbor.Marshal(api.Statement{Function: c.Descriptor.FullName(), Revision: c.Revision[:], Ephemeral: pub[:], Nonce: make([]byte, 16), IssuedAtMs: time.Now().UnixMilli()})
+	st, err := cbor.Marshal(api.Statement{Ephemeral: pub[:], Nonce: make([]byte, 16), IssuedAtMs: time.Now().UnixMilli()})
 	if err != nil {
 		return nil, err
 	}
-	reply, err := c.Broker.Release(c.t.Context(), "n1", api.ReleaseRequest{Statement: st, Evidence: []api.Evidence{{Type: "node-key"}}})
+	reply, err := c.Broker.Release(c.t.Context(), "n1", api.ReleaseRequest{Function: c.Descriptor.FullName(), Revision: c.Revision.String(), Statement: st, Evidence: []api.Evidence{{Type: "node-key"}}})
 	if err != nil {
 		return nil, err
 	}

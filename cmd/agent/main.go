@@ -19,6 +19,7 @@ import (
 
 	"github.com/faasd-sec/faasd-sec/agent"
 	"github.com/faasd-sec/faasd-sec/agent/launcher"
+	"github.com/faasd-sec/faasd-sec/api"
 )
 
 // version is set by the linker.
@@ -40,7 +41,9 @@ func run(args []string) error {
 	case len(args) == 0:
 		return serve(self)
 	case args[0] == "launcher":
-		return launcher.Main(self)
+		return launcher.Main(self, false)
+	case args[0] == "blank-launcher":
+		return launcher.Main(self, true, api.AgentRunDir)
 	case args[0] == launcher.ShimArg:
 		return launcher.Shim(args[1:])
 	case args[0] == "version":
@@ -56,19 +59,19 @@ func serve(self string) error {
 	if os.Getenv(agent.EnvSM4) != "1" {
 		return syscall.Exec(self, os.Args, append(os.Environ(), agent.EnvSM4+"=1"))
 	}
-	uid, err := id(agent.EnvUID)
+	command, err := launch(self)
 	if err != nil {
 		return err
 	}
-	gid, err := id(agent.EnvGID)
-	if err != nil {
-		return err
+	var keep []uintptr
+	if command.Blank {
+		keep = launcher.BlankCapabilities()
 	}
 	// The sandbox's processors are the function's: the agent takes half of them
 	// at most. One that is alone wakes no others, which saves a third of the
 	// CPU time of a small call.
 	runtime.GOMAXPROCS(1)
-	if err := agent.Harden(); err != nil {
+	if err := agent.Harden(keep...); err != nil {
 		return err
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
@@ -85,9 +88,24 @@ func serve(self string) error {
 		runtime.GOMAXPROCS(max(1, min(runtime.NumCPU(), int(min(cpu, 1<<20))/2000)))
 	}
 	cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
-	cfg.Launcher = launcher.Command{Path: self, Args: []string{"launcher"}, UID: uid, GID: gid,
-		Env: []string{"GOMAXPROCS=1", "GOGC=50"}}
+	cfg.Launcher = command
 	return agent.Run(ctx, cfg)
+}
+
+// launch is the launcher that the environment asks for: a function's, or one
+// that waits for its function.
+func launch(self string) (launcher.Command, error) {
+	c := launcher.Command{Path: self, Args: []string{"launcher"}, Env: []string{"GOMAXPROCS=1", "GOGC=50"}}
+	if os.Getenv(api.EnvBlank) == "1" {
+		c.Blank, c.Args = true, []string{"blank-launcher"}
+		return c, nil
+	}
+	var err error
+	if c.UID, err = id(agent.EnvUID); err != nil {
+		return c, err
+	}
+	c.GID, err = id(agent.EnvGID)
+	return c, err
 }
 
 // id reads a user or group id, which must not be root's.

@@ -160,7 +160,7 @@ func (n *network) release(d *sealed.Descriptor, who, signer *pki.Identity) (int,
 		n.t.Fatal(err)
 	}
 	pub := k.PublicKey()
-	st, err := cbor.Marshal(api.Statement{Function: d.FullName(), Revision: rev[:], Ephemeral: pub[:], Nonce: make([]byte, 16), IssuedAtMs: time.Now().UnixMilli()})
+	st, err := cbor.Marshal(api.Statement{Ephemeral: pub[:], Nonce: make([]byte, 16), IssuedAtMs: time.Now().UnixMilli()})
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -170,7 +170,7 @@ func (n *network) release(d *sealed.Descriptor, who, signer *pki.Identity) (int,
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	body, err := json.Marshal(api.ReleaseRequest{Statement: st, Evidence: []api.Evidence{ev}})
+	body, err := json.Marshal(api.ReleaseRequest{Function: d.FullName(), Revision: rev.String(), Statement: st, Evidence: []api.Evidence{ev}})
 	if err != nil {
 		n.t.Fatal(err)
 	}

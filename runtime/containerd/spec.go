@@ -83,7 +83,7 @@ func (r *Runtime) ociSpec(s runtime.Spec, cgroup string, base uint32, limits cgr
 			Sysctl:            map[string]string{"net.ipv4.ip_unprivileged_port_start": "0"},
 			RootfsPropagation: "rprivate",
 			MaskedPaths:       maskedPaths(),
-			ReadonlyPaths:     []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys"},
+			ReadonlyPaths:     readonlyPaths(),
 		},
 	}
 	o.Linux.Seccomp = seccompProfile(o, s.AllowInet)
@@ -147,18 +147,15 @@ func tmpfsOptions(size int64, exec bool, more ...string) []string {
 	return append(o, more...)
 }
 
-// maskedPaths are files of /proc that tell about the machine or reach beyond
-// the sandbox. Most are root's alone in the initial user namespace already;
-// they are hidden so that this does not depend on each of them.
-func maskedPaths() []string {
-	return []string{
-		"/proc/acpi", "/proc/asound", "/proc/scsi", "/proc/driver",
-		"/proc/kcore", "/proc/kmsg", "/proc/kallsyms", "/proc/keys", "/proc/key-users",
-		"/proc/kpagecgroup", "/proc/kpagecount", "/proc/kpageflags",
-		"/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug",
-		"/proc/sysrq-trigger", "/proc/interrupts", "/proc/softirqs", "/proc/iomem", "/proc/ioports",
-		"/proc/slabinfo", "/proc/vmallocinfo", "/proc/modules", "/proc/config.gz", "/proc/cmdline",
-		"/proc/diskstats", "/proc/partitions", "/proc/swaps", "/proc/mdstat", "/proc/pressure",
-		"/proc/dynamic_debug", "/proc/bootconfig", "/sys",
+// maskedPaths are hidden in a sandbox, readonlyPaths cannot be written.
+func maskedPaths() []string { return append(below("/proc/", api.MaskedProc()), "/sys") }
+
+func readonlyPaths() []string { return below("/proc/", api.ReadOnlyProc()) }
+
+func below(dir string, names []string) []string {
+	out := make([]string, 0, len(names)+1)
+	for _, n := range names {
+		out = append(out, dir+n)
 	}
+	return out
 }
