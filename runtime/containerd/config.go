@@ -33,6 +33,7 @@ type Config struct {
 	Registries map[string]Registry // how to reach a registry, by host[:port]; others are reached over HTTPS without credentials
 
 	MaxCreates    int           // creates and removals of tasks at the same time; more wait
+	MaxPulls      int           // different images fetched from registries at the same time; more wait
 	CallTimeout   time.Duration // one call of containerd
 	CreateTimeout time.Duration // all of Create
 	PullTimeout   time.Duration // all of Pull
@@ -56,6 +57,7 @@ func Default(address, namespace, runDir string) Config {
 		UIDCount: 1024, UIDLockDir: "/run/faasd-sec-ids",
 		CgroupRoot:    "/faasd-sec",
 		MaxCreates:    2 * goruntime.NumCPU(),
+		MaxPulls:      3,
 		CallTimeout:   10 * time.Second,
 		CreateTimeout: 30 * time.Second,
 		PullTimeout:   5 * time.Minute,
@@ -82,6 +84,7 @@ func (c Config) check() error {
 	need(filepath.IsAbs(c.UIDLockDir), "UIDLockDir", "give an absolute path")
 	need(filepath.IsAbs(c.CgroupRoot) && filepath.Clean(c.CgroupRoot) != "/", "CgroupRoot", "give a path below the root, such as /faasd-sec")
 	need(c.MaxCreates > 0, "MaxCreates", "give at least 1")
+	need(c.MaxPulls > 0, "MaxPulls", "give at least 1")
 	need(c.CallTimeout > 0 && c.CreateTimeout > 0 && c.PullTimeout > 0 && c.UnwindTimeout > 0, "timeouts", "give more than 0")
 	need(c.Log != nil, "Log", "give a logger; slog.DiscardHandler for none")
 	return errors.Join(errs...)

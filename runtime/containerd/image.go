@@ -31,24 +31,122 @@ const labelImage = "faasd-sec.image"
 // that the same image from two registries is one.
 func imageName(d string) string { return "faasd-sec/image@" + d }
 
-// Pull implements runtime.Runtime.
+// flight is one image being made present, for all who ask for it meanwhile.
+type flight struct {
+	ref    string
+	cancel context.CancelFunc
+	done   chan struct{} // closed once image and err are set
+	image  runtime.Image
+	err    error
+
+	// Guarded by Runtime.pulls.
+	waiters  int
+	fetching bool // has its place among the fetches
+}
+
+// Pull implements runtime.Runtime. However many ask for an image, it is
+// fetched once, and at most Config.MaxPulls are at a time. The fetch belongs to
+// the runtime: who gives up leaves it to the others, and to the next who asks.
 func (r *Runtime) Pull(ctx context.Context, ref, dgst string) (runtime.Image, error) {
 	d, err := digest.Parse(dgst)
 	if err != nil {
 		return runtime.Image{}, api.Invalid("digest", `write "sha256:" and 64 hex digits`, fmt.Sprintf("%q: %v", dgst, err))
 	}
-	ctx, cancel := context.WithTimeout(ctx, r.cfg.PullTimeout)
-	defer cancel()
-	img, err := r.present(ctx, d)
-	if err == nil || !errdefs.IsNotFound(err) {
-		return img, err
-	}
-	r.pulls.Lock() // two first pulls of one image would each unpack it
-	defer r.pulls.Unlock()
-	if img, err := r.present(ctx, d); err == nil || !errdefs.IsNotFound(err) {
-		return img, err
-	}
 	full := byDigest(ref, d)
+	for {
+		if img, ok := r.images.get(d.String()); ok {
+			return img.image, nil
+		}
+		f, err := r.join(full, d)
+		if err != nil {
+			return runtime.Image{}, err
+		}
+		select {
+		case <-f.done:
+			// That another registry fails says nothing about the one asked for here.
+			if f.err != nil && f.ref != full {
+				continue
+			}
+			return f.image, f.err
+		case <-ctx.Done():
+			r.leave(f, d)
+			return runtime.Image{}, fmt.Errorf("pull %s: %w", full, ctx.Err())
+		}
+	}
+}
+
+// join finds the image's flight or starts one.
+func (r *Runtime) join(full string, d digest.Digest) (*flight, error) {
+	r.pulls.Lock()
+	defer r.pulls.Unlock()
+	if f := r.flights[d.String()]; f != nil {
+		f.waiters++
+		return f, nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return nil, fmt.Errorf("pull %s: the runtime is closed", full)
+	}
+	ctx, cancel := context.WithCancel(r.life)
+	f := &flight{ref: full, cancel: cancel, done: make(chan struct{}), waiters: 1}
+	r.flights[d.String()] = f
+	r.watchers.Add(1)
+	go r.fly(ctx, f, d)
+	return f, nil
+}
+
+// leave takes one off who waited for f. A flight that has not begun to fetch
+// ends with the last of them: it would only keep others from their images.
+func (r *Runtime) leave(f *flight, d digest.Digest) {
+	r.pulls.Lock()
+	defer r.pulls.Unlock()
+	f.waiters--
+	if f.waiters > 0 || f.fetching {
+		return
+	}
+	f.cancel()
+	if r.flights[d.String()] == f {
+		delete(r.flights, d.String()) // who asks from now on starts another
+	}
+}
+
+// fly makes an image present. It ends in time: by its deadlines, with the last
+// who waits for it, or with the runtime.
+func (r *Runtime) fly(ctx context.Context, f *flight, d digest.Digest) {
+	defer r.watchers.Done()
+	defer f.cancel()
+	f.image, f.err = r.obtain(ctx, f, d)
+	r.pulls.Lock()
+	if r.flights[d.String()] == f {
+		delete(r.flights, d.String())
+	}
+	r.pulls.Unlock()
+	close(f.done)
+}
+
+// obtain finds the image here or fetches it. The wait for a place has its own
+// deadline, so that a fetch has the whole of its.
+func (r *Runtime) obtain(ctx context.Context, f *flight, d digest.Digest) (runtime.Image, error) {
+	wctx, cancel := context.WithTimeout(ctx, r.cfg.PullTimeout)
+	defer cancel()
+	if img, err := r.present(wctx, d); err == nil || !errdefs.IsNotFound(err) {
+		return img, err
+	}
+	if err := r.fetches.Acquire(wctx, 1); err != nil {
+		return runtime.Image{}, fmt.Errorf("pull %s: wait for %d other images: %w", f.ref, r.cfg.MaxPulls, err)
+	}
+	defer r.fetches.Release(1)
+	r.pulls.Lock()
+	f.fetching = true
+	r.pulls.Unlock()
+	fctx, cancel := context.WithTimeout(ctx, r.cfg.PullTimeout)
+	defer cancel()
+	return r.fetch(fctx, f.ref, d)
+}
+
+// fetch pulls and unpacks an image that is not here.
+func (r *Runtime) fetch(ctx context.Context, full string, d digest.Digest) (runtime.Image, error) {
 	pulled, err := r.client.Pull(quiet(ctx), full,
 		client.WithResolver(r.resolver()),
 		client.WithPlatformMatcher(platforms.OnlyStrict(platforms.DefaultSpec())),

@@ -31,6 +31,8 @@ type Runtime struct {
 	rlimits  []specs.POSIXRlimit
 	images   imageCache
 	pulls    sync.Mutex
+	flights  map[string]*flight  // images being made present, by digest; pulls guards it
+	fetches  *semaphore.Weighted // a place for each image being fetched
 	slots    *semaphore.Weighted
 	events   *eventQueue
 	life     context.Context // ends with Close
@@ -103,6 +105,7 @@ func New(ctx context.Context, cfg Config) (_ *Runtime, retErr error) {
 		images: imageCache{held: make(map[string]heldImage)},
 		slots:  semaphore.NewWeighted(int64(cfg.MaxCreates)),
 		events: newEventQueue(), sandboxes: make(map[string]*Sandbox),
+		flights: make(map[string]*flight), fetches: semaphore.NewWeighted(int64(cfg.MaxPulls)),
 	}
 	r.life, r.end = context.WithCancel(namespaces.WithNamespace(context.WithoutCancel(ctx), cfg.Namespace))
 	if r.watcher, err = cgroups.NewWatcher(r.cgroupEvent); err != nil {
