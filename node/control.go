@@ -77,15 +77,19 @@ func (n *Node) talk(s *sandbox, conn *net.UnixConn, outcome func(error)) error {
 		return err
 	}
 	jobs := make(chan struct{}, maxControlJobs)
+	job := func(f func()) {
+		jobs <- struct{}{} // waits while the agent asks faster than it is answered
+		n.spawn(func() { defer func() { <-jobs }(); f() })
+	}
+	if len(h.Statement) > 0 && !h.Ready { // it has no keys yet
+		job(func() { n.fetchKeys(s, h.Statement, outcome) })
+	}
 	for {
 		c, err := api.ReadControl(conn)
 		if err != nil {
 			return err
 		}
-		n.dispatch(s, c, outcome, func(f func()) {
-			jobs <- struct{}{} // waits while the agent asks faster than it is answered
-			n.spawn(func() { defer func() { <-jobs }(); f() })
-		})
+		n.dispatch(s, c, outcome, job)
 	}
 }
 
@@ -166,8 +170,6 @@ const maxControlJobs = 4
 // dispatch acts on one frame. What takes time runs on its own, by job.
 func (n *Node) dispatch(s *sandbox, c api.Control, outcome func(error), job func(func())) {
 	switch {
-	case c.NeedKeys != nil:
-		job(func() { n.fetchKeys(s, c.NeedKeys.Statement, outcome) })
 	case c.NeedBundle != nil:
 		job(func() {
 			if err := n.sendBundle(s); err != nil {
@@ -217,7 +219,7 @@ func (n *Node) fetchKeys(s *sandbox, statement []byte, outcome func(error)) {
 }
 
 func (n *Node) release(ctx context.Context, s *sandbox, statement []byte) (api.ReleaseReply, error) {
-	req := api.ReleaseRequest{Statement: statement}
+	req := api.ReleaseRequest{Function: string(s.rev.name), Revision: s.rev.digest, Statement: statement}
 	for _, c := range n.dep.Collectors {
 		ev, err := c.Collect(ctx, statement)
 		if err != nil {

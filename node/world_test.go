@@ -227,6 +227,9 @@ func (w *world) control(task runtimetest.Task, revision *string, ended <-chan st
 		}
 	}()
 	hello := api.Control{Hello: &api.Hello{Protocol: api.ControlProtocol, Bound: *revision != "", Revision: *revision, Ready: *revision != ""}}
+	if *revision == "" {
+		hello.Hello.Statement = []byte("s")
+	}
 	var frame bytes.Buffer
 	if api.WriteControl(&frame, hello) != nil {
 		return
@@ -246,10 +249,6 @@ func (w *world) control(task runtimetest.Task, revision *string, ended <-chan st
 			return
 		}
 		switch {
-		case f.Bind != nil:
-			if api.WriteControl(c, api.Control{NeedKeys: &api.NeedKeys{Statement: []byte("s")}}) != nil {
-				return
-			}
 		case f.Keys != nil:
 			if err := w.hello(task.Spec.Function); err != nil {
 				p := api.ProblemOf(err, "")

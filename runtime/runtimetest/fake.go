@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"sync"
@@ -20,8 +21,9 @@ type AgentFunc func(ctx context.Context, task Task) (exitCode uint32)
 
 // Task is what an AgentFunc knows of its sandbox.
 type Task struct {
-	Spec runtime.Spec // UID and GID as they were decided
-	Term <-chan struct{}
+	Spec  runtime.Spec // UID and GID as they were decided; of a blank its ID, AgentPath, AgentEnv and SocketDir
+	Blank bool         // it was made by CreateBlank
+	Term  <-chan struct{}
 }
 
 // Obedient is an agent that does nothing until it is told to end.
@@ -41,7 +43,11 @@ type Op string
 const (
 	OpPull   Op = "pull"
 	OpCreate Op = "create"
+	OpBlank  Op = "blank"
 	OpAdmit  Op = "admit"
+	OpBind   Op = "bind"
+	OpFreeze Op = "freeze"
+	OpThaw   Op = "thaw"
 	OpRemove Op = "remove"
 )
 
@@ -67,6 +73,7 @@ type machine struct {
 
 	mu        sync.Mutex
 	images    map[string]runtime.Image
+	unfit     map[string]string // digest -> why CanBind refuses it
 	sandboxes map[string]*fakeSandbox
 	faults    map[Op][]error
 	nextPID   int
@@ -81,7 +88,7 @@ func NewFake(agent AgentFunc) *Fake {
 	}
 	return newFake(&machine{
 		agent: agent, images: make(map[string]runtime.Image), sandboxes: make(map[string]*fakeSandbox),
-		faults: make(map[Op][]error), nextPID: 1 << 22, // above any real pid
+		unfit: make(map[string]string), faults: make(map[Op][]error), nextPID: 1 << 22, // above any real pid
 	})
 }
 
@@ -165,85 +172,109 @@ func (f *Fake) Forget(_ context.Context, digest string) error {
 
 // Create implements runtime.Runtime.
 func (f *Fake) Create(ctx context.Context, spec runtime.Spec) (runtime.Sandbox, error) {
-	if err := checkFakeSpec(spec); err != nil {
+	if err := errors.Join(checkFakePlace(spec.ID, spec.AgentPath, spec.SocketDir), checkFakeSpec(spec)); err != nil {
 		return nil, err
 	}
 	if err := errors.Join(ctx.Err(), f.machine.fault(OpCreate)); err != nil {
 		return nil, fmt.Errorf("create sandbox %s: %w", spec.ID, err)
 	}
+	spec = withIDs(spec)
+	return f.add(ctx, Task{Spec: spec}, runtime.Info{
+		ID: spec.ID, Function: spec.Function, Revision: spec.Revision, SocketDir: spec.SocketDir,
+		Resources: spec.Resources, UID: spec.UID, GID: spec.GID, Start: api.StartPlain,
+	})
+}
+
+// add makes a sandbox and starts its agent.
+func (f *Fake) add(ctx context.Context, task Task, info runtime.Info) (runtime.Sandbox, error) {
 	if f.isClosed() {
 		return nil, errors.New("fake runtime: closed")
 	}
 	m := f.machine
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.sandboxes[spec.ID] != nil {
-		return nil, api.Errorf(api.CodeConflict, "sandbox %s exists already", spec.ID)
+	if m.sandboxes[info.ID] != nil {
+		return nil, api.Errorf(api.CodeConflict, "sandbox %s exists already", info.ID)
 	}
-	if _, ok := m.images[spec.Image.Digest]; !ok {
-		return nil, fmt.Errorf("create sandbox %s: no image %s", spec.ID, spec.Image.Digest)
+	if _, ok := m.images[task.Spec.Image.Digest]; !ok && !task.Blank {
+		return nil, fmt.Errorf("create sandbox %s: no image %s", info.ID, task.Spec.Image.Digest)
 	}
+	m.nextPID++
+	info.CreatedAt, info.PID = time.Now().UTC().Truncate(time.Millisecond), m.nextPID
+	s := &fakeSandbox{m: m, term: make(chan struct{}), gone: make(chan struct{}), info: info}
+	m.sandboxes[info.ID] = s
+	task.Term = s.term
+	s.start(ctx, task)
+	return s, nil
+}
+
+// withIDs decides the function's ids as a runtime does for an image whose USER
+// is root.
+func withIDs(spec runtime.Spec) runtime.Spec {
 	if spec.UID == 0 {
 		spec.UID, spec.GID = 10001, 10001
 	}
 	if spec.GID == 0 {
 		spec.GID = spec.UID
 	}
-	m.nextPID++
-	s := &fakeSandbox{
-		m: m, term: make(chan struct{}), gone: make(chan struct{}),
-		info: runtime.Info{
-			ID: spec.ID, Function: spec.Function, Revision: spec.Revision, SocketDir: spec.SocketDir,
-			Resources: spec.Resources, UID: spec.UID, GID: spec.GID,
-			CreatedAt: time.Now().UTC().Truncate(time.Millisecond), PID: m.nextPID,
-		},
-	}
-	m.sandboxes[spec.ID] = s
-	s.start(ctx, spec)
-	return s, nil
+	return spec
 }
 
 // checkFakeSpec refuses what a real runtime refuses before it looks at the
 // machine.
 func checkFakeSpec(s runtime.Spec) error {
 	switch {
-	case s.ID == "" || len(s.ID) > 64:
-		return api.Invalid("id", "use 1 to 64 of a-z, 0-9 and '-'", s.ID)
 	case s.Resources.CPU <= 0 || s.Resources.Memory <= 0 || s.Resources.PIDs <= 0:
 		return api.Invalid("resources", "give cpu, memory and pids", "a limit is missing")
 	case s.Resources.Tmp > s.Resources.Memory:
 		return api.Invalid("tmp", "keep it within the memory limit", "too large")
-	}
-	for _, c := range s.ID {
-		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
-			return api.Invalid("id", "use 1 to 64 of a-z, 0-9 and '-'", s.ID)
-		}
 	}
 	for _, t := range s.Tmpfs {
 		if t.Bytes <= 0 || len(t.Path) < 2 || t.Path[0] != '/' || t.Path == "/proc" {
 			return api.Invalid("tmpfs", "give an absolute path and a size", t.Path)
 		}
 	}
-	if _, err := os.Stat(s.SocketDir); err != nil {
+	return nil
+}
+
+// checkFakePlace refuses a place that a sandbox cannot have.
+func checkFakePlace(id, agent, socketDir string) error {
+	if id == "" || len(id) > 64 {
+		return api.Invalid("id", "use 1 to 64 of a-z, 0-9 and '-'", id)
+	}
+	for _, c := range id {
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
+			return api.Invalid("id", "use 1 to 64 of a-z, 0-9 and '-'", id)
+		}
+	}
+	if _, err := os.Stat(socketDir); err != nil {
 		return fmt.Errorf("socket directory: %w", err)
 	}
-	if _, err := os.Stat(s.AgentPath); err != nil {
+	if _, err := os.Stat(agent); err != nil {
 		return fmt.Errorf("agent: %w", err)
 	}
 	return nil
 }
 
-// Recover implements runtime.Runtime.
+// Recover implements runtime.Runtime. It removes what has ended, and blanks.
 func (f *Fake) Recover(context.Context) ([]runtime.Sandbox, error) {
 	m := f.machine
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	all := slices.Collect(maps.Values(m.sandboxes))
+	m.mu.Unlock()
 	var out []runtime.Sandbox
-	for id, s := range m.sandboxes {
+	for _, s := range all {
+		info := s.Info()
+		if info.Blank {
+			s.kill()
+			<-s.gone
+		}
 		select {
 		case <-s.gone:
-			delete(m.sandboxes, id)
-			if err := os.RemoveAll(s.info.SocketDir); err != nil {
+			m.mu.Lock()
+			delete(m.sandboxes, info.ID)
+			m.mu.Unlock()
+			if err := os.RemoveAll(info.SocketDir); err != nil {
 				return nil, err
 			}
 		default:

@@ -15,13 +15,15 @@ import (
 // fakeSandbox is one goroutine that runs the agent function.
 type fakeSandbox struct {
 	m    *machine
-	info runtime.Info
 	kill context.CancelFunc
 	term chan struct{}
 	gone chan struct{}
 	once sync.Once // closes term
 
 	mu       sync.Mutex
+	info     runtime.Info
+	bound    bool // Bind was called
+	frozen   bool
 	usage    runtime.Usage
 	kills    int64
 	admitted []int
@@ -31,11 +33,12 @@ type fakeSandbox struct {
 var _ runtime.Sandbox = (*fakeSandbox)(nil)
 
 // start runs the agent. Like a task it does not end with the caller of Create.
-func (s *fakeSandbox) start(ctx context.Context, spec runtime.Spec) {
+func (s *fakeSandbox) start(ctx context.Context, task Task) {
+	id := task.Spec.ID
 	ctx, s.kill = context.WithCancel(context.WithoutCancel(ctx))
 	go func() { // ends with Remove or by itself
-		code := s.m.agent(ctx, Task{Spec: spec, Term: s.term})
-		s.m.report(runtime.Event{Kind: runtime.EventExit, ID: s.info.ID, ExitCode: code, At: time.Now()})
+		code := s.m.agent(ctx, task)
+		s.m.report(runtime.Event{Kind: runtime.EventExit, ID: id, ExitCode: code, At: time.Now()})
 		close(s.gone)
 	}()
 }
@@ -110,8 +113,13 @@ func (f *Fake) Kill(id string) {
 	}
 }
 
-func (s *fakeSandbox) ID() string         { return s.info.ID }
-func (s *fakeSandbox) Info() runtime.Info { return s.info }
+func (s *fakeSandbox) ID() string { return s.Info().ID }
+
+func (s *fakeSandbox) Info() runtime.Info {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.info
+}
 
 func (s *fakeSandbox) alive() error {
 	s.mu.Lock()
@@ -132,7 +140,7 @@ func (s *fakeSandbox) AdmitLauncher(_ context.Context, pid int) error {
 		return err
 	}
 	if pid <= 1 || pid == os.Getppid() {
-		return api.Errorf(api.CodeForbidden, "process %d is not of sandbox %s", pid, s.info.ID)
+		return api.Errorf(api.CodeForbidden, "process %d is not of sandbox %s", pid, s.ID())
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -178,14 +186,14 @@ func (s *fakeSandbox) Remove(ctx context.Context, grace time.Duration) error {
 	s.kill()
 	<-s.gone
 	s.mu.Lock()
-	first := !s.removed
+	first, info := !s.removed, s.info
 	s.removed = true
 	s.mu.Unlock()
 	if !first {
 		return nil
 	}
 	s.m.mu.Lock()
-	delete(s.m.sandboxes, s.info.ID)
+	delete(s.m.sandboxes, info.ID)
 	s.m.mu.Unlock()
-	return os.RemoveAll(s.info.SocketDir)
+	return os.RemoveAll(info.SocketDir)
 }
