@@ -2,28 +2,62 @@ package containerd
 
 import (
 	"context"
-	"fmt"
+	"strings"
 
+	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/runtime"
 )
 
-// CanBind implements runtime.Runtime.
-func (r *Runtime) CanBind(runtime.Image) error {
-	return fmt.Errorf("%w: binding", runtime.ErrUnsupported)
+// blankResources are what a sandbox without a function has beside the agent's
+// share: enough for the launcher to start and wait.
+func blankResources() api.Resources {
+	return api.Resources{CPU: 1000, Memory: 32 << 20, PIDs: 16}
 }
+
+// CanBind implements runtime.Runtime.
+func (r *Runtime) CanBind(runtime.Image) error { return r.noBind }
 
 // CreateBlank implements runtime.Runtime.
-func (r *Runtime) CreateBlank(context.Context, runtime.BlankSpec) (runtime.Sandbox, error) {
-	return nil, fmt.Errorf("%w: binding", runtime.ErrUnsupported)
+func (r *Runtime) CreateBlank(ctx context.Context, b runtime.BlankSpec) (runtime.Sandbox, error) {
+	if r.noBind != nil {
+		return nil, r.noBind
+	}
+	return r.create(ctx, runtime.Spec{
+		ID: b.ID, AgentPath: b.AgentPath, AgentEnv: b.AgentEnv, SocketDir: b.SocketDir, Resources: blankResources(), AllowInet: true,
+	}, true)
 }
 
-// Bind implements runtime.Sandbox.
-func (s *Sandbox) Bind(context.Context, runtime.Spec) error {
-	return fmt.Errorf("%w: binding", runtime.ErrUnsupported)
+// buildBlank is build for a sandbox without a function. Its root is shared by
+// all of them: it has the mount points and nothing else.
+func (s *Sandbox) buildBlank(ctx context.Context, spec runtime.Spec) error {
+	r := s.r
+	if err := r.writeRecord(s.record()); err != nil {
+		return err
+	}
+	root, err := skeleton(r.cfg.RunDir, blankDirs())
+	if err != nil {
+		return err
+	}
+	return r.createContainer(ctx, s, r.blankSpec(spec, root, s.group.Path(), s.base, s.outerLimits()))
+}
+
+// blankDirs are the mount points of a blank's root.
+func blankDirs() []string {
+	return []string{"dev", strings.TrimPrefix(api.FunctionRoot, "/"), "proc", strings.TrimPrefix(api.AgentRunDir, "/")}
 }
 
 // Freeze implements runtime.Sandbox.
-func (s *Sandbox) Freeze(ctx context.Context) error { return s.goneOr(s.group.Freeze(ctx)) }
+func (s *Sandbox) Freeze(ctx context.Context) error {
+	if err := s.group.Freeze(ctx); err != nil {
+		return s.goneOr(err)
+	}
+	return nil
+}
 
 // Thaw implements runtime.Sandbox.
-func (s *Sandbox) Thaw(ctx context.Context) error { return s.goneOr(s.group.Thaw(ctx)) }
+func (s *Sandbox) Thaw(ctx context.Context) error {
+	if err := s.group.Thaw(ctx); err != nil {
+		return s.goneOr(err)
+	}
+	return nil
+}

@@ -30,6 +30,8 @@ type Config struct {
 	CgroupRoot string // parent cgroup of all namespaces, "/faasd-sec"
 	IOPath     string // whose block device Resources.ReadBps and WriteBps limit; "" is RunDir's
 
+	NoBind error // why no sandbox is to be made ahead of its function; nil where the machine can
+
 	Registries map[string]Registry // how to reach a registry, by host[:port]; others are reached over HTTPS without credentials
 
 	MaxCreates    int           // creates and removals of tasks at the same time; more wait

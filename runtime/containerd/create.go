@@ -72,7 +72,12 @@ func checkAgent(path string) error {
 }
 
 // Create implements runtime.Runtime.
-func (r *Runtime) Create(ctx context.Context, spec runtime.Spec) (_ runtime.Sandbox, retErr error) {
+func (r *Runtime) Create(ctx context.Context, spec runtime.Spec) (runtime.Sandbox, error) {
+	return r.create(ctx, spec, false)
+}
+
+// create makes a sandbox of a function, or a blank, whose spec names none.
+func (r *Runtime) create(ctx context.Context, spec runtime.Spec, blank bool) (_ runtime.Sandbox, retErr error) {
 	if err := validate(spec); err != nil {
 		return nil, err
 	}
@@ -100,19 +105,13 @@ func (r *Runtime) Create(ctx context.Context, spec runtime.Spec) (_ runtime.Sand
 	}
 	defer r.slots.Release(1)
 
-	dgst, err := digest.Parse(spec.Image.Digest)
-	if err != nil {
-		return nil, api.Invalid("image", "use what Pull returned", fmt.Sprintf("digest %q: %v", spec.Image.Digest, err))
-	}
-	if _, err := r.present(ctx, dgst); err != nil {
-		return nil, err
-	}
-	img, ok := r.images.get(spec.Image.Digest)
-	if !ok {
-		return nil, fmt.Errorf("image %s was forgotten meanwhile", dgst)
-	}
-	if err := settleUser(&spec, img); err != nil {
-		return nil, err
+	var img heldImage
+	start := api.StartPooled
+	if !blank {
+		start = api.StartPlain
+		if img, err = r.imageOf(ctx, &spec); err != nil {
+			return nil, err
+		}
 	}
 	rng, err := r.ranges.lend()
 	if err != nil {
@@ -123,10 +122,17 @@ func (r *Runtime) Create(ctx context.Context, spec runtime.Spec) (_ runtime.Sand
 	info := runtime.Info{
 		ID: spec.ID, Function: spec.Function, Revision: spec.Revision, SocketDir: spec.SocketDir,
 		Resources: spec.Resources, UID: spec.UID, GID: spec.GID, CreatedAt: time.Now().UTC().Truncate(time.Millisecond),
+		Start: start, Blank: blank,
 	}
 	s := &Sandbox{r: r, info: info, base: rng.base, limits: limits, group: r.cgroups.Group(r.cgroupPath(spec.ID)), gone: make(chan struct{})}
 	undo.add("remove what was made", s.destroy)
-	if err := s.build(ctx, spec, img, rng); err != nil {
+	s.userns = rng.userns
+	if blank {
+		err = s.buildBlank(ctx, spec)
+	} else {
+		err = s.build(ctx, spec, img, rng)
+	}
+	if err != nil {
 		return nil, err
 	}
 	release, err := ownSocketDir(spec.SocketDir, rng.base)
@@ -139,6 +145,22 @@ func (r *Runtime) Create(ctx context.Context, spec runtime.Spec) (_ runtime.Sand
 	}
 	r.adopt(s)
 	return s, nil
+}
+
+// imageOf is the image that spec names, with what spec leaves to it decided.
+func (r *Runtime) imageOf(ctx context.Context, spec *runtime.Spec) (heldImage, error) {
+	dgst, err := digest.Parse(spec.Image.Digest)
+	if err != nil {
+		return heldImage{}, api.Invalid("image", "use what Pull returned", fmt.Sprintf("digest %q: %v", spec.Image.Digest, err))
+	}
+	if _, err := r.present(ctx, dgst); err != nil {
+		return heldImage{}, err
+	}
+	img, ok := r.images.get(spec.Image.Digest)
+	if !ok {
+		return heldImage{}, fmt.Errorf("image %s was forgotten meanwhile", dgst)
+	}
+	return img, settleUser(spec, img)
 }
 
 // settleUser decides the function's ids.
@@ -162,7 +184,7 @@ func (s *Sandbox) build(ctx context.Context, spec runtime.Spec, img heldImage, r
 	if err := r.writeRecord(s.record()); err != nil {
 		return err
 	}
-	dirs := skeletonDirs(spec.Tmpfs)
+	dirs := skeletonDirs(spec.Tmpfs, true)
 	if err := checkMountPoints(dirs, img.layers); err != nil {
 		return err
 	}

@@ -65,6 +65,25 @@ func (c composer) compose(target, scratch string, layers []string, userns *os.Fi
 	return overlayByPath(target, fds)
 }
 
+// composeDetached is compose for a tree that is mounted nowhere yet, which the
+// caller closes or moves. It needs detached.
+func (c composer) composeDetached(layers []string, userns *os.File) (root int, err error) {
+	fds := make([]int, 0, len(layers))
+	defer func() {
+		for _, fd := range fds {
+			_ = unix.Close(fd)
+		}
+	}()
+	for _, dir := range layers {
+		fd, err := idmapped(dir, userns)
+		if err != nil {
+			return -1, err
+		}
+		fds = append(fds, fd)
+	}
+	return overlay(fds)
+}
+
 // idmapped is a detached clone of the mount at dir on which host ids 0..65535
 // appear as the ids that userns maps them to.
 func idmapped(dir string, userns *os.File) (int, error) {
@@ -89,30 +108,38 @@ func overlayOptions() [][2]string {
 	return [][2]string{{"index", "off"}, {"metacopy", "off"}, {"redirect_dir", "nofollow"}, {"xino", "off"}}
 }
 
-// overlayByFD hands the layers over one by one, so that their number is
-// limited by the kernel alone (500).
-func overlayByFD(target string, fds []int) error {
+// overlay is a detached read-only mount of the layers. They are handed over one
+// by one, so that their number is limited by the kernel alone (500).
+func overlay(fds []int) (root int, err error) {
 	ctx, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
-		return fmt.Errorf("open overlay: %w", err)
+		return -1, fmt.Errorf("open overlay: %w", err)
 	}
 	defer unix.Close(ctx)
 	for _, fd := range fds {
 		if err := unix.FsconfigSetString(ctx, "lowerdir+", procFD(fd)); err != nil {
-			return fmt.Errorf("add a layer to the overlay: %w%s", err, complaint(ctx))
+			return -1, fmt.Errorf("add a layer to the overlay: %w%s", err, complaint(ctx))
 		}
 	}
 	for _, o := range overlayOptions() {
 		if err := unix.FsconfigSetString(ctx, o[0], o[1]); err != nil {
-			return fmt.Errorf("set overlay option %s: %w%s", o[0], err, complaint(ctx))
+			return -1, fmt.Errorf("set overlay option %s: %w%s", o[0], err, complaint(ctx))
 		}
 	}
 	if err := unix.FsconfigCreate(ctx); err != nil {
-		return fmt.Errorf("create overlay: %w%s", err, complaint(ctx))
+		return -1, fmt.Errorf("create overlay: %w%s", err, complaint(ctx))
 	}
-	root, err := unix.Fsmount(ctx, unix.FSMOUNT_CLOEXEC, layerFlags)
+	if root, err = unix.Fsmount(ctx, unix.FSMOUNT_CLOEXEC, layerFlags); err != nil {
+		return -1, fmt.Errorf("mount overlay: %w%s", err, complaint(ctx))
+	}
+	return root, nil
+}
+
+// overlayByFD mounts overlay on target.
+func overlayByFD(target string, fds []int) error {
+	root, err := overlay(fds)
 	if err != nil {
-		return fmt.Errorf("mount overlay: %w%s", err, complaint(ctx))
+		return err
 	}
 	defer unix.Close(root)
 	if err := unix.MoveMount(root, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {

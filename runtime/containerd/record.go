@@ -26,20 +26,28 @@ const (
 	labelUser      = "faasd-sec.user"     // "uid:gid" of the function, inside
 	labelResources = "faasd-sec.resources"
 	labelCreated   = "faasd-sec.created"
+	labelStart     = "faasd-sec.start" // api.StartPooled or api.StartPlain
+	labelBlank     = "faasd-sec.blank" // "1" until it has a function
 )
 
 func (s *Sandbox) labels() map[string]string {
-	res, _ := json.Marshal(s.info.Resources) // a struct of integers
-	return map[string]string{
-		labelSandbox:   s.info.ID,
-		labelFunction:  string(s.info.Function),
-		labelRevision:  s.info.Revision,
-		labelSocketDir: s.info.SocketDir,
+	info := s.Info()
+	res, _ := json.Marshal(info.Resources) // a struct of integers
+	l := map[string]string{
+		labelSandbox:   info.ID,
+		labelFunction:  string(info.Function),
+		labelRevision:  info.Revision,
+		labelSocketDir: info.SocketDir,
 		labelUIDBase:   strconv.FormatUint(uint64(s.base), 10),
-		labelUser:      fmt.Sprintf("%d:%d", s.info.UID, s.info.GID),
+		labelUser:      fmt.Sprintf("%d:%d", info.UID, info.GID),
 		labelResources: string(res),
-		labelCreated:   s.info.CreatedAt.Format(time.RFC3339Nano),
+		labelCreated:   info.CreatedAt.Format(time.RFC3339Nano),
+		labelStart:     info.Start,
 	}
+	if info.Blank {
+		l[labelBlank] = "1"
+	}
+	return l
 }
 
 // sandboxOf is the sandbox that labels describe, without its process.
@@ -53,6 +61,10 @@ func (r *Runtime) sandboxOf(labels map[string]string) (*Sandbox, error) {
 	}
 	info := runtime.Info{
 		ID: id, Function: api.FunctionName(labels[labelFunction]), Revision: labels[labelRevision], SocketDir: labels[labelSocketDir],
+		Start: labels[labelStart], Blank: labels[labelBlank] != "",
+	}
+	if info.Start == "" {
+		info.Start = api.StartPlain // made by a release that knew no other
 	}
 	base, err := strconv.ParseUint(labels[labelUIDBase], 10, 32)
 	if err != nil {

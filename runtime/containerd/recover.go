@@ -73,7 +73,10 @@ func (r *Runtime) adoptRunning(ctx context.Context) ([]runtime.Sandbox, error) {
 	var found []runtime.Sandbox
 	for _, c := range list {
 		task, ok := states[c.ID]
-		if !ok || task.Status != tasktypes.Status_RUNNING {
+		// A blank has nothing that anybody would miss, and the handles that Bind
+		// needs were taken before anything foreign could run in it: they cannot be
+		// taken again. It falls to the sweep.
+		if !ok || task.Status != tasktypes.Status_RUNNING || c.Labels[labelBlank] != "" {
 			continue
 		}
 		s, err := r.readopt(ctx, c, int(task.Pid))

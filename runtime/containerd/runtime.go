@@ -27,9 +27,12 @@ type Runtime struct {
 	watcher  *cgroups.Watcher
 	device   cgroups.Device // zero where RunDir or IOPath is on no block device
 	compose  composer
+	attach   *attacher
+	dev      int   // detached /dev of bound sandboxes, -1 for none
+	noBind   error // why blanks cannot be bound here
 	ranges   *idRanges
 	rlimits  []specs.POSIXRlimit
-	images   imageCache
+	images   *imageCache
 	pulls    sync.Mutex
 	flights  map[string]*flight  // images being made present, by digest; pulls guards it
 	fetches  *semaphore.Weighted // a place for each image being fetched
@@ -102,15 +105,19 @@ func New(ctx context.Context, cfg Config) (_ *Runtime, retErr error) {
 	}
 	r := &Runtime{
 		cfg: cfg, client: c, cgroups: groups, device: device, compose: compose, ranges: ranges, rlimits: limits,
-		images: imageCache{held: make(map[string]heldImage)},
+		images: newImageCache(),
 		slots:  semaphore.NewWeighted(int64(cfg.MaxCreates)),
 		events: newEventQueue(), sandboxes: make(map[string]*Sandbox),
 		flights: make(map[string]*flight), fetches: semaphore.NewWeighted(int64(cfg.MaxPulls)),
+	}
+	if err := r.prepareBind(); err != nil {
+		return nil, err
 	}
 	r.life, r.end = context.WithCancel(namespaces.WithNamespace(context.WithoutCancel(ctx), cfg.Namespace))
 	if r.watcher, err = cgroups.NewWatcher(r.cgroupEvent); err != nil {
 		r.end()
 		r.events.close()
+		r.endBind()
 		return nil, err
 	}
 	return r, nil
@@ -158,9 +165,11 @@ func (r *Runtime) Close() error {
 		s.proc.interrupt()
 	}
 	r.watchers.Wait()
+	r.endBind()
 	errs := []error{r.watcher.Close()}
 	r.events.close()
 	for _, s := range live {
+		s.dropHandles()
 		errs = append(errs, s.proc.close())
 	}
 	// The groups above the sandboxes' go with the last one.

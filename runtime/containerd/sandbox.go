@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -19,12 +20,18 @@ import (
 // Sandbox implements runtime.Sandbox.
 type Sandbox struct {
 	r      *Runtime
-	info   runtime.Info
-	base   uint32 // first host id of its range
-	limits cgroups.Limits
-	group  cgroups.Group
-	proc   *process      // nil until the task was created
-	gone   chan struct{} // closed when PID 1 has ended and its exit code is known
+	base   uint32   // first host id of its range
+	userns *os.File // of its range, for idmapped mounts; nil after a recovery
+
+	mu      sync.Mutex // guards what Bind changes
+	info    runtime.Info
+	limits  cgroups.Limits
+	handles *handles      // of a blank whose launcher was admitted
+	settled chan struct{} // of a bound one: closed when containerd knows what it is
+
+	group cgroups.Group
+	proc  *process      // nil until the task was created
+	gone  chan struct{} // closed when PID 1 has ended and its exit code is known
 
 	removal sync.Mutex // held by the Remove at work
 	removed bool
@@ -36,7 +43,11 @@ var _ runtime.Sandbox = (*Sandbox)(nil)
 func (s *Sandbox) ID() string { return s.info.ID }
 
 // Info implements runtime.Sandbox.
-func (s *Sandbox) Info() runtime.Info { return s.info }
+func (s *Sandbox) Info() runtime.Info {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.info
+}
 
 // adopt makes s one of the runtime's sandboxes and watches it.
 func (r *Runtime) adopt(s *Sandbox) {
@@ -95,7 +106,10 @@ func (s *Sandbox) AdmitLauncher(_ context.Context, pid int) error {
 			return fmt.Errorf("admit launcher: %w: process %d did not stay in %s", runtime.ErrLimits, pid, fn.Path())
 		}
 	}
-	return nil
+	if !s.Info().Blank {
+		return nil
+	}
+	return s.takeHandles(pid)
 }
 
 // Usage implements runtime.Sandbox.
@@ -134,6 +148,13 @@ func (s *Sandbox) Remove(ctx context.Context, grace time.Duration) error {
 	if err := s.proc.stop(ctx, grace, s.gone); err != nil {
 		return fmt.Errorf("remove sandbox %s: %w", s.info.ID, err)
 	}
+	s.dropHandles() // they keep the sandbox's mounts alive
+	s.mu.Lock()
+	settled := s.settled
+	s.mu.Unlock()
+	if settled != nil {
+		<-settled // each of its calls has a deadline
+	}
 	// From here on nothing may stay half done because a caller gave up.
 	ctx, cancel := cleanupContext(s.r.life, s.r.cfg.UnwindTimeout)
 	defer cancel()
@@ -164,6 +185,7 @@ func (s *Sandbox) destroy(ctx context.Context) error {
 	r, id := s.r, s.info.ID
 	r.watcher.Remove(id)
 	var errs []error
+	s.dropHandles()
 	if s.proc != nil {
 		errs = append(errs, s.proc.signal(syscall.SIGKILL))
 	}

@@ -20,19 +20,30 @@ import (
 // must be ours whatever the image says. One is made per set of mount points
 // and shared.
 
-// skeletonFiles are the files of every skeleton.
-func skeletonFiles() map[string]string {
-	return map[string]string{
-		strings.TrimPrefix(api.AgentBinary, "/"): "", // mounted over
-		"etc/hosts":                              "127.0.0.1 localhost sandbox\n::1 localhost sandbox\n",
-		"etc/resolv.conf":                        "", // there is no network to resolve names on
-		"etc/hostname":                           "sandbox\n",
+// skeletonFiles are the files of every skeleton of a function. agent asks for
+// the mount point of the agent's binary as well.
+func skeletonFiles(agent bool) map[string]string {
+	files := map[string]string{
+		"etc/hosts":       "127.0.0.1 localhost sandbox\n::1 localhost sandbox\n",
+		"etc/resolv.conf": "", // there is no network to resolve names on
+		"etc/hostname":    "sandbox\n",
 	}
+	if agent {
+		files[agentFile()] = "" // mounted over
+	}
+	return files
 }
 
-// skeletonDirs are the mount points of a sandbox with these tmpfs, sorted.
-func skeletonDirs(tmpfs []runtime.Tmpfs) []string {
-	dirs := []string{"proc", "dev", "tmp", strings.TrimPrefix(api.AgentRunDir, "/")}
+// agentFile is where the agent's binary is mounted.
+func agentFile() string { return strings.TrimPrefix(api.AgentBinary, "/") }
+
+// skeletonDirs are the mount points of a function with these tmpfs, sorted.
+// agent asks for the agent's as well.
+func skeletonDirs(tmpfs []runtime.Tmpfs, agent bool) []string {
+	dirs := []string{"proc", "dev", "tmp"}
+	if agent {
+		dirs = append(dirs, strings.TrimPrefix(api.AgentRunDir, "/"))
+	}
 	for _, t := range withSecrets(tmpfs) {
 		dirs = append(dirs, strings.TrimPrefix(t.Path, "/"))
 	}
@@ -44,6 +55,7 @@ func skeletonDirs(tmpfs []runtime.Tmpfs) []string {
 // use. It is made under another name and renamed, so that a crash leaves none
 // that is half done.
 func skeleton(runDir string, dirs []string) (string, error) {
+	agent := slices.Contains(dirs, strings.TrimPrefix(api.AgentRunDir, "/"))
 	sum := sha256.Sum256([]byte(strings.Join(dirs, "\x00")))
 	final := filepath.Join(runDir, "skeletons", hex.EncodeToString(sum[:8]))
 	if _, err := os.Stat(final); err == nil {
@@ -66,7 +78,7 @@ func skeleton(runDir string, dirs []string) (string, error) {
 	for _, d := range dirs {
 		mode := fs.FileMode(0o700)
 		switch d {
-		case "proc", "dev", strings.TrimPrefix(api.AgentRunDir, "/"):
+		case "proc", "dev", strings.TrimPrefix(api.AgentRunDir, "/"), strings.TrimPrefix(api.FunctionRoot, "/"):
 			mode = 0o755
 		case "tmp":
 			mode = 0o777 | fs.ModeSticky
@@ -75,7 +87,7 @@ func skeleton(runDir string, dirs []string) (string, error) {
 			return "", fmt.Errorf("make the skeleton layer: %w", err)
 		}
 	}
-	for name, content := range skeletonFiles() {
+	for name, content := range skeletonFiles(agent) {
 		if err := mkdirs(tmp, filepath.Dir(name)); err != nil {
 			return "", err
 		}
@@ -83,8 +95,10 @@ func skeleton(runDir string, dirs []string) (string, error) {
 			return "", fmt.Errorf("make the skeleton layer: %w", err)
 		}
 	}
-	if err := os.Chmod(filepath.Join(tmp, api.AgentBinary), 0o755); err != nil {
-		return "", fmt.Errorf("make the skeleton layer: %w", err)
+	if agent {
+		if err := os.Chmod(filepath.Join(tmp, agentFile()), 0o755); err != nil {
+			return "", fmt.Errorf("make the skeleton layer: %w", err)
+		}
 	}
 	err = os.Rename(tmp, final)
 	if errors.Is(err, fs.ErrExist) { // another Create was faster

@@ -37,6 +37,36 @@ func capabilities() []string {
 	return []string{"CAP_KILL", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID"}
 }
 
+// blankCapabilities are what PID 1 of a blank begins with, in its own user
+// namespace only: the launcher sets up namespaces with them. Agent and launcher
+// give them up, the bounding set included, before the sandbox is in the pool;
+// what the launcher keeps to change root and ids goes before a function runs.
+func blankCapabilities() []string {
+	return []string{"CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_ADMIN", "CAP_SYS_CHROOT"}
+}
+
+// blankSpec describes a sandbox without a function: the agent and nothing else.
+// /proc has no masks, since the kernel would refuse the launcher one of its own
+// beside a masked one; the launcher's, which the function gets, has them.
+func (r *Runtime) blankSpec(s runtime.Spec, root, cgroup string, base uint32, limits cgroups.Limits) *specs.Spec {
+	o := r.ociSpec(s, cgroup, base, limits)
+	o.Root.Path = root
+	o.Process.Env = append(blankEnvironment(s), api.EnvBlank+"=1")
+	o.Linux.MaskedPaths, o.Linux.ReadonlyPaths = nil, nil
+	o.Mounts = blankMounts(s)
+	// The profile follows the capabilities, but for SYS_ADMIN, which would bring
+	// far more than the two calls that the launcher needs it for.
+	caps := slices.DeleteFunc(blankCapabilities(), func(c string) bool { return c == "CAP_SYS_ADMIN" })
+	o.Process.Capabilities = &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps}
+	o.Linux.Seccomp = seccompProfile(o, true)
+	o.Linux.Seccomp.Syscalls = append(o.Linux.Seccomp.Syscalls, specs.LinuxSyscall{
+		Names: []string{"clone", "mount", "umount2"}, Action: specs.ActAllow,
+	})
+	caps = blankCapabilities()
+	o.Process.Capabilities = &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps}
+	return o
+}
+
 // ociSpec describes the sandbox to the OCI runtime.
 func (r *Runtime) ociSpec(s runtime.Spec, cgroup string, base uint32, limits cgroups.Limits) *specs.Spec {
 	caps := capabilities()
@@ -100,6 +130,24 @@ func environment(s runtime.Spec) []string {
 		env = append(env, "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
 	}
 	return append(env, envUID+"="+strconv.Itoa(s.UID), envGID+"="+strconv.Itoa(s.GID))
+}
+
+// blankEnvironment is PID 1's of a sandbox whose ids are not known yet.
+func blankEnvironment(s runtime.Spec) []string {
+	return slices.DeleteFunc(environment(s), func(kv string) bool {
+		return strings.HasPrefix(kv, envUID+"=") || strings.HasPrefix(kv, envGID+"=")
+	})
+}
+
+// blankMounts are those of the agent. The function sees none of them.
+func blankMounts(s runtime.Spec) []specs.Mount {
+	return slices.DeleteFunc(mounts(s), func(m specs.Mount) bool {
+		switch m.Destination {
+		case "/proc", "/dev", api.AgentRunDir, api.AgentBinary:
+			return false
+		}
+		return true
+	})
 }
 
 // mounts are all mounts of the sandbox beside its root. There is no sysfs, no

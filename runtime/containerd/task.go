@@ -76,6 +76,17 @@ func (r *Runtime) createContainer(ctx context.Context, s *Sandbox, spec *specs.S
 	return nil
 }
 
+// relabel gives the container the labels of what its sandbox has become.
+func (r *Runtime) relabel(ctx context.Context, s *Sandbox) error {
+	ctx, cancel := r.call(ctx)
+	defer cancel()
+	_, err := r.client.ContainerService().Update(ctx, containers.Container{ID: s.info.ID, Labels: s.labels()}, "labels")
+	if err != nil {
+		return fmt.Errorf("label the container: %w", err)
+	}
+	return nil
+}
+
 func (r *Runtime) deleteContainer(ctx context.Context, id string) error {
 	ctx, cancel := r.call(ctx)
 	defer cancel()

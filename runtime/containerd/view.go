@@ -34,8 +34,56 @@ type heldImage struct {
 
 // imageCache remembers held images by digest.
 type imageCache struct {
-	mu   sync.Mutex
-	held map[string]heldImage
+	mu     sync.Mutex
+	held   map[string]heldImage
+	users  map[string]int   // sandboxes that were bound and have no lease yet, by digest
+	idle   *sync.Cond       // a count of users fell to zero
+	points map[string]error // what checkMountPoints said, by digest and mount points
+}
+
+func newImageCache() *imageCache {
+	c := &imageCache{held: make(map[string]heldImage), users: make(map[string]int), points: make(map[string]error)}
+	c.idle = sync.NewCond(&c.mu)
+	return c
+}
+
+// hold keeps the image of a digest from drop until unhold.
+func (c *imageCache) hold(d string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.held[d]; !ok {
+		return fmt.Errorf("image %s was forgotten meanwhile", d)
+	}
+	c.users[d]++
+	return nil
+}
+
+func (c *imageCache) unhold(d string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.users[d]--; c.users[d] == 0 {
+		delete(c.users, d)
+		c.idle.Broadcast()
+	}
+}
+
+// mountPoints is checkMountPoints, looked up once for each image and set.
+func (c *imageCache) mountPoints(img heldImage, dirs []string) error {
+	key := img.image.Digest + "\x00" + strings.Join(dirs, "\x00")
+	c.mu.Lock()
+	err, known := c.points[key]
+	c.mu.Unlock()
+	if known {
+		return err
+	}
+	err = checkMountPoints(dirs, img.layers)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.points) >= 4096 { // a bound, not a policy
+		clear(c.points)
+	}
+	c.points[key] = err
+	return err
 }
 
 func (c *imageCache) get(d string) (heldImage, bool) {
@@ -55,6 +103,9 @@ func (c *imageCache) drop(d string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.held, d)
+	for c.users[d] > 0 { // each ends soon, by a deadline of its own
+		c.idle.Wait()
+	}
 }
 
 func newImageRecord(target ocispec.Descriptor) images.Image {

@@ -20,7 +20,7 @@ import (
 // Command is what a test asks the test agent; one JSON object per line on its
 // socket, where the real agent serves HTTP.
 type Command struct {
-	Do   string   `json:"do"`             // ping, env, exit, deaf, start, wait
+	Do   string   `json:"do"`             // ping, env, exit, deaf, start, wait; in a blank: launcher, enter
 	Code int      `json:"code,omitempty"` // exit
 	Root bool     `json:"root,omitempty"` // start: as the sandbox's root instead of the function's user
 	Args []string `json:"args,omitempty"` // start: program and arguments; wait: other arguments, for a program that is /bin/fn
@@ -120,6 +120,35 @@ func (a *Agent) Start(root bool, args ...string) (int, error) {
 	if _, err := a.Do(Command{Do: "start", Root: root, Args: args}); err != nil {
 		return 0, err
 	}
+	return a.pid()
+}
+
+// Launcher is the pid of a blank's launcher as the host sees it.
+func (a *Agent) Launcher() (int, error) {
+	if _, err := a.Do(Command{Do: "launcher"}); err != nil {
+		return 0, err
+	}
+	return a.pid()
+}
+
+// Enter has the launcher of a blank become the function's, after Bind.
+func (a *Agent) Enter(uid, gid int, inet bool) error {
+	net := "none"
+	if inet {
+		net = "inet"
+	}
+	_, err := a.Do(Command{Do: "enter", Args: []string{strconv.Itoa(uid), strconv.Itoa(gid), net}})
+	return err
+}
+
+// Launch starts a program in a bound sandbox, which waits for Wait.
+func (a *Agent) Launch(args ...string) error {
+	_, err := a.Do(Command{Do: "start", Args: args})
+	return err
+}
+
+// pid reads the pidfd that came with the last answer.
+func (a *Agent) pid() (int, error) {
 	if len(a.fds) != 1 {
 		return 0, fmt.Errorf("the test agent sent %d descriptors", len(a.fds))
 	}

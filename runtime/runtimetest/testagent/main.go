@@ -22,11 +22,23 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/faasd-sec/faasd-sec/agent/launcher"
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/runtime/runtimetest"
 )
 
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == blankArg {
+		self, err := os.Executable()
+		if err == nil {
+			err = launcher.Main(self, true, api.AgentRunDir)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(71)
+		}
+		return
+	}
 	if len(os.Args) > 1 {
 		if err := function(os.Args[1:]); err != nil {
 			fmt.Println(err)
@@ -56,6 +68,10 @@ func serve() error {
 			os.Exit(0)
 		}
 	}()
+	launcher, err := startLauncher()
+	if err != nil {
+		return err
+	}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: api.AgentHTTPSocket})
 	if err != nil {
 		return err
@@ -65,16 +81,18 @@ func serve() error {
 		if err != nil {
 			return err
 		}
-		go (&session{conn: c, deaf: deaf}).run()
+		go (&session{conn: c, deaf: deaf, launcher: launcher}).run()
 	}
 }
 
 type session struct {
-	conn  *net.UnixConn
-	deaf  chan struct{}
-	child *exec.Cmd
-	stdin io.WriteCloser
-	out   bytes.Buffer
+	conn     *net.UnixConn
+	launcher *launcher.Launcher // in a blank
+	fn       *launched          // in a blank
+	deaf     chan struct{}
+	child    *exec.Cmd
+	stdin    io.WriteCloser
+	out      bytes.Buffer
 }
 
 func (s *session) run() {
@@ -109,11 +127,24 @@ func (s *session) do(c runtimetest.Command) (ans runtimetest.Answer, rights []by
 		os.Exit(c.Code)
 	case "deaf":
 		close(s.deaf)
+	case "launcher":
+		if s.launcher == nil {
+			return ans, nil, fmt.Errorf("this sandbox is no blank")
+		}
+		rights = unix.UnixRights(int(s.launcher.PIDFD.Fd()))
+	case "enter":
+		err = s.enter(c.Args)
 	case "start":
+		if s.launcher != nil {
+			return ans, nil, s.launch(c)
+		}
 		ans.PID, rights, err = s.start(c)
 	case "wait":
 		if _, err := io.WriteString(s.stdin, strings.Join(c.Args, " ")+"\n"); err != nil {
 			return ans, nil, err
+		}
+		if s.launcher != nil {
+			return s.finish(), nil, nil
 		}
 		werr := s.child.Wait()
 		ans.Status, ans.Output = s.child.ProcessState.String(), s.out.String()

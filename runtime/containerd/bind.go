@@ -1,0 +1,193 @@
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/faasd-sec/faasd-sec/cgroups"
+	"github.com/faasd-sec/faasd-sec/runtime"
+)
+
+// Bind implements runtime.Sandbox. It makes no call to containerd: an image that
+// is present, mounts, one thread that steps into the sandbox, and cgroup files
+// are all it takes.
+func (s *Sandbox) Bind(ctx context.Context, spec runtime.Spec) error {
+	fail := func(err error) error { return fmt.Errorf("bind sandbox %s: %w", s.info.ID, err) }
+	info := s.Info()
+	spec.ID, spec.SocketDir, spec.AgentPath = info.ID, info.SocketDir, "/"
+	if err := validate(spec); err != nil {
+		return err
+	}
+	limits, err := cgroups.For(spec.Resources, s.r.device)
+	if err != nil {
+		return err
+	}
+	dirs := skeletonDirs(spec.Tmpfs, false)
+	img, err := s.r.imageOf(ctx, &spec)
+	if err != nil {
+		return fail(err)
+	}
+	if err := s.r.images.hold(spec.Image.Digest); err != nil { // until its lease does
+		return fail(err)
+	}
+	bound := false
+	defer func() {
+		if !bound {
+			s.r.images.unhold(spec.Image.Digest)
+		}
+	}()
+	if err := s.r.images.mountPoints(img, dirs); err != nil {
+		return fail(err)
+	}
+	skel, err := skeleton(s.r.cfg.RunDir, dirs)
+	if err != nil {
+		return fail(err)
+	}
+	h, err := s.claimHandles()
+	if err != nil {
+		return err
+	}
+	defer h.close()
+	limited := make(chan error, 1)
+	go func() { limited <- s.limit(limits) }()
+	proc := h.proc
+	h.proc = -1 // rootTree's now
+	layers := append([]string{skel}, img.layers...)
+	root, err := s.r.rootTree(spec, layers, s.base, s.userns, proc)
+	if err == nil {
+		defer unix.Close(root)
+		err = s.r.attach.in(h.mntns, func() error {
+			if err := unix.MoveMount(root, "", h.root, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
+				return fmt.Errorf("mount the function's root: %w", err)
+			}
+			return nil
+		})
+	}
+	if err := errors.Join(err, <-limited); err != nil {
+		return s.goneOr(fail(err))
+	}
+	if err := ctx.Err(); err != nil {
+		return fail(err)
+	}
+	s.mu.Lock()
+	s.info.Function, s.info.Revision, s.info.Resources = spec.Function, spec.Revision, spec.Resources
+	s.info.UID, s.info.GID, s.info.Blank = spec.UID, spec.GID, false
+	s.settled = make(chan struct{})
+	s.mu.Unlock()
+	bound = true
+	s.r.spawn(func() { s.settle(spec.Image.Digest) })
+	return nil
+}
+
+// limit gives a blank the function's limits, parent before child, and reads all
+// of them back.
+func (s *Sandbox) limit(limits cgroups.Limits) error {
+	s.mu.Lock()
+	s.limits = limits
+	s.mu.Unlock()
+	fn := s.functionGroup()
+	outer, inner := s.outerLimits(), s.functionLimits()
+	if err := s.group.Apply(outer); err != nil {
+		return fmt.Errorf("%w: %w", runtime.ErrLimits, err)
+	}
+	if err := fn.Apply(inner); err != nil {
+		return fmt.Errorf("%w: %w", runtime.ErrLimits, err)
+	}
+	if err := errors.Join(s.group.Verify(outer), fn.Verify(inner)); err != nil {
+		return fmt.Errorf("%w: %w", runtime.ErrLimits, err)
+	}
+	return nil
+}
+
+// settle tells containerd what the sandbox has become: its lease keeps the
+// image's layers, its labels give it back after a restart of the node. A node
+// that dies before that loses the sandbox, and nothing else.
+func (s *Sandbox) settle(digest string) {
+	s.mu.Lock()
+	settled := s.settled
+	s.mu.Unlock()
+	defer close(settled)
+	defer s.r.images.unhold(digest)
+	ctx := context.WithoutCancel(s.r.life) // the next daemon is to find it
+	err := s.r.createLease(ctx, s.info.ID, digest)
+	if err == nil {
+		err = s.r.relabel(ctx, s)
+	}
+	if err == nil {
+		return
+	}
+	// Without them it still serves; only the next daemon would not know it.
+	// Its image may then be collected once it is forgotten, which must not
+	// happen under a running function: end it, the node starts another.
+	s.r.cfg.Log.Error("a bound sandbox could not be recorded and is ended", "sandbox", s.info.ID, "error", err)
+	if err := s.proc.signal(unix.SIGKILL); err != nil {
+		s.r.cfg.Log.Error("end an unrecorded sandbox", "sandbox", s.info.ID, "error", err)
+	}
+}
+
+// prepareBind makes what all binds share, or notes why there will be none.
+func (r *Runtime) prepareBind() (retErr error) {
+	r.dev = -1
+	if r.noBind = r.cfg.NoBind; r.noBind != nil {
+		r.noBind = fmt.Errorf("%w: %w", runtime.ErrUnsupported, r.noBind)
+		return nil
+	}
+	var err error
+	if r.attach, err = newAttacher(); err != nil {
+		return fmt.Errorf("start the thread that enters sandboxes: %w", err)
+	}
+	if r.dev, err = mountDev(); err != nil {
+		r.endBind()
+		return err
+	}
+	if r.noBind = r.probeBind(); r.noBind != nil {
+		r.cfg.Log.Info("no sandboxes ahead of their functions", "reason", r.noBind)
+	}
+	return nil
+}
+
+// endBind undoes prepareBind. No Bind may be under way.
+func (r *Runtime) endBind() {
+	r.attach.close()
+	if r.dev >= 0 {
+		_ = unix.Close(r.dev)
+		r.dev = -1
+	}
+}
+
+// spawn runs f until it ends, which Close waits for.
+func (r *Runtime) spawn(f func()) {
+	r.watchers.Add(1)
+	go func() {
+		defer r.watchers.Done()
+		f()
+	}()
+}
+
+// probeBind tries what Bind does on a tree of its own, and says why not.
+func (r *Runtime) probeBind() error {
+	unsupported := func(err error) error {
+		return fmt.Errorf("%w: sandboxes cannot be made ahead of their functions (Linux 6.15 is needed): %w", runtime.ErrUnsupported, err)
+	}
+	if !r.compose.detached {
+		return unsupported(errors.New("overlay takes no detached layers"))
+	}
+	dev, err := unix.OpenTree(r.dev, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	if err != nil {
+		return unsupported(fmt.Errorf("clone a detached mount: %w", err))
+	}
+	shm, err := mountTmpfs(unix.MOUNT_ATTR_NOSUID, bounded(4096, "0755")...)
+	if err != nil {
+		_ = unix.Close(dev)
+		return unsupported(err)
+	}
+	err = place(shm, dev, "shm")
+	_ = unix.Close(dev)
+	if err != nil {
+		return unsupported(err)
+	}
+	return nil
+}
