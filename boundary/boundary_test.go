@@ -53,25 +53,28 @@ var may = map[string]string{
 	"reqauth":            "api sealed",
 	"placement":          "api",
 	"gossip":             "api",
-	"relay":              "api",
+	"nbio":               "",
+	"samehost":           "nbio",
+	"relay":              "api nbio",
 	"pki":                "api",
 	"store":              "api",
 	"registry":           "api",
 	"image":              "api",
-	"daemon":             "api",
+	"daemon":             "api nbio",
 	"stack":              "api sealed image",
 	"runtime":            "api",
 	"runtime/containerd": "api cgroups runtime runtime/containerd/daemon",
-	"node":               "api attest cgroups gossip relay runtime sealed",
+	"node":               "api attest cgroups gossip node/keepalive relay runtime sealed",
+	"node/keepalive":     "",
 	"coordinator":        "api gossip placement relay reqauth sealed store",
 	"keybroker":          "api attest reqauth sealed sealed/unseal",
 	"client":             "api attest image reqauth sealed sealed/unseal stack upstream",
-	"upstream":           "sealed",
+	"upstream":           "nbio sealed",
 	"enrol":              "api gossip pki store",
 }
 
 // agentMay is what the agent's packages import of ours, below agent itself.
-const agentMay = "api sealed sealed/unseal upstream"
+const agentMay = "api nbio sealed sealed/unseal upstream"
 
 type pkg struct {
 	ImportPath string

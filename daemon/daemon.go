@@ -24,6 +24,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/valyala/fasthttp"
 	"github.com/valyala/fasthttp/fasthttpadaptor"
+
+	"github.com/faasd-sec/faasd-sec/nbio"
 )
 
 // Signals returns a context that ends with SIGINT or SIGTERM. A second one
@@ -174,6 +176,7 @@ func ListenUnix(path string, config *tls.Config) (net.Listener, error) {
 	if err := os.Chmod(path, 0o600); err != nil {
 		return nil, errors.Join(fmt.Errorf("listen on %s: %w", path, err), ln.Close())
 	}
+	ln = nbio.Listener{Listener: ln}
 	if config != nil {
 		return tls.NewListener(ln, config), nil
 	}

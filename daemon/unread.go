@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/valyala/fasthttp"
+
+	"github.com/faasd-sec/faasd-sec/nbio"
 )
 
 // prefetched is how much of a body of known length fasthttp reads before it
@@ -88,7 +90,7 @@ type lingerListener struct{ net.Listener }
 func (l lingerListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if t, ok := c.(*net.TCPConn); ok && err == nil {
-		return &lingering{TCPConn: t}, nil
+		return &lingering{Conn: nbio.Wrap(t), tcp: t}, nil
 	}
 	return c, err
 }
@@ -98,15 +100,16 @@ func (l lingerListener) Accept() (net.Conn, error) {
 // unread bytes makes the kernel send a reset, on which the peer throws away the
 // reply that it did not read yet (RFC 9112, section 9.6).
 type lingering struct {
-	*net.TCPConn
-	on atomic.Bool
+	net.Conn
+	tcp *net.TCPConn // the one below
+	on  atomic.Bool
 }
 
 // Close implements net.Conn.
 func (c *lingering) Close() error {
-	if c.on.CompareAndSwap(true, false) && c.CloseWrite() == nil && c.SetReadDeadline(time.Now().Add(lingerTime)) == nil {
+	if c.on.CompareAndSwap(true, false) && c.tcp.CloseWrite() == nil && c.SetReadDeadline(time.Now().Add(lingerTime)) == nil {
 		// Whatever ends the copy, the connection is closed next.
-		_, _ = io.CopyN(io.Discard, c.TCPConn, lingerBytes)
+		_, _ = io.CopyN(io.Discard, c.Conn, lingerBytes)
 	}
-	return c.TCPConn.Close()
+	return c.Conn.Close()
 }

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/valyala/fasthttp"
+
+	"github.com/faasd-sec/faasd-sec/nbio"
 )
 
 // ErrNotSent means that the upstream could not be reached: no byte of the
@@ -66,7 +68,7 @@ func NewUpstream(ctx context.Context, dial Dialer, o Options) *Upstream {
 				if err != nil {
 					return nil, &dialError{err}
 				}
-				return wholeConn{conn}, nil
+				return wholeConn{nbio.Wrap(conn)}, nil
 			},
 		},
 		large: &http.Transport{
@@ -77,7 +79,7 @@ func NewUpstream(ctx context.Context, dial Dialer, o Options) *Upstream {
 				if err != nil {
 					return nil, &dialError{err}
 				}
-				return hearingConn{conn}, nil
+				return hearingConn{nbio.Wrap(conn)}, nil
 			},
 			MaxIdleConnsPerHost: 16, IdleConnTimeout: o.IdleTimeout, DisableCompression: true,
 			WriteBufferSize: 64 << 10, ReadBufferSize: 64 << 10,
@@ -133,7 +135,8 @@ type Reply struct {
 	Status int
 	length int64
 	body   io.ReadCloser
-	get    func(string) string
+	head   *fasthttp.ResponseHeader // of a small exchange
+	large  http.Header              // of a large one
 	free   func()
 	until  time.Time
 	req    *Body
@@ -141,7 +144,21 @@ type Reply struct {
 }
 
 // Header is a header of the reply, "" if absent.
-func (r *Reply) Header(name string) string { return r.get(name) }
+func (r *Reply) Header(name string) string {
+	if r.head != nil {
+		return string(r.head.Peek(name))
+	}
+	return r.large.Get(name)
+}
+
+// Peek is Header without a copy where there need be none: the bytes are valid
+// until SendTo or Discard.
+func (r *Reply) Peek(name string) []byte {
+	if r.head != nil {
+		return r.head.Peek(name)
+	}
+	return []byte(r.large.Get(name))
+}
 
 // Post sends body to path and returns as soon as the reply's header is there.
 // until bounds the whole exchange, the reply's body included. On ErrNotSent,
@@ -174,7 +191,7 @@ func (u *Upstream) postSmall(until time.Time, path string, body *Body, headers [
 	}
 	return &Reply{
 		Status: resp.StatusCode(), length: int64(resp.Header.ContentLength()), until: until,
-		body: fastBody{resp}, get: func(n string) string { return string(resp.Header.Peek(n)) },
+		body: fastBody{resp}, head: &resp.Header,
 		free: func() { fasthttp.ReleaseResponse(resp) }, req: body,
 	}, nil
 }
@@ -216,7 +233,7 @@ func (u *Upstream) postLarge(until time.Time, path string, body *Body, headers [
 	}
 	return &Reply{
 		Status: resp.StatusCode, length: resp.ContentLength, until: until,
-		body: resp.Body, get: resp.Header.Get, free: func() { cancel(); src.detach() }, req: body,
+		body: resp.Body, large: resp.Header, free: func() { cancel(); src.detach() }, req: body,
 	}, nil
 }
 
@@ -312,12 +329,12 @@ func (r *Reply) SendTo(ctx *fasthttp.RequestCtx, done func(error), headers ...st
 		whole = *buf
 	}
 	ctx.SetStatusCode(r.Status)
-	if ct := r.get(fasthttp.HeaderContentType); ct != "" {
-		ctx.SetContentType(ct)
+	if ct := r.Peek(fasthttp.HeaderContentType); len(ct) > 0 {
+		ctx.Response.Header.SetContentTypeBytes(ct)
 	}
 	for _, h := range headers {
-		if v := r.get(h); v != "" {
-			ctx.Response.Header.Set(h, v)
+		if v := r.Peek(h); len(v) > 0 {
+			ctx.Response.Header.SetBytesV(h, v)
 		}
 	}
 	if r.req.rest != nil {

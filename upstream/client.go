@@ -7,8 +7,9 @@ import (
 	"fmt"
 	"net"
 	"sync"
-	"syscall"
 	"time"
+
+	"github.com/faasd-sec/faasd-sec/nbio"
 )
 
 // Config makes a Client.
@@ -65,11 +66,8 @@ type conn struct {
 	net.Conn
 	br    *bufio.Reader
 	wbuf  []byte
-	raw   syscall.RawConn
 	since time.Time // idle since
 	fresh bool      // no request went over it before
-	alive bool      // outcome of check
-	check func(fd uintptr) bool
 }
 
 // get returns a kept connection or a new one.
@@ -99,20 +97,8 @@ func (c *Client) get(ctx context.Context, fresh bool) (*conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDial, err)
 	}
+	nc = nbio.Wrap(nc)
 	cn := &conn{Conn: nc, br: bufio.NewReaderSize(nc, lineBuffer), fresh: true}
-	if sc, ok := nc.(syscall.Conn); ok {
-		if cn.raw, err = sc.SyscallConn(); err != nil {
-			_ = nc.Close()
-			return nil, fmt.Errorf("%w: %w", ErrDial, err)
-		}
-	}
-	cn.check = func(fd uintptr) bool {
-		var b [1]byte
-		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		// Neither an end nor unasked bytes may wait on an idle connection.
-		cn.alive = errors.Is(err, syscall.EAGAIN)
-		return true
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
@@ -125,17 +111,7 @@ func (c *Client) get(ctx context.Context, fresh bool) (*conn, error) {
 
 // usable reports whether an idle connection is still open and silent.
 func (cn *conn) usable() bool {
-	if cn.br.Buffered() > 0 {
-		return false
-	}
-	if cn.raw == nil {
-		return true
-	}
-	cn.alive = false
-	if err := cn.raw.Read(cn.check); err != nil {
-		return false
-	}
-	return cn.alive
+	return cn.br.Buffered() == 0 && nbio.Silent(cn.Conn)
 }
 
 // put gives a connection back; one that is not to be kept is closed.
