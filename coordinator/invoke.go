@@ -295,7 +295,7 @@ func (c *Coordinator) send(p *peer, r *route, body *relay.Body, id string) (*rel
 		if err != nil {
 			return c.broken(p, until, err)
 		}
-		c.observe(reply)
+		c.observe(p, reply)
 		code := api.Code(reply.Header(api.HeaderRefused))
 		switch {
 		case code == "":
@@ -340,7 +340,7 @@ func (c *Coordinator) admit(p *peer, r *route, until time.Time) (t api.Ticket, r
 		_, refusal, fatal = c.broken(p, until, err)
 		return t, refusal, fatal
 	}
-	c.observe(reply)
+	c.observe(p, reply)
 	code := api.Code(reply.Header(api.HeaderRefused))
 	if code != "" || reply.Status != fasthttp.StatusOK {
 		err := problemOf(reply)
@@ -359,14 +359,20 @@ func (c *Coordinator) admit(p *peer, r *route, until time.Time) (t api.Ticket, r
 	return t, nil, nil
 }
 
-// observe takes the load that a node's reply carries along.
-func (c *Coordinator) observe(reply *relay.Reply) {
-	h := reply.Header(api.HeaderLoad)
-	if h == "" {
+// observe takes the load that a node's reply carries along. Most replies carry
+// the one before again, which costs a comparison.
+func (c *Coordinator) observe(p *peer, reply *relay.Reply) {
+	h := reply.Peek(api.HeaderLoad)
+	if len(h) == 0 {
 		return
 	}
+	if last := p.load.Load(); last != nil && string(h) == *last {
+		return
+	}
+	text := string(h)
+	p.load.Store(&text)
 	var l api.NodeLoad
-	if err := json.Unmarshal([]byte(h), &l); err == nil {
+	if err := json.Unmarshal(h, &l); err == nil {
 		c.dep.Mesh.Observe(l)
 	}
 }

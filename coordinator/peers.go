@@ -22,6 +22,7 @@ type peer struct {
 	up       *relay.Upstream
 	epoch    atomic.Uint64 // of the node's daemon, as last seen
 	inFlight atomic.Int64
+	load     atomic.Pointer[string] // the last that a reply carried
 }
 
 // peers keeps one peer for each node it was asked for.

@@ -25,7 +25,9 @@ import (
 	"github.com/faasd-sec/faasd-sec/daemon"
 	"github.com/faasd-sec/faasd-sec/enrol"
 	"github.com/faasd-sec/faasd-sec/gossip"
+	"github.com/faasd-sec/faasd-sec/nbio"
 	"github.com/faasd-sec/faasd-sec/pki"
+	"github.com/faasd-sec/faasd-sec/samehost"
 	"github.com/faasd-sec/faasd-sec/sealed"
 )
 
@@ -92,19 +94,24 @@ type nodeDialer struct {
 }
 
 // DialNode implements coordinator.Dialer: only the node itself completes the
-// handshake. A node on this machine is reached over its unix socket, which
-// costs half of what loopback does; the handshake stays, since gossip may name
-// any path.
+// handshake. A node on this machine is reached over its unix socket, where the
+// handshake is all there is of TLS; it stays, since gossip may name any path.
 func (d nodeDialer) DialNode(ctx context.Context, node api.NodeMeta) (net.Conn, error) {
 	config := pki.ClientConfig(d.identity, pki.RoleNode, node.ID)
 	if path, ok := api.LocalPath(node.Local, d.bootID); ok {
-		local := tls.Dialer{Config: config}
-		if conn, err := local.DialContext(ctx, "unix", path); err == nil {
+		if conn, err := samehost.Dial(ctx, path, config); err == nil {
 			return conn, nil
 		}
 	}
-	t := tls.Dialer{NetDialer: nodeDialing(), Config: config}
-	return t.DialContext(ctx, "tcp", node.Addr)
+	conn, err := nodeDialing().DialContext(ctx, "tcp", node.Addr)
+	if err != nil {
+		return nil, err
+	}
+	t := tls.Client(nbio.Wrap(conn), config)
+	if err := t.HandshakeContext(ctx); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return t, nil
 }
 
 // silence is how long a machine may leave packets unanswered. Functions may take

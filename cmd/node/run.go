@@ -22,6 +22,7 @@ import (
 	"github.com/faasd-sec/faasd-sec/node"
 	"github.com/faasd-sec/faasd-sec/pki"
 	"github.com/faasd-sec/faasd-sec/runtime/containerd"
+	"github.com/faasd-sec/faasd-sec/samehost"
 )
 
 const joinRemedy = "join the cluster first: faasd-sec node join --token TOKEN --coordinator HOST:PORT"
@@ -103,11 +104,12 @@ func run(ctx context.Context, o options) (err error) {
 	g := daemon.NewGroup(life, log)
 	g.Go("api", func(ctx context.Context) error { return daemon.Serve(ctx, server, ln, 5*time.Second) })
 	if o.localSocket != "" {
-		local, err := daemon.ListenUnix(o.localSocket, pki.ServerConfig(identity, pki.RoleCoordinator))
+		socket, err := daemon.ListenUnix(o.localSocket, nil)
 		if err != nil {
 			g.Stop()
 			return errors.Join(err, g.Wait())
 		}
+		local := samehost.NewListener(socket, pki.ServerConfig(identity, pki.RoleCoordinator))
 		server := daemon.Server(nd.Handler(), log)
 		server.Concurrency = 1 << 16
 		g.Go("local api", func(ctx context.Context) error { return daemon.Serve(ctx, server, local, 5*time.Second) })
