@@ -1,6 +1,8 @@
 package containerd
 
 import (
+	"context"
+	"errors"
 	"slices"
 	"testing"
 	"time"
@@ -27,18 +29,40 @@ func (b *bench) blank(t testing.TB, r *Runtime, spec runtime.Spec) (runtime.Sand
 	return s, a
 }
 
+// tryBind makes a blank and binds it, or leaves nothing.
+func (b *bench) tryBind(ctx context.Context, t testing.TB, r runtime.Runtime, spec runtime.Spec) (_ runtime.Sandbox, err error) {
+	s, err := r.CreateBlank(ctx, runtime.BlankSpec{ID: spec.ID, AgentPath: spec.AgentPath, SocketDir: spec.SocketDir})
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Remove(context.WithoutCancel(ctx), 0))
+		}
+	}()
+	a := dial(t, spec.SocketDir)
+	pid, err := a.Launcher()
+	if err != nil {
+		return nil, err
+	}
+	if err := s.AdmitLauncher(ctx, pid); err != nil {
+		return nil, err
+	}
+	if err := s.Bind(ctx, spec); err != nil {
+		return nil, err
+	}
+	i := s.Info()
+	return s, a.Enter(i.UID, i.GID, spec.AllowInet)
+}
+
 // bind makes a blank and binds it.
 func (b *bench) bind(t testing.TB, r *Runtime, spec runtime.Spec) (runtime.Sandbox, *runtimetest.Agent) {
 	t.Helper()
-	s, a := b.blank(t, r, spec)
-	if err := s.Bind(t.Context(), spec); err != nil {
+	s, err := b.tryBind(t.Context(), t, r, spec)
+	if err != nil {
 		t.Fatal(err)
 	}
-	i := s.Info()
-	if err := a.Enter(i.UID, i.GID, spec.AllowInet); err != nil {
-		t.Fatal(err)
-	}
-	return s, a
+	return s, dial(t, spec.SocketDir)
 }
 
 func TestABlankBecomesASandboxOfAnImage(t *testing.T) {

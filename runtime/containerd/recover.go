@@ -119,6 +119,10 @@ func (r *Runtime) readopt(ctx context.Context, c containers.Container, pid int) 
 	if err := errors.Join(s.group.Verify(s.outerLimits()), s.functionGroup().Verify(s.functionLimits())); err != nil {
 		return nil, fmt.Errorf("%w: %w", runtime.ErrLimits, err)
 	}
+	// Nobody else would: who froze it knew that it was frozen.
+	if err := s.group.Thaw(ctx); err != nil {
+		return nil, err
+	}
 	if err := r.ranges.take(s.base); err != nil {
 		return nil, err
 	}

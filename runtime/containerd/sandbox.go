@@ -145,6 +145,10 @@ func (s *Sandbox) Remove(ctx context.Context, grace time.Duration) error {
 	if s.removed {
 		return nil
 	}
+	// A frozen process neither hears a signal nor dies of one. It may be gone.
+	if err := s.group.Thaw(ctx); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENODEV) {
+		s.r.cfg.Log.Warn("thaw a sandbox to remove it", "sandbox", s.info.ID, "error", err)
+	}
 	if err := s.proc.stop(ctx, grace, s.gone); err != nil {
 		return fmt.Errorf("remove sandbox %s: %w", s.info.ID, err)
 	}

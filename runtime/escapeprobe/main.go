@@ -57,7 +57,7 @@ func main() {
 	flag.Parse()
 
 	var out []Verdict
-	for _, list := range [][]attempt{kernelAttempts(), processAttempts(t), fileAttempts(t), networkAttempts(t), controls(t)} {
+	for _, list := range [][]attempt{kernelAttempts(), processAttempts(t), fileAttempts(t), baseAttempts(), networkAttempts(t), controls(t)} {
 		for _, a := range list {
 			v := Verdict{Name: a.name, Allowed: true}
 			if err := a.try(); err != nil {

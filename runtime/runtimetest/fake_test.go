@@ -93,9 +93,11 @@ func TestFakeKeepsTheContract(t *testing.T) {
 				c.deaf[s.ID()] = true
 				c.mu.Unlock()
 			},
-			Launch: func(_ *testing.T, s runtime.Sandbox) int { return s.Info().PID + 1 },
-			Hog:    func(_ *testing.T, s runtime.Sandbox) { f.OOM(s.ID()) },
-			Fork:   func(_ *testing.T, s runtime.Sandbox) { f.RefuseFork(s.ID()) },
+			Alive:    func(_ *testing.T, s runtime.Sandbox) bool { return !f.Frozen(s.ID()) },
+			Launcher: func(_ *testing.T, s runtime.Sandbox) int { return s.Info().PID + 1 },
+			Launch:   func(_ *testing.T, s runtime.Sandbox) int { return s.Info().PID + 1 },
+			Hog:      func(_ *testing.T, s runtime.Sandbox) { f.OOM(s.ID()) },
+			Fork:     func(_ *testing.T, s runtime.Sandbox) { f.RefuseFork(s.ID()) },
 		}
 	})
 }

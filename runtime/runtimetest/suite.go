@@ -23,14 +23,21 @@ type Env struct {
 	// Spec asks for a small sandbox with a new id and a socket directory of its
 	// own, whose agent ends with 0 on SIGTERM.
 	Spec func(t *testing.T) runtime.Spec
+	// Create makes the sandbox of a spec, in whatever way is under test; nil is
+	// Runtime.Create.
+	Create func(ctx context.Context, spec runtime.Spec) (runtime.Sandbox, error)
 	// Reopen closes the runtime and makes another on the same machine.
 	Reopen func(t *testing.T) runtime.Runtime
 	// Exit has the agent of a sandbox end with a code.
 	Exit func(t *testing.T, s runtime.Sandbox, code uint32)
 	// Deafen has it ignore SIGTERM.
 	Deafen func(t *testing.T, s runtime.Sandbox)
+	// Alive reports whether the agent of a sandbox answers within a moment.
+	Alive func(t *testing.T, s runtime.Sandbox) bool
 	// Launch starts a process that can be admitted and gives its pid on the host.
 	Launch func(t *testing.T, s runtime.Sandbox) int
+	// Launcher is the launcher of a blank, as its pid on the host.
+	Launcher func(t *testing.T, s runtime.Sandbox) int
 	// Hog has the process of the last Launch use more memory than is allowed,
 	// Fork has it start more processes; either returns when that has happened.
 	Hog, Fork func(t *testing.T, s runtime.Sandbox)
@@ -65,15 +72,26 @@ func Run(t *testing.T, factory Factory) {
 		{"RecoverForgetsTheDead", testRecoverDead},
 		{"ManyAtOnce", testMany},
 		{"CloseLeavesSandboxesRunning", testClose},
+		{"AFrozenSandboxStandsStillUntilThawed", testFreeze},
+		{"AFrozenSandboxCanBeRemoved", testFrozenRemove},
+		{"ABlankIsBoundOnceAndNotRecovered", testBlank},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, factory(t)) })
 	}
 }
 
+// make makes a sandbox in the way under test.
+func (e Env) make(ctx context.Context, spec runtime.Spec) (runtime.Sandbox, error) {
+	if e.Create != nil {
+		return e.Create(ctx, spec)
+	}
+	return e.Runtime.Create(ctx, spec)
+}
+
 func create(t *testing.T, e Env) (runtime.Sandbox, runtime.Spec) {
 	t.Helper()
 	spec := e.Spec(t)
-	s, err := e.Runtime.Create(t.Context(), spec)
+	s, err := e.make(t.Context(), spec)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +132,7 @@ func testCreate(t *testing.T, e Env) {
 	spec := e.Spec(t)
 	spec.Function, spec.Revision = "greet.team", "abcdef"
 	before := time.Now().Add(-time.Second)
-	s, err := e.Runtime.Create(t.Context(), spec)
+	s, err := e.make(t.Context(), spec)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,9 +173,12 @@ func testBadSpecs(t *testing.T, e Env) {
 		good := e.Spec(t)
 		bad := good
 		spoil(&bad)
-		if _, err := e.Runtime.Create(t.Context(), bad); err == nil {
+		if _, err := e.make(t.Context(), bad); err == nil {
 			t.Errorf("%s: accepted", name)
 			continue
+		}
+		if e.Create != nil {
+			continue // a blank that could not be bound took its directory along
 		}
 		// The socket directory is the caller's as long as there is no sandbox.
 		if _, err := os.Stat(good.SocketDir); err != nil {
@@ -171,14 +192,14 @@ func testBadSpecs(t *testing.T, e Env) {
 
 func testTaken(t *testing.T, e Env) {
 	s, spec := create(t, e)
-	if _, err := e.Runtime.Create(t.Context(), spec); !errors.Is(err, &api.Error{Code: api.CodeConflict}) {
+	if _, err := e.make(t.Context(), spec); !errors.Is(err, &api.Error{Code: api.CodeConflict}) {
 		t.Errorf("second Create of one id: %v, want a conflict", err)
 	}
 	remove(t, s)
 	if err := os.MkdirAll(spec.SocketDir, 0o711); err != nil {
 		t.Fatal(err)
 	}
-	again, err := e.Runtime.Create(t.Context(), spec)
+	again, err := e.make(t.Context(), spec)
 	if err != nil {
 		t.Fatalf("Create after Remove: %v", err)
 	}
@@ -189,10 +210,10 @@ func testCanceled(t *testing.T, e Env) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	spec := e.Spec(t)
-	if _, err := e.Runtime.Create(ctx, spec); err == nil {
+	if _, err := e.make(ctx, spec); err == nil {
 		t.Fatal("Create with a context that is over succeeded")
 	}
-	s, err := e.Runtime.Create(t.Context(), spec)
+	s, err := e.make(t.Context(), spec)
 	if err != nil {
 		t.Fatalf("the same sandbox afterwards: %v", err)
 	}
@@ -358,7 +379,7 @@ func testMany(t *testing.T, e Env) {
 	for range n {
 		spec := e.Spec(t)
 		wg.Go(func() {
-			s, err := e.Runtime.Create(t.Context(), spec)
+			s, err := e.make(t.Context(), spec)
 			if err != nil {
 				t.Error(err)
 				return
@@ -393,7 +414,7 @@ func testClose(t *testing.T, e Env) {
 	if _, open := <-e.Runtime.Events(); open {
 		t.Error("an event after Close")
 	}
-	if _, err := e.Runtime.Create(t.Context(), e.Spec(t)); err == nil {
+	if _, err := e.make(t.Context(), e.Spec(t)); err == nil {
 		t.Error("a closed runtime creates sandboxes")
 	}
 	e.Launch(t, s)
@@ -403,4 +424,88 @@ func testClose(t *testing.T, e Env) {
 		t.Fatalf("recovered %d sandboxes, %v; want %s", len(found), err, spec.ID)
 	}
 	remove(t, found[0])
+}
+
+func testFreeze(t *testing.T, e Env) {
+	s, _ := create(t, e)
+	defer remove(t, s)
+	for range 2 { // both are idempotent
+		if err := s.Freeze(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if e.Alive(t, s) {
+		t.Error("a frozen agent answers")
+	}
+	for range 2 {
+		if err := s.Thaw(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !e.Alive(t, s) {
+		t.Error("a thawed agent does not answer")
+	}
+}
+
+func testFrozenRemove(t *testing.T, e Env) {
+	s, spec := create(t, e)
+	if err := s.Freeze(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Remove(t.Context(), 50*time.Millisecond); err != nil {
+		t.Fatal(err)
+	}
+	await(t, e.Runtime, runtime.EventExit, spec.ID)
+	if err := s.Freeze(t.Context()); !errors.Is(err, runtime.ErrGone) {
+		t.Errorf("Freeze of a removed sandbox: %v, want ErrGone", err)
+	}
+}
+
+func testBlank(t *testing.T, e Env) {
+	if err := e.Runtime.CanBind(e.Image); err != nil {
+		t.Skipf("not on this machine: %v", err)
+	}
+	blank := func() (runtime.Sandbox, runtime.Spec) {
+		t.Helper()
+		spec := e.Spec(t)
+		s, err := e.Runtime.CreateBlank(t.Context(), runtime.BlankSpec{ID: spec.ID, AgentPath: spec.AgentPath, SocketDir: spec.SocketDir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s, spec
+	}
+	s, spec := blank()
+	if i := s.Info(); !i.Blank || i.Start != api.StartPooled || i.Function != "" || i.PID <= 1 {
+		t.Errorf("info of a blank: %+v", i)
+	}
+	if err := s.Bind(t.Context(), spec); err == nil {
+		t.Error("a blank was bound whose launcher nobody had seen")
+	}
+	remove(t, s)
+
+	s, spec = blank()
+	defer func() { remove(t, s) }() // the recovered one
+	if err := s.AdmitLauncher(t.Context(), e.Launcher(t, s)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Bind(t.Context(), spec); err != nil {
+		t.Fatal(err)
+	}
+	if i := s.Info(); i.Blank || i.Function != spec.Function || i.Revision != spec.Revision || i.Resources != spec.Resources || i.UID == 0 {
+		t.Errorf("info of a bound sandbox: %+v", i)
+	}
+	if err := s.Bind(t.Context(), spec); err == nil {
+		t.Error("a sandbox was bound twice")
+	}
+
+	_, waiting := blank()
+	r := e.Reopen(t)
+	found, err := r.Recover(t.Context())
+	if err != nil || len(found) != 1 || found[0].Info() != s.Info() {
+		t.Fatalf("recovered %d sandboxes, %v; want the bound one alone", len(found), err)
+	}
+	s = found[0]
+	if _, err := os.Stat(waiting.SocketDir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the socket directory of a blank of an earlier life: %v", err)
+	}
 }

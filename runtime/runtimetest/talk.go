@@ -123,6 +123,18 @@ func (a *Agent) Start(root bool, args ...string) (int, error) {
 	return a.pid()
 }
 
+// Ping asks the agent for a sign of life within d.
+func (a *Agent) Ping(d time.Duration) error {
+	if err := a.conn.SetDeadline(time.Now().Add(d)); err != nil {
+		return err
+	}
+	if _, err := a.conn.Write([]byte("{\"do\":\"ping\"}\n")); err != nil {
+		return err
+	}
+	_, err := a.r.ReadBytes('\n')
+	return err
+}
+
 // Launcher is the pid of a blank's launcher as the host sees it.
 func (a *Agent) Launcher() (int, error) {
 	if _, err := a.Do(Command{Do: "launcher"}); err != nil {
