@@ -42,6 +42,7 @@ func (c *Coordinator) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 		if err == nil {
 			r.freed.put(p, time.Now())
 		}
+		c.queue.ended(r.name)
 		c.queue.signal()
 		switch {
 		case err != nil:
@@ -164,8 +165,10 @@ func (c *Coordinator) place(ctx *fasthttp.RequestCtx, r *route, body *relay.Body
 		deadline = e
 	}
 	queued := false
+	var turn *turn // its place among those that wait, once it has to
 	for {
 		freed := c.queue.next() // taken before the attempt: what ends during it counts
+		freed.turn = turn
 		view := c.dep.Mesh.Snapshot()
 		reply, peer, last, err := c.tryAll(view, r, body, id)
 		if err != nil || reply != nil {
@@ -178,10 +181,13 @@ func (c *Coordinator) place(ctx *fasthttp.RequestCtx, r *route, body *relay.Body
 			if err := c.fits(view, r); err != nil {
 				return nil, nil, err
 			}
+			c.queue.makeRoom(r.name)
 			if err := c.queue.enter(); err != nil {
 				return nil, nil, err
 			}
 			queued = true
+			turn = c.queue.turn(r.name)
+			defer turn.end()
 			c.met.queued.Inc()
 			continue // from now on what ends is signalled; before it was not
 		}

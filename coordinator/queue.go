@@ -1,7 +1,9 @@
 package coordinator
 
 import (
+	"container/list"
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -9,15 +11,68 @@ import (
 	"github.com/faasd-sec/faasd-sec/api"
 )
 
-// waiting bounds the invocations that found no room and wait for some.
+// waiting holds the invocations that found no room. Each function has a line;
+// lines are served in turn, so that one with many callers does not keep another
+// from its place, and within a line the oldest goes first. Whatever may have made
+// room lets the lines try again, one invocation after the other: how many there
+// is room for shows only in the attempt.
+//
+// It promises order among those that wait, not over those that arrive: who finds
+// a slot at once takes it.
 type waiting struct {
-	size  int64
-	count atomic.Int64
-	mu    sync.Mutex
-	freed chan struct{} // closed and replaced when an invocation of ours ended
+	size   int64
+	pass   time.Duration // passAfter
+	settle time.Duration // settleAfter
+	count  atomic.Int64  // of those between enter and leave
+	clock  atomic.Uint64 // counts events
+
+	kick chan struct{} // tells follow that somebody waits
+	soon atomic.Bool   // something ended since follow let all try
+
+	mu       sync.Mutex
+	owed     int   // calls of leave that were anticipated for those pushed out
+	standing int   // in all lines
+	baton    *turn // whose turn it is: the next waits for it
+	arrivals uint64
+	changed  uint64 // clock at the last event for all
+	lines    map[api.FunctionName]*line
+	ready    []*line // to try, in turn; each line is here, in refused or in neither
+	refused  []*line // tried in vain since the last event, the oldest attempt first
 }
 
-func newWaiting(size int) *waiting { return &waiting{size: int64(size), freed: make(chan struct{})} }
+const (
+	// passAfter is how long the next waits for the one whose turn it is. By then
+	// that one has been refused by what is known here, or counts as on its way to
+	// a node, which the next attempt takes into account.
+	passAfter = 250 * time.Microsecond
+	// settleAfter is when an attempt is taken for one that found room: a node
+	// that refuses does so within a round trip.
+	settleAfter = 2 * time.Millisecond
+	// maxLineTrying bounds a function's attempts that have not settled.
+	maxLineTrying = 2
+
+	// retryEvery is how long those that wait rely on being told of room.
+	retryEvery = 250 * time.Millisecond
+	// spacing is the least time between two events that let everybody try.
+	spacing = 5 * time.Millisecond
+)
+
+// errPushedOut ends the wait of the youngest of the longest line.
+var errPushedOut = errors.New("others have waited for less than this function's callers")
+
+func newWaiting(size int) *waiting {
+	return &waiting{size: int64(size), pass: passAfter, settle: settleAfter, lines: map[api.FunctionName]*line{}, kick: make(chan struct{}, 1)}
+}
+
+// line is one function's invocations that wait.
+type line struct {
+	name    api.FunctionName
+	members int       // turns that have not ended, standing or not
+	turns   list.List // of *turn, oldest first
+	trying  int
+	listed  bool   // in ready or refused
+	changed uint64 // clock at the last event for this function
+}
 
 // enter takes a place, or refuses: patience has a bound.
 func (w *waiting) enter() error {
@@ -30,40 +85,185 @@ func (w *waiting) enter() error {
 	return nil
 }
 
-func (w *waiting) leave() { w.count.Add(-1) }
-
-// next is closed when something ended after the call.
-func (w *waiting) next() <-chan struct{} {
+// leave gives the place of one that entered back.
+func (w *waiting) leave() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.freed
+	if w.owed > 0 {
+		w.owed--
+		return
+	}
+	w.count.Add(-1)
 }
 
-// signal wakes those that wait.
-func (w *waiting) signal() {
+// makeRoom lets an invocation of name in where all places are taken and another
+// function's line is longer by more than one: the youngest of the longest line
+// goes, so that nobody is kept out by the number of another's callers.
+func (w *waiting) makeRoom(name api.FunctionName) {
+	if w.count.Load() < w.size {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	own, longest := 0, (*line)(nil)
+	for _, l := range w.lines {
+		if l.name == name {
+			own = l.turns.Len()
+		}
+		if longest == nil || l.turns.Len() > longest.turns.Len() {
+			longest = l
+		}
+	}
+	if longest == nil || longest.turns.Len() <= own+1 {
+		return
+	}
+	t := longest.turns.Back().Value.(*turn)
+	w.take(t)
+	t.pushed = true
+	close(t.out)
+	w.count.Add(-1)
+	w.owed++
+}
+
+// moment is when an attempt began, and whose it is; turn is nil in the first,
+// before the invocation stands anywhere.
+type moment struct {
+	at   uint64
+	turn *turn
+}
+
+// next is taken before an attempt: what happens during it counts.
+func (w *waiting) next() moment { return moment{at: w.clock.Load()} }
+
+// wait returns when it is the invocation's turn to try again. from is what next
+// gave before the attempt that found no room, changed is closed once the view of
+// that attempt is outdated.
+func (w *waiting) wait(ctx context.Context, from moment, changed <-chan struct{}) error {
+	t := from.turn
+	w.mu.Lock()
+	w.decided(t)
+	at := from.at
+	select {
+	case <-changed:
+		at = 0 // whatever it was refused for may be over
+	default:
+	}
+	w.stand(t, at)
+	out := t.out
+	w.mu.Unlock()
+	select {
+	case w.kick <- struct{}{}:
+	default:
+	}
+	select {
+	case <-out:
+		if t.pushed {
+			return errPushedOut
+		}
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// ended lets name's line try again at once, as one of its invocations gave up its
+// slot, and before it the line that has waited longest for its turn: else who
+// holds the slots would hand them on among its own for ever. The others have to
+// wait for signal's event, or each end of an invocation would cost an attempt of
+// every function.
+func (w *waiting) ended(name api.FunctionName) {
 	if w.count.Load() == 0 {
 		return
 	}
 	w.mu.Lock()
-	close(w.freed)
-	w.freed = make(chan struct{})
-	w.mu.Unlock()
+	defer w.mu.Unlock()
+	l := w.lines[name]
+	if l == nil {
+		return
+	}
+	l.changed = w.clock.Add(1)
+	if len(w.refused) > 0 {
+		oldest := w.refused[0]
+		w.revive(func(r *line) bool { return r == oldest })
+	}
+	w.revive(func(r *line) bool { return r == l })
+	w.dispatch()
 }
 
-// retryEvery is how long a waiting invocation relies on being told of room.
-const retryEvery = 250 * time.Millisecond
-
-// wait returns when there may be room again: freed is what next gave before the
-// attempt that found none.
-func (w *waiting) wait(ctx context.Context, freed, changed <-chan struct{}) error {
-	t := time.NewTimer(retryEvery)
-	defer t.Stop()
-	select {
-	case <-freed:
-	case <-changed:
-	case <-t.C:
-	case <-ctx.Done():
-		return ctx.Err()
+// signal says that something ended, which may have made room for anyone.
+func (w *waiting) signal() {
+	if w.count.Load() == 0 || w.soon.Swap(true) {
+		return
 	}
-	return nil
+	select {
+	case w.kick <- struct{}{}:
+	default:
+	}
+}
+
+// event lets all try again.
+func (w *waiting) event() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.changed = w.clock.Add(1)
+	w.revive(func(*line) bool { return true })
+	w.dispatch()
+}
+
+// idle reports whether nobody stands in a line.
+func (w *waiting) idle() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.standing == 0
+}
+
+// follow lets those that wait try again when the mesh or the end of an
+// invocation gives reason to, and now and then without. It ends with ctx.
+func (w *waiting) follow(ctx context.Context, mesh Mesh) {
+	rest := time.NewTimer(spacing)
+	defer rest.Stop()
+	pause := func(d time.Duration, changed, kick <-chan struct{}) bool {
+		rest.Reset(d)
+		select {
+		case <-rest.C:
+		case <-changed:
+		case <-kick:
+		case <-ctx.Done():
+			return false
+		}
+		return true
+	}
+	for {
+		select {
+		case <-w.kick:
+		case <-ctx.Done():
+			return
+		}
+		for !w.idle() {
+			version := mesh.Snapshot().Version // before the event: attempts see this one or a later one
+			w.soon.Store(false)
+			w.event()
+			if !pause(spacing, nil, nil) {
+				return
+			}
+			for until := time.Now().Add(retryEvery - spacing); !w.soon.Load() && time.Now().Before(until); {
+				changed := mesh.Changed(version)
+				if !pause(time.Until(until), changed, w.kick) {
+					return
+				}
+				if isClosed(changed) || w.idle() {
+					break
+				}
+			}
+		}
+	}
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }

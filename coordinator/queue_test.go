@@ -1,0 +1,458 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/faasd-sec/faasd-sec/api"
+)
+
+// stood is a queue in which attempts stay undecided until the test says more.
+type stood struct {
+	*waiting
+	t   testing.TB
+	ctx context.Context
+	all map[string]*stander
+}
+
+// stander is one invocation in it.
+type stander struct {
+	turn *turn
+	done chan error // what wait gave
+}
+
+func newStood(t testing.TB, size int) *stood {
+	ctx, cancel := context.WithCancel(context.Background())
+	w := newWaiting(size)
+	w.pass, w.settle = time.Hour, 2*time.Hour
+	s := &stood{waiting: w, t: t, ctx: ctx, all: map[string]*stander{}}
+	t.Cleanup(func() {
+		cancel()
+		for _, x := range s.all {
+			<-x.done
+			x.turn.end()
+			w.leave()
+		}
+		if w.standing != 0 || w.baton != nil || w.count.Load() != 0 || w.owed != 0 || len(w.lines) != 0 {
+			t.Errorf("left behind: %d stand, %d are counted, %d owed, %d lines", w.standing, w.count.Load(), w.owed, len(w.lines))
+		}
+	})
+	return s
+}
+
+// arrive lets an invocation of the function that id begins with, "a" in "a3",
+// stand in the queue after an attempt that found no room.
+func (s *stood) arrive(ids ...string) {
+	s.t.Helper()
+	for _, id := range ids {
+		name := api.FunctionName(id[:1] + ".ns")
+		s.makeRoom(name)
+		if err := s.enter(); err != nil {
+			s.t.Fatal(err)
+		}
+		x := &stander{turn: s.waiting.turn(name)}
+		s.all[id] = x
+		s.refuse(id)
+	}
+}
+
+// refuse ends the attempt of id in vain, as of now.
+func (s *stood) refuse(id string) { s.refuseAt(id, s.next()) }
+
+func (s *stood) refuseAt(id string, from moment) {
+	s.t.Helper()
+	x := s.all[id]
+	if x.done != nil {
+		<-x.done // it was let go
+	}
+	done := make(chan error, 1)
+	from.turn, x.done = x.turn, done
+	s.mu.Lock()
+	before, was := s.standing, x.turn.out
+	s.mu.Unlock()
+	go func() { done <- s.wait(s.ctx, from, nil) }()
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(50 * time.Microsecond) {
+		s.mu.Lock()
+		arrived := s.standing > before || x.turn.out != was
+		s.mu.Unlock()
+		if arrived {
+			return
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatalf("%s does not stand in the queue", id)
+		}
+	}
+}
+
+// served ends the attempt of id with success.
+func (s *stood) served(id string) {
+	x := s.all[id]
+	delete(s.all, id)
+	x.turn.end()
+	s.leave()
+}
+
+// want expects that it is the turn of id, "" of nobody.
+func (s *stood) want(id string) {
+	s.t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	got := ""
+	for name, x := range s.all {
+		if x.turn == s.baton {
+			got = name
+		}
+	}
+	if got != id {
+		s.t.Errorf("it is the turn of %q, want %q", got, id)
+	}
+}
+
+// late has the attempt of id take its time.
+func (s *stood) late(id string) { s.all[id].turn.late() }
+
+func TestFunctionsTakeTurnsAndTheOldestGoesFirst(t *testing.T) {
+	s := newStood(t, 100)
+	s.arrive("a1", "a2", "a3", "b1", "b2", "c1")
+	s.want("")
+	s.event()
+	for _, id := range []string{"a1", "b1", "c1", "a2", "b2", "a3"} {
+		s.want(id)
+		s.served(id)
+	}
+	s.want("")
+}
+
+func TestOneThatIsRefusedKeepsItsPlace(t *testing.T) {
+	s := newStood(t, 100)
+	s.arrive("a1", "a2", "a3")
+	s.event()
+	s.want("a1")
+	s.late("a1")
+	s.want("a2")
+	s.refuse("a2") // the younger comes back first
+	s.refuse("a1")
+	s.want("") // for now there is no room for this function
+	s.event()
+	for _, id := range []string{"a1", "a2", "a3"} {
+		s.want(id)
+		s.served(id)
+	}
+}
+
+func TestWhatHappensDuringAnAttemptCounts(t *testing.T) {
+	s := newStood(t, 100)
+	s.arrive("a1", "b1")
+	s.event()
+	s.want("a1")
+	s.late("a1")
+	s.want("b1")
+	fromA, fromB := s.next(), s.next()
+	s.ended("a.ns") // a slot of a's comes free, too late for the attempt to see it
+	s.refuseAt("b1", fromB)
+	s.refuseAt("a1", fromA)
+	s.want("a1")
+	from := s.next()
+	s.event()
+	s.refuseAt("a1", from)
+	s.want("b1")
+	s.refuse("b1")
+	s.want("a1")
+}
+
+func TestAnAttemptOnAnOldViewIsMadeAgain(t *testing.T) {
+	s := newStood(t, 100)
+	s.arrive("a1")
+	s.event()
+	from, changed := s.next(), make(chan struct{})
+	from.turn = s.all["a1"].turn
+	close(changed)
+	<-s.all["a1"].done
+	s.all["a1"].done = make(chan error, 1)
+	if err := s.wait(s.ctx, from, changed); err != nil {
+		t.Error(err)
+	}
+	s.all["a1"].done <- nil
+	s.want("a1")
+}
+
+func TestEndOfAnInvocationConcernsItsFunctionAndTheOneToWaitLongest(t *testing.T) {
+	s := newStood(t, 100)
+	s.arrive("a1", "b1", "c1", "d1")
+	s.ended("c.ns")
+	s.want("a1")
+	s.refuse("a1")
+	s.want("c1")
+	s.refuse("c1")
+	s.want("")
+	s.ended("c.ns")
+	s.want("b1")
+	s.refuse("b1")
+	s.want("c1")
+	s.refuse("c1")
+	s.ended("nobody.ns") // its slot is for others when the next event comes
+	s.want("")
+}
+
+// Room for one must not wake hundreds.
+func TestAnEventLetsEachFunctionTryNotEachInvocation(t *testing.T) {
+	s := newStood(t, 1000)
+	var ids []string
+	for f := range 20 {
+		for i := range 10 {
+			ids = append(ids, fmt.Sprintf("%c%d", 'a'+f, i))
+		}
+	}
+	s.arrive(ids...)
+	s.event()
+	attempts := 0
+	for {
+		now := ""
+		s.mu.Lock()
+		for id, x := range s.all {
+			if x.turn == s.baton {
+				now = id
+			}
+		}
+		s.mu.Unlock()
+		if now == "" {
+			break
+		}
+		attempts++
+		s.refuse(now)
+	}
+	if attempts != 20 {
+		t.Errorf("%d attempts in vain for one event of 20 functions with 10 callers each", attempts)
+	}
+}
+
+func TestAnAttemptThatTakesLongMakesWayForTheNext(t *testing.T) {
+	s := newStood(t, 100)
+	s.waiting.pass, s.waiting.settle = time.Millisecond, 2*time.Millisecond
+	s.arrive("a1", "a2", "a3", "a4", "a5")
+	s.event()
+	for _, id := range []string{"a1", "a2", "a3", "a4", "a5"} {
+		select {
+		case err := <-s.all[id].done:
+			s.all[id].done <- err
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(5 * time.Second):
+			t.Fatalf("%s does not get its turn", id)
+		}
+	}
+}
+
+func TestNobodyIsKeptOutByTheNumberOfAnothersCallers(t *testing.T) {
+	s := newStood(t, 4)
+	s.arrive("a1", "a2", "a3", "a4")
+	s.makeRoom("a.ns")
+	if err := s.enter(); api.CodeOf(err) != api.CodeBusy {
+		t.Errorf("one more of the same: %v", err)
+	}
+	s.arrive("b1")
+	if err := <-s.all["a4"].done; !errors.Is(err, errPushedOut) {
+		t.Errorf("the youngest of the longest line: %v", err)
+	}
+	s.served("a4")
+	s.arrive("b2")
+	if err := <-s.all["a3"].done; !errors.Is(err, errPushedOut) {
+		t.Errorf("the youngest of the longest line: %v", err)
+	}
+	s.served("a3")
+	s.makeRoom("b.ns") // two each: enough
+	if err := s.enter(); api.CodeOf(err) != api.CodeBusy {
+		t.Errorf("beyond its share: %v", err)
+	}
+	if n := s.count.Load(); n != 4 {
+		t.Errorf("%d are counted, want 4", n)
+	}
+	s.event()
+	for _, id := range []string{"a1", "b1", "a2", "b2"} {
+		s.want(id)
+		s.served(id)
+	}
+}
+
+func TestWaitingEndsWithItsContext(t *testing.T) {
+	w := newWaiting(10)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if err := w.enter(); err != nil {
+		t.Fatal(err)
+	}
+	turn := w.turn("a.ns")
+	from := w.next()
+	from.turn = turn
+	if err := w.wait(ctx, from, nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Error(err)
+	}
+	turn.end()
+	w.leave()
+	if w.standing+len(w.lines) != 0 || w.count.Load() != 0 {
+		t.Errorf("left behind: %d stand, %d lines", w.standing, len(w.lines))
+	}
+}
+
+// crowd is invocations that compete for slots, as place does it.
+type crowd struct {
+	w     *waiting
+	slots atomic.Int64 // free, of any function
+	tries atomic.Int64
+}
+
+func (c *crowd) take() bool {
+	c.tries.Add(1)
+	for {
+		n := c.slots.Load()
+		if n == 0 {
+			return false
+		}
+		if c.slots.CompareAndSwap(n, n-1) {
+			return true
+		}
+	}
+}
+
+// one gets a slot, calls during, gives the slot back.
+func (c *crowd) one(ctx context.Context, name api.FunctionName, during func()) error {
+	queued := false
+	var turn *turn
+	for {
+		from := c.w.next()
+		from.turn = turn
+		if c.take() {
+			during()
+			c.slots.Add(1)
+			c.w.ended(name)
+			c.w.signal()
+			if queued {
+				c.w.leave()
+			}
+			return nil
+		}
+		if !queued {
+			if err := c.w.enter(); err != nil {
+				return err
+			}
+			queued, turn = true, c.w.turn(name)
+			defer turn.end()
+			continue
+		}
+		if err := c.w.wait(ctx, from, nil); err != nil {
+			c.w.leave()
+			return err
+		}
+	}
+}
+
+// run starts the queue's own goroutine and ends it with the test.
+func (c *crowd) run(t testing.TB) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { c.w.follow(ctx, &fakeMesh{view: &api.ClusterView{}}) })
+	t.Cleanup(func() { cancel(); wg.Wait() })
+}
+
+func TestACrowdIsServedAndNoFunctionIsLeftBehind(t *testing.T) {
+	c := &crowd{w: newWaiting(2000)}
+	c.run(t)
+	var mu sync.Mutex
+	var order []api.FunctionName
+	var all sync.WaitGroup
+	call := func(name api.FunctionName) {
+		all.Go(func() {
+			err := c.one(t.Context(), name, func() {
+				mu.Lock()
+				order = append(order, name)
+				mu.Unlock()
+				time.Sleep(time.Millisecond) // holds its slot
+			})
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		})
+	}
+	for range 400 {
+		call("many.ns")
+	}
+	for f := range 5 {
+		for range 4 {
+			call(api.FunctionName(fmt.Sprintf("few%d.ns", f)))
+		}
+	}
+	for deadline := time.Now().Add(5 * time.Second); c.w.count.Load() < 420 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	}
+	c.slots.Store(2)
+	c.w.signal()
+	all.Wait()
+	last := 0
+	for i, name := range order {
+		if name != "many.ns" {
+			last = i
+		}
+	}
+	// Taken in turn the 20 of the others are through after some 40; the slack
+	// is for attempts that overlap on a busy machine.
+	if len(order) != 420 || last > 300 {
+		t.Errorf("%d served; the last of those with few callers came as number %d", len(order), last)
+	}
+	if n := c.tries.Load(); n > 420*10 {
+		t.Errorf("%d attempts for 420 invocations", n)
+	}
+	if !c.w.idle() || c.w.count.Load() != 0 {
+		t.Errorf("left behind: %d", c.w.count.Load())
+	}
+}
+
+// What waiting costs an invocation, attempts in vain included: 200 callers of
+// 20 functions and four slots, so that all but a few wait.
+func BenchmarkQueued(b *testing.B) {
+	c := &crowd{w: newWaiting(2000)}
+	c.run(b)
+	c.slots.Store(4)
+	var before, after unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &before); err != nil {
+		b.Fatal(err)
+	}
+	var left atomic.Int64
+	left.Store(int64(b.N))
+	var all sync.WaitGroup
+	for i := range 200 {
+		name := api.FunctionName(fmt.Sprintf("f%d.ns", i%20))
+		all.Go(func() {
+			for left.Add(-1) >= 0 {
+				if err := c.one(b.Context(), name, func() { time.Sleep(100 * time.Microsecond) }); err != nil {
+					b.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &after); err != nil {
+		b.Fatal(err)
+	}
+	used := after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano()
+	b.ReportMetric(float64(used)/1000/float64(b.N), "cpu-µs/op")
+	b.ReportMetric(float64(c.tries.Load())/float64(b.N), "tries/op")
+}
+
+// What a call that does not wait pays for the queue.
+func BenchmarkQueueUnused(b *testing.B) {
+	w := newWaiting(10)
+	b.ReportAllocs()
+	for b.Loop() {
+		m := w.next()
+		m.turn = nil
+		w.ended("f.ns")
+		w.signal()
+	}
+}

@@ -1,0 +1,181 @@
+package coordinator
+
+import (
+	"container/list"
+	"time"
+
+	"github.com/faasd-sec/faasd-sec/api"
+)
+
+// turn is one invocation's place in its function's line. The queue's mutex
+// guards all but pushed, which is set before out closes.
+type turn struct {
+	w       *waiting
+	line    *line
+	arrived uint64        // decides the order in a line, kept over attempts in vain
+	stands  *list.Element // nil while it is not in the line
+	out     chan struct{} // closed when it is its turn, or when it was pushed out
+	pushed  bool
+	trying  bool // its attempt has not settled
+	timer   *time.Timer
+}
+
+// turn makes a place in name's line; the invocation stands there while it waits.
+// The caller ends it.
+func (w *waiting) turn(name api.FunctionName) *turn {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	l := w.lines[name]
+	if l == nil {
+		l = &line{name: name}
+		w.lines[name] = l
+	}
+	l.members++
+	w.arrivals++
+	return &turn{w: w, line: l, arrived: w.arrivals}
+}
+
+// end leaves the line for good.
+func (t *turn) end() {
+	w := t.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.take(t)
+	w.decided(t)
+	if t.line.members--; t.line.members == 0 {
+		delete(w.lines, t.line.name)
+	}
+	w.dispatch()
+}
+
+// The rest is called with the queue's mutex held.
+
+// stand puts t into its line, behind those that arrived before it. The line had
+// been refused as of the event at.
+func (w *waiting) stand(t *turn, at uint64) {
+	t.out = make(chan struct{})
+	l := t.line
+	e := l.turns.Back()
+	for e != nil && e.Value.(*turn).arrived > t.arrived {
+		e = e.Prev()
+	}
+	if e == nil {
+		t.stands = l.turns.PushFront(t)
+	} else {
+		t.stands = l.turns.InsertAfter(t, e)
+	}
+	w.standing++
+	stale := at < w.changed || at < l.changed
+	switch {
+	case !l.listed:
+		w.list(l, stale)
+	case stale:
+		w.revive(func(r *line) bool { return r == l })
+	default:
+		w.demote(l)
+	}
+	w.dispatch()
+}
+
+// list puts a line among those to try, or those refused.
+func (w *waiting) list(l *line, ready bool) {
+	l.listed = true
+	if ready {
+		w.ready = append(w.ready, l)
+	} else {
+		w.refused = append(w.refused, l)
+	}
+}
+
+// revive moves refused lines to those to try.
+func (w *waiting) revive(which func(*line) bool) {
+	kept := w.refused[:0]
+	for _, l := range w.refused {
+		if which(l) {
+			w.ready = append(w.ready, l)
+		} else {
+			kept = append(kept, l)
+		}
+	}
+	clear(w.refused[len(kept):])
+	w.refused = kept
+}
+
+// demote moves a line from those to try to the refused.
+func (w *waiting) demote(l *line) {
+	for i, r := range w.ready {
+		if r == l {
+			w.ready = append(w.ready[:i], w.ready[i+1:]...)
+			w.refused = append(w.refused, l)
+			return
+		}
+	}
+}
+
+// dispatch lets the oldest of the next line try.
+func (w *waiting) dispatch() {
+	for passed := 0; w.baton == nil && passed < len(w.ready); {
+		l := w.ready[0]
+		w.ready = append(w.ready[:0], w.ready[1:]...)
+		l.listed = false
+		front := l.turns.Front()
+		if front == nil {
+			continue // listed again when somebody stands in it
+		}
+		if l.trying >= maxLineTrying {
+			w.list(l, true)
+			passed++
+			continue
+		}
+		t := front.Value.(*turn)
+		w.take(t)
+		t.trying = true
+		l.trying++
+		w.baton = t
+		t.timer = time.AfterFunc(w.pass, t.late)
+		close(t.out)
+		if l.turns.Len() > 0 {
+			w.list(l, true)
+		}
+	}
+}
+
+// late lets the next try while t's attempt takes its time, and later counts the
+// attempt as settled. That it may run once more than it should, when it races
+// with the attempt's end, lets another try a little early.
+func (t *turn) late() {
+	w := t.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case w.baton == t:
+		w.baton = nil
+		t.timer.Reset(w.settle - w.pass)
+	default:
+		w.decided(t)
+	}
+	w.dispatch()
+}
+
+// decided ends t's attempt, if it has not settled.
+func (w *waiting) decided(t *turn) {
+	if !t.trying {
+		return
+	}
+	t.timer.Stop()
+	t.trying = false
+	t.line.trying--
+	if w.baton == t {
+		w.baton = nil
+	}
+}
+
+// take removes t from its line.
+func (w *waiting) take(t *turn) {
+	if t.stands == nil {
+		return
+	}
+	t.line.turns.Remove(t.stands)
+	t.stands = nil
+	w.standing--
+}
