@@ -68,6 +68,9 @@ func Wrap(c net.Conn) net.Conn {
 		if t.LocalAddr().Network() != "unix" { // packets have borders
 			return c
 		}
+		if u, err := adopt(t); err == nil {
+			return u
+		}
 		sc = t
 	default:
 		return c
@@ -77,7 +80,7 @@ func Wrap(c net.Conn) net.Conn {
 		return c
 	}
 	w := &Conn{Conn: c, raw: raw}
-	w.in.call, w.out.call, w.look = w.receive, w.send, w.peek
+	w.in.call, w.out.call, w.look = w.in.receive, w.out.send, w.peek
 	return w
 }
 
@@ -154,9 +157,8 @@ func (c *Conn) failed(op string, err error) error {
 	return &net.OpError{Op: op, Net: network, Source: a, Addr: c.RemoteAddr(), Err: err}
 }
 
-// receive is one attempt to read.
-func (c *Conn) receive(fd uintptr) bool {
-	h := &c.in
+// receive is one attempt to read: false means that there is nothing yet.
+func (h *half) receive(fd uintptr) bool {
 	p := h.buf[:min(len(h.buf), maxCall)]
 	for {
 		n, _, errno := syscall.RawSyscall6(syscall.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)),
@@ -175,9 +177,8 @@ func (c *Conn) receive(fd uintptr) bool {
 	}
 }
 
-// send writes what the socket takes of the buffer.
-func (c *Conn) send(fd uintptr) bool {
-	h := &c.out
+// send writes what the socket takes of the buffer: false means not all yet.
+func (h *half) send(fd uintptr) bool {
 	for h.n < len(h.buf) {
 		p := h.buf[h.n:min(len(h.buf), h.n+maxCall)]
 		n, _, errno := syscall.RawSyscall6(syscall.SYS_SENDTO, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)),
@@ -200,27 +201,22 @@ func (c *Conn) send(fd uintptr) bool {
 // waiting: so an idle connection has to be that is to carry a request. A
 // connection that is not one of Wrap's counts as silent.
 func Silent(c net.Conn) bool {
-	w, ok := c.(*Conn)
-	if !ok {
-		return true
+	switch w := c.(type) {
+	case *Conn:
+		w.in.mu.Lock()
+		defer w.in.mu.Unlock()
+		w.silent = false
+		return w.raw.Control(w.look) == nil && w.silent
+	case *Unix:
+		w.in.mu.Lock()
+		defer w.in.mu.Unlock()
+		w.silent = false
+		return w.raw.Control(w.look) == nil && w.silent
 	}
-	w.in.mu.Lock()
-	defer w.in.mu.Unlock()
-	w.silent = false
-	return w.raw.Control(w.look) == nil && w.silent
+	return true
 }
 
-func (c *Conn) peek(fd uintptr) {
-	var b [1]byte
-	for {
-		_, _, errno := syscall.RawSyscall6(syscall.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&b[0])), 1,
-			syscall.MSG_PEEK|syscall.MSG_DONTWAIT, 0, 0)
-		if errno != syscall.EINTR {
-			c.silent = errno == syscall.EAGAIN // neither an end nor bytes nobody asked for
-			return
-		}
-	}
-}
+func (c *Conn) peek(fd uintptr) { c.silent = silent(fd) }
 
 // Listener accepts connections that Wrap has wrapped.
 type Listener struct{ net.Listener }

@@ -16,7 +16,7 @@ import (
 
 // pair makes both ends of a connection, the first one accepted by a Listener
 // and the second one wrapped.
-func pair(t testing.TB, network string) (*Conn, *Conn) {
+func pair(t testing.TB, network string) (wrapped, wrapped) {
 	t.Helper()
 	addr := "127.0.0.1:0"
 	if network != "tcp" {
@@ -39,8 +39,8 @@ func pair(t testing.TB, network string) (*Conn, *Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, ok := (<-got).(*Conn)
-	b, ok2 := Wrap(c).(*Conn)
+	a, ok := (<-got).(wrapped)
+	b, ok2 := Wrap(c).(wrapped)
 	if !ok || !ok2 {
 		t.Fatalf("%s connections are not wrapped", network)
 	}
@@ -48,18 +48,18 @@ func pair(t testing.TB, network string) (*Conn, *Conn) {
 	return a, b
 }
 
-func networks(t *testing.T, f func(t *testing.T, a, b *Conn)) {
+func networks(t *testing.T, f func(t *testing.T, a, b wrapped)) {
 	for _, n := range []string{"tcp", "unix"} {
 		t.Run(n, func(t *testing.T) { a, b := pair(t, n); f(t, a, b) })
 	}
 }
 
 func TestBytesPassUnchangedBothWaysAtOnce(t *testing.T) {
-	networks(t, func(t *testing.T, a, b *Conn) {
+	networks(t, func(t *testing.T, a, b wrapped) {
 		want := make([]byte, 5<<20+17) // more than any socket's buffer, and than one call
 		rand.Read(want)
 		var wg sync.WaitGroup
-		for _, p := range [][2]*Conn{{a, b}, {b, a}} {
+		for _, p := range [][2]wrapped{{a, b}, {b, a}} {
 			wg.Add(2)
 			go func() {
 				defer wg.Done()
@@ -80,7 +80,7 @@ func TestBytesPassUnchangedBothWaysAtOnce(t *testing.T) {
 }
 
 func TestEndOfThePeersSendingIsEOF(t *testing.T) {
-	networks(t, func(t *testing.T, a, b *Conn) {
+	networks(t, func(t *testing.T, a, b wrapped) {
 		if _, err := a.Write([]byte("last")); err != nil {
 			t.Fatal(err)
 		}
@@ -97,7 +97,7 @@ func TestEndOfThePeersSendingIsEOF(t *testing.T) {
 }
 
 func TestDeadlinesEndBothHalves(t *testing.T) {
-	networks(t, func(t *testing.T, a, _ *Conn) {
+	networks(t, func(t *testing.T, a, _ wrapped) {
 		if err := a.SetDeadline(time.Now().Add(30 * time.Millisecond)); err != nil {
 			t.Fatal(err)
 		}
@@ -113,7 +113,7 @@ func TestDeadlinesEndBothHalves(t *testing.T) {
 }
 
 func TestDeadlineSetLaterEndsAReadUnderWay(t *testing.T) {
-	networks(t, func(t *testing.T, a, _ *Conn) {
+	networks(t, func(t *testing.T, a, _ wrapped) {
 		done := make(chan error, 1)
 		go func() { _, err := a.Read(make([]byte, 1)); done <- err }()
 		for {
@@ -134,7 +134,7 @@ func TestDeadlineSetLaterEndsAReadUnderWay(t *testing.T) {
 }
 
 func TestCloseEndsAReadUnderWay(t *testing.T) {
-	networks(t, func(t *testing.T, a, _ *Conn) {
+	networks(t, func(t *testing.T, a, _ wrapped) {
 		done := make(chan error, 1)
 		go func() { _, err := a.Read(make([]byte, 1)); done <- err }()
 		a.Close()
@@ -153,7 +153,7 @@ func TestCloseEndsAReadUnderWay(t *testing.T) {
 }
 
 func TestErrorsOfThePeerKeepTheirCause(t *testing.T) {
-	networks(t, func(t *testing.T, a, b *Conn) {
+	networks(t, func(t *testing.T, a, b wrapped) {
 		b.Close()
 		deadline := time.Now().Add(5 * time.Second)
 		for {
@@ -175,7 +175,7 @@ func TestErrorsOfThePeerKeepTheirCause(t *testing.T) {
 }
 
 func TestSilentTellsIdleConnectionsFromOthers(t *testing.T) {
-	networks(t, func(t *testing.T, a, b *Conn) {
+	networks(t, func(t *testing.T, a, b wrapped) {
 		if !Silent(a) {
 			t.Fatal("an idle connection is not silent")
 		}
@@ -252,10 +252,9 @@ func BenchmarkPingPong(b *testing.B) {
 			name = "nbio"
 		}
 		b.Run(name, func(b *testing.B) {
-			x, y := pair(b, "unix")
-			var near, far net.Conn = x, y
-			if !wrapped {
-				near, far = x.NetConn(), y.NetConn()
+			near, far := plainPair(b)
+			if wrapped {
+				near, far = Wrap(near), Wrap(far)
 			}
 			go io.Copy(struct{ io.Writer }{far}, struct{ io.Reader }{far})
 			buf := make([]byte, 1024)
@@ -270,4 +269,28 @@ func BenchmarkPingPong(b *testing.B) {
 			}
 		})
 	}
+}
+
+type wrapped interface {
+	net.Conn
+	CloseWrite() error
+}
+
+func plainPair(t testing.TB) (net.Conn, net.Conn) {
+	t.Helper()
+	ln, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	a, err := net.Dial("unix", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.Close(); b.Close() })
+	return a, b
 }
