@@ -26,9 +26,11 @@ type slot struct {
 // release ends the invocation.
 func (sl slot) release() {
 	n := sl.n
+	now := time.Now()
 	n.mu.Lock()
 	sl.s.inFlight--
-	sl.s.lastUsed = time.Now()
+	sl.s.lastUsed = now
+	sl.s.rev.habit.end(now)
 	last := sl.s.inFlight == 0
 	if last || sl.s.inFlight == sl.s.rev.slots-1 {
 		n.wake()
@@ -39,9 +41,32 @@ func (sl slot) release() {
 	}
 }
 
-// acquire finds a slot for rev: in a ready sandbox, in one that is starting,
-// or in a new one that it reserves for, stopping idle sandboxes of others if
-// that makes the room. It refuses rather than over-commits. The check and the
+// how says how the invocation found its sandbox: with its function, waiting for
+// one, or not there.
+func (sl slot) how() string {
+	if !sl.cold {
+		return "warm"
+	}
+	sl.n.mu.Lock()
+	defer sl.n.mu.Unlock()
+	if sl.s.hit {
+		return "pooled"
+	}
+	return "cold"
+}
+
+// enter gives one of the slots of s to an invocation, and reports whether it is
+// the only one. mu is held.
+func (n *Node) enter(s *sandbox) (first bool) {
+	s.inFlight++
+	s.lastUsed = time.Now()
+	s.rev.habit.begin(s.lastUsed)
+	return s.inFlight == 1
+}
+
+// acquire finds a slot for rev: in a ready sandbox, in a frozen one, in one that
+// is starting, or in a new one that it reserves for, giving up boxes of the pool
+// and then stopping idle sandboxes of others if that makes the room. It refuses rather than over-commits. The check and the
 // reservation are one step under the node's mutex.
 func (n *Node) acquire(ctx context.Context, rev *revision) (slot, error) {
 	cold := false
@@ -54,11 +79,12 @@ func (n *Node) acquire(ctx context.Context, rev *revision) (slot, error) {
 		}
 		s := n.pick(rev)
 		if s == nil {
-			var lacking string
-			if lacking = n.reserve(rev); lacking == "" {
+			claimed, lacking := n.admit(rev)
+			if lacking == "" {
 				s = n.newSandbox(rev, newSandboxID())
+				s.claimed = claimed
 				n.spawn(func() { n.start(s) })
-			} else if victims := n.victims(rev); victims != nil {
+			} else if victims, ok := n.makeRoom(rev); ok {
 				wait := n.changed
 				n.mu.Unlock()
 				for _, v := range victims {
@@ -92,12 +118,24 @@ func (n *Node) acquire(ctx context.Context, rev *revision) (slot, error) {
 				return slot{}, api.Errorf(api.CodeNoRoom, "not enough %s", lacking)
 			}
 		}
-		s.inFlight++
-		s.lastUsed = time.Now()
-		first := s.inFlight == 1
-		warm := s.state == ready
-		n.mu.Unlock()
-		sl := slot{s: s, n: n, cold: cold || !warm}
+		first := n.enter(s)
+		warm, sl := s.state == ready, slot{s: s, n: n, cold: cold || s.state == starting}
+		if s.state == frozen {
+			if err := n.thaw(ctx, s); err != nil { // it has given the mutex back
+				n.mu.Lock()
+				s.retiring = ctx.Err() == nil || s.retiring
+				n.mu.Unlock()
+				sl.release()
+				if ctx.Err() != nil {
+					return slot{}, err
+				}
+				n.spawn(func() { n.remove(s, err.Error()) })
+				continue
+			}
+			warm = true
+		} else {
+			n.mu.Unlock()
+		}
 		if warm {
 			if first {
 				n.touch()
@@ -119,20 +157,50 @@ func (n *Node) acquire(ctx context.Context, rev *revision) (slot, error) {
 	}
 }
 
-// pick chooses a sandbox of rev with a free slot: ready before starting, and
-// the fuller one first, so that the others may become idle. mu is held.
+// pick chooses a sandbox of rev with a free slot: ready before frozen before
+// starting, and the fuller one first, so that the others may become idle. mu is
+// held.
 func (n *Node) pick(rev *revision) *sandbox {
 	var best *sandbox
 	for _, s := range n.byRev[rev.key()] {
-		if s.state > ready || s.retiring || s.inFlight >= rev.slots {
+		if s.state > frozen || s.retiring || s.inFlight >= rev.slots {
 			continue
 		}
-		if best == nil || (s.state == ready) != (best.state == ready) && s.state == ready ||
+		if best == nil || s.state.eager() > best.state.eager() ||
 			s.state == best.state && s.inFlight > best.inFlight {
 			best = s
 		}
 	}
 	return best
+}
+
+// eager orders states by how soon an invocation is served in them.
+func (s state) eager() int {
+	switch s {
+	case ready:
+		return 2
+	case frozen:
+		return 1
+	}
+	return 0
+}
+
+// admit reserves what a new sandbox needs. Where only the part of an idle box is
+// lacking, that box is claimed for it. mu is held.
+func (n *Node) admit(rev *revision) (claimed *box, lacking string) {
+	if lacking = n.reserve(rev); lacking == "" {
+		return nil, ""
+	}
+	if claimed = n.claimFor(rev); claimed == nil {
+		return nil, lacking
+	}
+	if lacking = n.reserve(rev); lacking != "" { // the machine itself has not the memory
+		n.pool.boxes++
+		n.square()
+		n.offer(claimed)
+		claimed = nil
+	}
+	return claimed, lacking
 }
 
 // reserve takes what a new sandbox needs, both from the ledger and, for memory,
@@ -152,31 +220,47 @@ func (n *Node) reserve(rev *revision) (lacking string) {
 	return lacking
 }
 
-// victims are idle sandboxes of other revisions, least recently used first,
-// whose end makes room for rev; nil if there are not enough, and none where
-// those that are ending already will do. mu is held.
-func (n *Node) victims(rev *revision) []*sandbox {
-	idle, ending := []*sandbox{}, false
-	free := n.ledger.free()
+// makeRoom gives up what stands in the way of a sandbox of rev: boxes of the
+// pool, which it begins to remove, and then the idle sandboxes of other revisions
+// that it returns, least recently used first. Neither where what is ending
+// already will do; ok is false where all together is not enough. mu is held.
+func (n *Node) makeRoom(rev *revision) (victims []*sandbox, ok bool) {
+	p := &n.pool
+	want, free := need(rev.limits), n.ledger.free()
+	idle, ending := []*sandbox{}, p.ending > 0
+	free = free.Add(overhead(p.ending))
 	for _, s := range n.fleet {
 		switch {
-		case s.state == ready && s.inFlight == 0 && s.rev.key() != rev.key():
+		case s.idle() && s.rev.key() != rev.key():
 			idle = append(idle, s)
 		case s.state == stopping:
-			free, ending = free.Add(need(s.rev.limits)), true
+			free, ending = free.Add(s.holds), true
 		}
 	}
-	if ending && need(rev.limits).Lacks(free) == "" {
-		return idle[:0]
+	if ending && want.Lacks(free) == "" {
+		return nil, true
+	}
+	boxes := 0
+	if p.queue.len() == 0 { // or each box is somebody's
+		for boxes < len(p.idle) && (boxes == 0 || want.Lacks(free) != "") {
+			free = free.Add(overhead(1))
+			boxes++
+		}
 	}
 	sort.Slice(idle, func(i, j int) bool { return idle[i].lastUsed.Before(idle[j].lastUsed) })
-	for i, s := range idle {
-		free = free.Add(need(s.rev.limits))
-		if need(rev.limits).Lacks(free) == "" {
-			return idle[:i+1]
+	for i := 0; want.Lacks(free) != "" || boxes == 0 && i == 0; i++ {
+		if i == len(idle) {
+			return nil, false
 		}
+		free = free.Add(idle[i].holds)
+		victims = append(victims, idle[i])
 	}
-	return nil
+	for _, b := range p.idle[:boxes] {
+		n.evict(b)
+	}
+	p.idle = append([]*box(nil), p.idle[boxes:]...)
+	p.yielding = time.Now().Add(poolYield)
+	return victims, true
 }
 
 // ticket is a slot promised for a moment.

@@ -79,9 +79,9 @@ func TestConcurrentAdmissionNeverOverCommits(t *testing.T) {
 	check := func() error {
 		w.n.mu.Lock()
 		defer w.n.mu.Unlock()
-		var sum api.Resources
+		sum := w.n.pool.held
 		for _, s := range w.n.fleet {
-			sum = sum.Add(need(s.rev.limits))
+			sum = sum.Add(s.holds)
 			if s.inFlight > s.rev.slots || s.inFlight < 0 {
 				return fmt.Errorf("%d in flight in a sandbox of %d slots", s.inFlight, s.rev.slots)
 			}

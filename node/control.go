@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -20,36 +19,33 @@ import (
 func lines(b []byte) iter.Seq[string] { return strings.SplitSeq(string(b), "\n") }
 
 // serveControl accepts the agent's control connection, and accepts again when
-// the agent dialled anew, until the sandbox's listener closes. settle gets the
-// outcome of the start once: nil for ready.
-func (n *Node) serveControl(s *sandbox, settle chan<- error) {
-	var once sync.Once // frames and the jobs they start settle it alike
-	outcome := func(err error) { once.Do(func() { settle <- err }) }
-	defer outcome(api.Errorf(api.CodeStartFailed, "the sandbox ended before it was ready"))
-	s.mu.Lock()
-	ln := s.ln
-	s.mu.Unlock()
+// the agent dialled anew, until the box's listener closes.
+func (n *Node) serveControl(b *box) {
+	defer b.spoil(api.Errorf(api.CodeStartFailed, "the sandbox ended before it was ready"))
+	b.mu.Lock()
+	ln := b.ln
+	b.mu.Unlock()
 	for {
 		conn, err := ln.AcceptUnix()
 		if err != nil {
-			return // closed by remove or Close
+			return // closed by hangUp
 		}
-		s.mu.Lock()
-		if s.conn != nil {
-			s.conn.Close() // the agent has one connection; the newer one counts
+		b.mu.Lock()
+		if b.conn != nil {
+			b.conn.Close() // the agent has one connection; the newer one counts
 		}
-		s.conn = conn
-		s.mu.Unlock()
-		err = n.talk(s, conn, outcome)
+		b.conn = conn
+		b.mu.Unlock()
+		err = n.talk(b, conn)
 		conn.Close()
 		if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
-			n.log.Warn("control connection", "sandbox", s.id, "err", err)
+			n.log.Warn("control connection", "sandbox", b.id, "err", err)
 		}
 	}
 }
 
 // talk reads one connection's frames until it ends.
-func (n *Node) talk(s *sandbox, conn *net.UnixConn, outcome func(error)) error {
+func (n *Node) talk(b *box, conn *net.UnixConn) error {
 	first, fd, err := readHello(conn)
 	if err != nil {
 		return err
@@ -59,38 +55,80 @@ func (n *Node) talk(s *sandbox, conn *net.UnixConn, outcome func(error)) error {
 	}
 	h := first.Hello
 	if h == nil || h.Protocol != api.ControlProtocol {
-		err := api.Errorf(api.CodeStartFailed, "the agent speaks another control protocol; use the agent of this release")
-		outcome(err)
-		return err
+		err = api.Errorf(api.CodeStartFailed, "the agent speaks another control protocol; use the agent of this release")
+	} else {
+		err = n.welcome(b, h, fd)
 	}
-	if h.Bound {
-		if h.Revision != s.rev.digest {
-			err := api.Errorf(api.CodeStartFailed, "the agent is bound to another revision")
-			outcome(err)
-			return err
-		}
-		if h.Ready {
-			outcome(nil)
-		}
-	} else if err := n.bind(s, fd); err != nil {
-		outcome(err)
+	if err != nil {
+		b.spoil(err)
+		n.lose(b, err)
 		return err
 	}
 	jobs := make(chan struct{}, maxControlJobs)
-	job := func(f func()) {
-		jobs <- struct{}{} // waits while the agent asks faster than it is answered
-		n.spawn(func() { defer func() { <-jobs }(); f() })
-	}
-	if len(h.Statement) > 0 && !h.Ready { // it has no keys yet
-		job(func() { n.fetchKeys(s, h.Statement, outcome) })
-	}
 	for {
 		c, err := api.ReadControl(conn)
 		if err != nil {
 			return err
 		}
-		n.dispatch(s, c, outcome, job)
+		n.dispatch(b, c, func(f func()) {
+			jobs <- struct{}{} // waits while the agent asks faster than it is answered
+			n.spawn(func() { defer func() { <-jobs }(); f() })
+		})
 	}
+}
+
+// welcome answers a Hello: it takes the launcher and the statement of a new box,
+// and says again to a known one what it may have missed.
+func (n *Node) welcome(b *box, h *api.Hello, pidfd int) error {
+	ctx, cancel := context.WithTimeout(n.life, 10*time.Second)
+	defer cancel()
+	s := b.owner.Load()
+	if h.Bound {
+		if s == nil || h.Revision != s.rev.digest {
+			return api.Errorf(api.CodeStartFailed, "the agent is bound to another revision")
+		}
+		if h.Ready {
+			b.ready()
+			b.settle(nil)
+			return nil
+		}
+	} else {
+		b.mu.Lock()
+		admitted := b.admitted
+		b.mu.Unlock()
+		if !admitted {
+			if err := n.admitLauncher(ctx, b, pidfd); err != nil {
+				return err
+			}
+		}
+	}
+	if len(h.Statement) == 0 {
+		if h.Bound {
+			return nil // it has its keys and is starting
+		}
+		return api.Errorf(api.CodeStartFailed, "the agent made no statement")
+	}
+	if err := n.prove(ctx, b, h.Statement); err != nil {
+		return err
+	}
+	b.ready()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !h.Bound {
+		b.write(b.bind)
+	}
+	if b.keys != nil {
+		b.write(b.keys)
+	} else if h.Bound {
+		// The one that asked before died with an earlier life of the daemon, or
+		// is still at it, which unlock knows.
+		n.spawn(func() {
+			ctx, cancel := context.WithTimeout(n.life, s.rev.start)
+			defer cancel()
+			n.unlock(ctx, s, b)
+		})
+	}
+	return nil
 }
 
 // readHello reads the first frame and the one file descriptor that may come
@@ -134,9 +172,8 @@ func readHello(conn *net.UnixConn) (c api.Control, fd int, err error) {
 	return c, fd, errors.Join(err, conn.SetReadDeadline(time.Time{}))
 }
 
-// bind moves the launcher into the function's cgroup and tells the agent which
-// revision it serves.
-func (n *Node) bind(s *sandbox, pidfd int) error {
+// admitLauncher moves the launcher into the function's cgroup.
+func (n *Node) admitLauncher(ctx context.Context, b *box, pidfd int) error {
 	if pidfd < 0 {
 		return api.Errorf(api.CodeStartFailed, "the agent sent no launcher")
 	}
@@ -144,22 +181,12 @@ func (n *Node) bind(s *sandbox, pidfd int) error {
 	if err != nil {
 		return api.Wrap(api.CodeStartFailed, err, "the launcher is gone")
 	}
-	ctx, cancel := context.WithTimeout(n.life, 10*time.Second)
-	defer cancel()
-	s.mu.Lock()
-	rt := s.rt
-	s.mu.Unlock()
-	if err := rt.AdmitLauncher(ctx, pid); err != nil {
+	if err := b.runtime().AdmitLauncher(ctx, pid); err != nil {
 		return api.Wrap(api.CodeStartFailed, err, "the function's cgroup did not take the launcher")
 	}
-	img, err := n.dep.Runtime.Pull(ctx, n.imageRef(s.rev), s.rev.desc.Config.Image)
-	if err != nil {
-		return startError(err, "the image is gone")
-	}
-	info := rt.Info()
-	s.tell(api.Control{Bind: &api.Bind{
-		Descriptor: s.rev.rec.Descriptor, Image: img.Config, UID: info.UID, GID: info.GID,
-	}})
+	b.mu.Lock()
+	b.admitted = true
+	b.mu.Unlock()
 	return nil
 }
 
@@ -168,71 +195,52 @@ func (n *Node) bind(s *sandbox, pidfd int) error {
 const maxControlJobs = 4
 
 // dispatch acts on one frame. What takes time runs on its own, by job.
-func (n *Node) dispatch(s *sandbox, c api.Control, outcome func(error), job func(func())) {
+func (n *Node) dispatch(b *box, c api.Control, job func(func())) {
+	s := b.owner.Load()
 	switch {
+	case c.Statement != nil:
+		job(func() {
+			ctx, cancel := context.WithTimeout(n.life, 10*time.Second)
+			defer cancel()
+			if err := n.prove(ctx, b, c.Statement.Statement); err != nil {
+				n.log.Warn("statement", "sandbox", b.id, "err", err)
+			}
+		})
+	case c.Failed != nil:
+		p := c.Failed
+		err := &api.Error{Code: p.Code, Message: p.Detail, Field: p.Field, Remedy: p.Remedy}
+		b.spoil(err)
+		if s == nil {
+			n.lose(b, err)
+			return
+		}
+		job(func() { n.removeFor(s, err) })
+	case s == nil: // what follows is of a function
 	case c.NeedBundle != nil:
 		job(func() {
-			if err := n.sendBundle(s); err != nil {
-				outcome(err)
+			if err := n.sendBundle(s, b); err != nil {
+				b.settle(err)
 				n.removeFor(s, err)
 			}
 		})
 	case c.Ready != nil:
-		outcome(nil)
-	case c.Failed != nil:
-		p := c.Failed
-		err := &api.Error{Code: p.Code, Message: p.Detail, Field: p.Field, Remedy: p.Remedy}
-		outcome(err)
-		job(func() { n.removeFor(s, err) })
+		b.settle(nil)
 	case c.Exited != nil:
 		why := exitText(c.Exited)
-		n.log.Info("function ended", "sandbox", s.id, "function", s.rev.name, "why", why)
+		n.log.Info("function ended", "sandbox", b.id, "function", s.rev.name, "why", why)
 		err := api.Errorf(exitCode(c.Exited), "the function ended: %s", why)
 		n.fail(s, err)
-		outcome(err)
+		b.settle(err)
 		job(func() { n.remove(s, why) })
 	case c.Log != nil:
-		n.logs.add(s.rev.name, s.id, c.Log.Sealed)
+		n.logs.add(s.rev.name, b.id, c.Log.Sealed)
 	case c.AskOOM != nil:
-		job(func() { n.answerOOM(s, c.AskOOM.ID) })
+		job(func() { n.answerOOM(b, c.AskOOM.ID) })
 	}
-}
-
-// fetchKeys collects evidence for the statement and asks the broker.
-func (n *Node) fetchKeys(s *sandbox, statement []byte, outcome func(error)) {
-	ctx, cancel := context.WithTimeout(n.life, 10*time.Second)
-	defer cancel()
-	reply, err := n.release(ctx, s, statement)
-	if err != nil {
-		if code := api.CodeOf(err); code == api.CodeInternal {
-			err = api.Wrap(api.CodeUnavailable, err, "the key broker cannot be reached")
-		}
-		outcome(err)
-		p := api.ProblemOf(err, "")
-		s.tell(api.Control{Refused: &p})
-		return
-	}
-	n.mu.Lock()
-	s.evidence = reply.Type
-	n.mu.Unlock()
-	s.tell(api.Control{Keys: &reply})
-}
-
-func (n *Node) release(ctx context.Context, s *sandbox, statement []byte) (api.ReleaseReply, error) {
-	req := api.ReleaseRequest{Function: string(s.rev.name), Revision: s.rev.digest, Statement: statement}
-	for _, c := range n.dep.Collectors {
-		ev, err := c.Collect(ctx, statement)
-		if err != nil {
-			n.log.Warn("evidence", "type", c.Type(), "sandbox", s.id, "err", err)
-			continue
-		}
-		req.Evidence = append(req.Evidence, ev)
-	}
-	return n.dep.Broker.Release(ctx, req)
 }
 
 // sendBundle streams the sealed bundle from the registry to the agent.
-func (n *Node) sendBundle(s *sandbox) error {
+func (n *Node) sendBundle(s *sandbox, b *box) error {
 	ctx, cancel := context.WithTimeout(n.life, s.rev.start)
 	defer cancel()
 	body, err := n.dep.Bundles.Fetch(ctx, s.rev.rec.BundleRef, s.rev.desc.BundleBlob)
@@ -240,7 +248,7 @@ func (n *Node) sendBundle(s *sandbox) error {
 		return startError(err, "the sealed bundle could not be fetched")
 	}
 	defer body.Close()
-	path := filepath.Join(s.dir, filepath.Base(api.AgentHTTPSocket))
+	path := filepath.Join(b.dir, filepath.Base(api.AgentHTTPSocket))
 	tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", path)
@@ -258,24 +266,21 @@ func (n *Node) sendBundle(s *sandbox) error {
 	if resp.StatusCode/100 == 2 {
 		return nil
 	}
-	b, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	problem, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 	if err != nil {
 		return api.Wrap(api.CodeStartFailed, err, "the agent did not take the sealed bundle")
 	}
-	return api.ParseProblem(resp.StatusCode, b)
+	return api.ParseProblem(resp.StatusCode, problem)
 }
 
-func (n *Node) answerOOM(s *sandbox, id uint64) {
+func (n *Node) answerOOM(b *box, id uint64) {
 	ctx, cancel := context.WithTimeout(n.life, 5*time.Second)
 	defer cancel()
-	s.mu.Lock()
-	rt := s.rt
-	s.mu.Unlock()
-	kills, err := rt.OOMKills(ctx)
+	kills, err := b.runtime().OOMKills(ctx)
 	if err != nil {
-		n.log.Warn("OOM counter", "sandbox", s.id, "err", err)
+		n.log.Warn("OOM counter", "sandbox", b.id, "err", err)
 	}
-	s.tell(api.Control{OOM: &api.OOM{ID: id, Kills: kills}})
+	b.tell(api.Control{OOM: &api.OOM{ID: id, Kills: kills}})
 }
 
 // exitCode is the code of an invocation that the function's end took along.

@@ -61,12 +61,8 @@ func (n *Node) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 		n.problem(ctx, err)
 		return
 	}
-	start := "warm"
-	if sl.cold {
-		start = "cold"
-	}
 	ctx.Response.Header.Set(api.HeaderServedBy, n.cfg.ID)
-	ctx.Response.Header.Set(api.HeaderStart, start)
+	ctx.Response.Header.Set(api.HeaderStart, sl.how())
 	if sl.cold {
 		// The coordinator is to know of the new sandbox before its next call:
 		// gossip may be later, and a second node would start another one.
@@ -101,9 +97,7 @@ func (n *Node) slotFor(ctx *fasthttp.RequestCtx, rev *revision) (slot, error) {
 	n.mu.Lock()
 	s := n.pick(rev)
 	if s != nil && s.state == ready && !n.draining {
-		s.inFlight++
-		s.lastUsed = time.Now()
-		first := s.inFlight == 1
+		first := n.enter(s)
 		n.mu.Unlock()
 		if first {
 			n.touch()

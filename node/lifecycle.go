@@ -21,7 +21,7 @@ func (n *Node) recover(ctx context.Context) error {
 	}
 	type try struct {
 		s    *sandbox
-		done chan error
+		done <-chan error
 	}
 	var tries []try
 	for _, rt := range found {
@@ -35,20 +35,26 @@ func (n *Node) recover(ctx context.Context) error {
 			}
 			continue
 		}
+		b := newBox(info.ID, info.SocketDir)
+		b.rt, b.admitted = rt, true
 		n.mu.Lock()
 		n.ledger.force(need(rev.limits))
 		s := n.newSandbox(rev, info.ID)
+		n.give(s, b)
+		s.began, s.way, s.up = info.CreatedAt, info.Start, n.agentUpstream(b)
 		n.mu.Unlock()
-		s.dir, s.rt, s.began = info.SocketDir, rt, info.CreatedAt
 		close(s.brought)
-		if err := n.listen(s); err != nil {
-			n.remove(s, "its control socket could not be made again")
+		// A frozen agent could not dial.
+		err := rt.Thaw(ctx)
+		if err == nil {
+			err = b.listen()
+		}
+		if err != nil {
+			n.remove(s, err.Error())
 			continue
 		}
-		s.up = n.agentUpstream(s)
-		t := try{s, make(chan error, 1)}
-		n.spawn(func() { n.serveControl(s, t.done) })
-		tries = append(tries, t)
+		n.watch(b, rt)
+		tries = append(tries, try{s, b.outcome})
 	}
 	// Agents dial again within 100 ms; one that was still starting is not
 	// worth waiting for.
@@ -95,9 +101,19 @@ func (n *Node) watchEvents() {
 
 func (n *Node) handle(e runtime.Event) {
 	n.mu.Lock()
-	s := n.fleet[e.ID]
-	if s == nil {
+	b := n.boxes[e.ID]
+	if b == nil {
 		n.mu.Unlock()
+		return
+	}
+	ended := fmt.Sprintf("the sandbox ended with exit code %d", e.ExitCode)
+	s := b.owner.Load()
+	if s == nil || s.box != b {
+		n.mu.Unlock()
+		if e.Kind == runtime.EventExit {
+			n.met.events.WithLabelValues(string(e.Kind)).Inc()
+			n.lose(b, api.Errorf(api.CodeStartFailed, "%s", ended))
+		}
 		return
 	}
 	switch e.Kind {
@@ -108,35 +124,14 @@ func (n *Node) handle(e runtime.Event) {
 			s.lastErr = "pids_limit: the function reached its limit of processes"
 		}
 	}
-	ended := e.Kind == runtime.EventExit && s.state < stopping
+	gone, begun := e.Kind == runtime.EventExit && s.state < stopping, s.state != starting
 	n.mu.Unlock()
 	n.met.events.WithLabelValues(string(e.Kind)).Inc()
 	n.log.Info("sandbox event", "kind", e.Kind, "sandbox", e.ID, "function", s.rev.name, "exit_code", e.ExitCode)
-	if ended {
-		n.spawn(func() { n.remove(s, "the sandbox ended with exit code "+itoa(int(e.ExitCode))) })
-	}
-}
-
-// reapIdle scales to zero: it stops sandboxes that nobody used for their idle time.
-func (n *Node) reapIdle() {
-	tick := time.NewTicker(500 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		select {
-		case <-n.life.Done():
-			return
-		case now := <-tick.C:
-			n.mu.Lock()
-			var idle []*sandbox
-			for _, s := range n.fleet {
-				if s.state == ready && s.inFlight == 0 && now.Sub(s.lastUsed) >= s.rev.idle {
-					idle = append(idle, s)
-				}
-			}
-			n.mu.Unlock()
-			for _, s := range idle {
-				n.spawn(func() { n.removeIfIdle(s, "idle") })
-			}
-		}
+	switch {
+	case gone && begun:
+		n.spawn(func() { n.remove(s, ended) })
+	case gone: // the start decides what becomes of it
+		b.spoil(api.Errorf(api.CodeStartFailed, "%s", ended))
 	}
 }

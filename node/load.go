@@ -46,13 +46,14 @@ func (n *Node) publishLoad() {
 }
 
 // reclaimable is what a new sandbox could get: what nobody reserved, and what
-// idle sandboxes hold, for admission stops them when it needs their room. A
+// the pool and idle sandboxes hold, for admission stops them when it needs their
+// room. A
 // machine full of functions that nobody calls is not full. mu is held.
 func (n *Node) reclaimable() api.Resources {
-	free := n.ledger.free()
+	free := n.ledger.free().Add(overhead(len(n.pool.idle)))
 	for _, s := range n.fleet {
-		if s.state == ready && s.inFlight == 0 {
-			free = free.Add(need(s.rev.limits))
+		if s.idle() {
+			free = free.Add(s.holds)
 		}
 	}
 	return free
@@ -63,6 +64,33 @@ type survey struct {
 	free   api.Resources // what procfs and the cgroups said is free
 	at     time.Time     // when they were read
 	images []string      // keys, newest first
+	busy   bool          // the processors have no time to spare
+	short  bool          // of memory
+}
+
+// Pressure is the share of time, in percent, that some task on the machine waited
+// for a resource lately, as the kernel's pressure stall information has it.
+type Pressure struct {
+	CPU    float64
+	Memory float64
+}
+
+// strained reads how hard the machine works: by its pressure where the kernel
+// tells, else by its load.
+func (n *Node) strained(free api.Resources) (busy, short bool) {
+	short = free.Memory > 0 && free.Memory < memorySub
+	busy = free.CPU <= 0
+	if n.dep.Pressure == nil {
+		return busy, short
+	}
+	p, ok, err := n.dep.Pressure()
+	if err != nil {
+		n.log.Warn("pressure on the machine", "err", err)
+	}
+	if err != nil || !ok {
+		return busy, short
+	}
+	return p.CPU > busyCPU, short || p.Memory > shortMem
 }
 
 // look reads what takes long to read: the machine every loadEvery, the images
@@ -78,6 +106,7 @@ func (n *Node) look() {
 			n.log.Warn("free resources of the machine", "err", err)
 		} else {
 			s.free, s.at = free, time.Now()
+			s.busy, s.short = n.strained(free)
 		}
 	}
 	images, err := n.dep.Runtime.Images(n.life)
@@ -107,7 +136,7 @@ func (n *Node) publish() {
 	n.publishing.Lock() // so that what is sent last is what is newest
 	defer n.publishing.Unlock()
 	n.mu.Lock()
-	l := api.NodeLoad{Node: n.cfg.ID, Free: n.reclaimable(), Warm: map[string]int{}, Running: len(n.fleet), Draining: n.draining, Images: s.images}
+	l := api.NodeLoad{Node: n.cfg.ID, Free: n.reclaimable(), Warm: map[string]int{}, Running: len(n.fleet), Pooled: len(n.pool.idle), Draining: n.draining, Images: s.images}
 	// Reserved memory that its sandboxes do not use yet is not free, although
 	// the machine still has it.
 	if machine.Memory > 0 {
@@ -118,7 +147,7 @@ func (n *Node) publish() {
 	}
 	for _, s := range n.fleet {
 		l.InFlight += s.inFlight
-		if s.state == ready && !s.retiring && s.inFlight < s.rev.slots {
+		if (s.state == ready || s.state == frozen) && !s.retiring && s.inFlight < s.rev.slots {
 			l.Warm[api.RevisionKey(s.rev.digest)] += s.rev.slots - s.inFlight
 		}
 	}

@@ -16,6 +16,11 @@ type metrics struct {
 	starts       *prometheus.CounterVec
 	startSeconds prometheus.Histogram
 	events       *prometheus.CounterVec
+	poolHits     prometheus.Counter
+	poolMisses   prometheus.Counter
+	fillSeconds  prometheus.Histogram
+	bindSeconds  prometheus.Histogram
+	thawSeconds  prometheus.Histogram // its count is the number of thaws
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -33,9 +38,23 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		events: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "faasd_sec_node_sandbox_events_total", Help: "What the runtime reported, by kind."}, []string{"kind"}),
 	}
+	m.poolHits = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "faasd_sec_node_pool_hits_total", Help: "Starts that found a sandbox waiting in the pool."})
+	m.poolMisses = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "faasd_sec_node_pool_misses_total", Help: "Starts that could have used a sandbox of the pool and found none."})
+	m.fillSeconds = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "faasd_sec_node_pool_fill_seconds", Help: "Time to make one sandbox for the pool, evidence included.",
+		Buckets: prometheus.ExponentialBuckets(0.002, 2, 14)})
+	m.bindSeconds = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "faasd_sec_node_pool_bind_seconds", Help: "Time of the runtime's part in giving a waiting sandbox its function.",
+		Buckets: prometheus.ExponentialBuckets(0.0001, 2, 14)})
+	m.thawSeconds = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "faasd_sec_node_thaw_seconds", Help: "Time to thaw a frozen sandbox for a call.",
+		Buckets: prometheus.ExponentialBuckets(0.00002, 2, 16)})
 	m.ok = m.invocations.WithLabelValues("ok")
 	if reg != nil {
-		reg.MustRegister(m.invocations, m.inFlight, m.starts, m.startSeconds, m.events)
+		reg.MustRegister(m.invocations, m.inFlight, m.starts, m.startSeconds, m.events,
+			m.poolHits, m.poolMisses, m.fillSeconds, m.bindSeconds, m.thawSeconds)
 	}
 	return m
 }
@@ -63,6 +82,19 @@ func (m *metrics) observe(n *Node) {
 		}))
 	}
 	gauge("faasd_sec_node_sandboxes", "Sandboxes that exist.", func() float64 { return float64(len(n.fleet)) })
+	gauge("faasd_sec_node_sandboxes_frozen", "Sandboxes whose processes stand still until the next call.", func() float64 {
+		frost := 0
+		for _, s := range n.fleet {
+			if s.state == frozen {
+				frost++
+			}
+		}
+		return float64(frost)
+	})
+	gauge("faasd_sec_node_pool_depth", "Sandboxes that wait for a function.", func() float64 { return float64(len(n.pool.idle)) })
+	gauge("faasd_sec_node_pool_target", "Sandboxes that should wait for a function.", func() float64 { return float64(n.pool.target) })
+	gauge("faasd_sec_node_pool_creating", "Sandboxes being made for the pool.", func() float64 { return float64(n.pool.making) })
+	gauge("faasd_sec_node_pool_waiters", "Starts that wait for a sandbox of the pool.", func() float64 { return float64(n.pool.queue.len()) })
 	gauge("faasd_sec_node_reserved_cpu_millicores", "CPU reserved.", func() float64 { return float64(n.ledger.reserved.CPU) })
 	gauge("faasd_sec_node_reserved_memory_bytes", "Memory reserved.", func() float64 { return float64(n.ledger.reserved.Memory) })
 	gauge("faasd_sec_node_capacity_cpu_millicores", "CPU lent to functions.", func() float64 { return float64(n.ledger.capacity.CPU) })

@@ -14,8 +14,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,6 +26,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/node/keepalive"
 	"github.com/faasd-sec/faasd-sec/runtime"
 )
 
@@ -35,13 +38,19 @@ type Config struct {
 	Registry     string        // host:port of the cluster's registry, for images that name none
 	AgentPath    string        // the static agent binary on this machine
 	Capacity     api.Resources // lent to functions in all; CPU may be over-committed by saying more than there is
-	IdleAfter    time.Duration // a sandbox unused for so long is stopped, where the function does not say
+	IdleAfter    time.Duration // a sandbox unused for so long is stopped, where neither the function nor its past says
+	KeepaliveMin time.Duration // the least and the most that a function's past can make of it; 0 is
+	KeepaliveMax time.Duration // one minute and half an hour, or IdleAfter where that is outside
+	FreezeAfter  time.Duration // a sandbox unused for so long is frozen until the next call; 0 for never
 	StartTimeout time.Duration // from the decision to a ready function, image pull included
 	StopGrace    time.Duration // between SIGTERM and SIGKILL
 	DrainTimeout time.Duration // for invocations under way when the daemon is told to stop
 	MaxBody      int64         // bytes of one sealed request, 0 without limit
 	LogBytes     int           // sealed log kept in memory per function
 	ReplaySize   int           // messages remembered per function until they expire
+	PoolMin      int           // sandboxes kept ready without a function at the least
+	PoolMax      int           // and at the most; 0 for no pool
+	PoolCreates  int           // of them made at once, 0 for two
 }
 
 // DefaultConfig is what a node runs with unless told otherwise. ID, StateDir,
@@ -50,6 +59,7 @@ func DefaultConfig() Config {
 	return Config{
 		IdleAfter: 5 * time.Minute, StartTimeout: time.Minute, StopGrace: 5 * time.Second,
 		DrainTimeout: 30 * time.Second, MaxBody: 0, LogBytes: 4 << 20, ReplaySize: 1 << 20,
+		FreezeAfter: 10 * time.Second, PoolMin: 2, PoolMax: 16, PoolCreates: 2,
 	}
 }
 
@@ -74,16 +84,21 @@ type Mesh interface {
 	SetLoad(api.NodeLoad) (api.NodeLoad, error)
 }
 
-// Deps are the parts a Node works with. All are required but Registerer.
+// Deps are the parts a Node works with. All are required but MeasureAgent,
+// Pressure and Registerer.
 type Deps struct {
 	Runtime    runtime.Runtime
 	Broker     Broker
 	Collectors []Collector
 	Bundles    Bundles
 	Mesh       Mesh
-	Free       func() (api.Resources, error) // what the machine really has free
-	Log        *slog.Logger
-	Registerer prometheus.Registerer
+	// MeasureAgent has the Collectors name the digest of Config.AgentPath as it is
+	// now. It is called by New, and before a sandbox is made of a replaced one.
+	MeasureAgent func() error
+	Free         func() (api.Resources, error)  // what the machine really has free
+	Pressure     func() (Pressure, bool, error) // how hard it works; false where the kernel does not tell
+	Log          *slog.Logger
+	Registerer   prometheus.Registerer
 }
 
 // Node is one machine's daemon. Make it with New, run it with Run.
@@ -95,13 +110,18 @@ type Node struct {
 	revs *revisions
 	logs *logbook
 
+	agent agentBinary
+	keep  keepalive.Policy
+
 	life context.Context // ends after the drain; parent of all that a sandbox does
 	kill context.CancelFunc
 	jobs sync.WaitGroup // goroutines that life bounds
 
 	mu       sync.Mutex // guards what follows; never held across I/O
 	ledger   ledger
-	fleet    map[string]*sandbox            // by sandbox id
+	fleet    map[string]*sandbox // by sandbox id
+	boxes    map[string]*box     // what the runtime has, by id
+	pool     pool
 	byRev    map[string]map[string]*sandbox // revision key -> id -> sandbox
 	tickets  map[string]*ticket
 	past     []api.SandboxStatus // ended ones, newest last, bounded
@@ -135,6 +155,11 @@ func New(cfg Config, dep Deps) (*Node, error) {
 		return nil, api.Invalid("id", "name the node", "it is empty")
 	case cfg.StateDir == "" || cfg.RunDir == "" || cfg.AgentPath == "":
 		return nil, api.Invalid("state, run directory or agent", "set all three", "one is empty")
+	case cfg.FreezeAfter < 0 || cfg.KeepaliveMin < 0 || cfg.KeepaliveMax < 0:
+		return nil, api.Invalid("duration", "use a positive one", "freeze after or keep-alive is negative")
+	case cfg.PoolMin < 0 || cfg.PoolMax < 0 || cfg.PoolCreates < 0 || cfg.PoolMax > 0 && cfg.PoolMin > cfg.PoolMax:
+		return nil, api.Invalid("pool", "use numbers of 0 or more, the minimum not over the maximum",
+			fmt.Sprintf("minimum %d, maximum %d, %d at once", cfg.PoolMin, cfg.PoolMax, cfg.PoolCreates))
 	case cfg.Capacity.CPU <= 0 || cfg.Capacity.Memory <= 0 || cfg.Capacity.PIDs <= 0:
 		return nil, api.Invalid("capacity", "set cpu, memory and pids", fmt.Sprintf("%+v", cfg.Capacity))
 	}
@@ -152,6 +177,19 @@ func New(cfg Config, dep Deps) (*Node, error) {
 	if cfg.ReplaySize <= 0 {
 		cfg.ReplaySize = def.ReplaySize
 	}
+	if cfg.PoolCreates == 0 {
+		cfg.PoolCreates = def.PoolCreates
+	}
+	if cfg.KeepaliveMin == 0 {
+		cfg.KeepaliveMin = min(time.Minute, cfg.IdleAfter)
+	}
+	if cfg.KeepaliveMax == 0 {
+		cfg.KeepaliveMax = max(30*time.Minute, cfg.IdleAfter)
+	}
+	keep := keepalive.Policy{Standard: cfg.IdleAfter, Min: cfg.KeepaliveMin, Max: cfg.KeepaliveMax}
+	if err := keep.Validate(); err != nil {
+		return nil, api.Invalid("keep-alive", "set the minimum below the maximum", err.Error())
+	}
 	for _, dir := range []string{cfg.StateDir, cfg.RunDir} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return nil, fmt.Errorf("node directory: %w", err)
@@ -160,12 +198,17 @@ func New(cfg Config, dep Deps) (*Node, error) {
 	n := &Node{
 		cfg: cfg, dep: dep, log: dep.Log, met: newMetrics(dep.Registerer),
 		logs:  newLogbook(cfg.ID, cfg.LogBytes),
+		agent: agentBinary{path: cfg.AgentPath, measure: dep.MeasureAgent}, keep: keep,
+		boxes: map[string]*box{}, pool: pool{kick: make(chan struct{}, 1)},
 		fleet: map[string]*sandbox{}, byRev: map[string]map[string]*sandbox{}, tickets: map[string]*ticket{},
 		ledger: ledger{capacity: cfg.Capacity}, changed: make(chan struct{}), dirty: make(chan struct{}, 1),
 		started: time.Now(),
 	}
 	var err error
 	if n.revs, err = openRevisions(filepath.Join(cfg.StateDir, "revisions"), cfg); err != nil {
+		return nil, err
+	}
+	if _, err := n.agent.current(); err != nil {
 		return nil, err
 	}
 	n.met.observe(n)
@@ -184,6 +227,9 @@ func (n *Node) Start(ctx context.Context) error {
 	}
 	n.spawn(n.reapIdle)
 	n.spawn(n.publishLoad)
+	if n.cfg.PoolMax > 0 {
+		n.spawn(n.keepPool)
+	}
 	return nil
 }
 
@@ -222,6 +268,7 @@ func (n *Node) Drain(ctx context.Context) {
 		break
 	}
 	n.removeAll()
+	n.closePool(true)
 }
 
 // removeAll stops every sandbox, several at a time, and waits.
@@ -240,18 +287,20 @@ func (n *Node) removeAll() {
 	wg.Wait()
 }
 
-// Close ends the node's goroutines. Sandboxes that Drain did not stop go on
-// running and are adopted by the next Start.
+// Close ends the node's goroutines and its pool. Sandboxes that Drain did not
+// stop go on running and are adopted by the next Start.
 func (n *Node) Close() {
 	if n.kill == nil {
 		return
 	}
 	n.kill()
 	n.mu.Lock()
-	for _, s := range n.fleet {
-		s.closeConns()
-	}
+	boxes := slices.Collect(maps.Values(n.boxes))
 	n.mu.Unlock()
+	for _, b := range boxes {
+		b.hangUp()
+	}
+	n.closePool(false)
 	n.jobs.Wait()
 }
 

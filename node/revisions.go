@@ -32,11 +32,12 @@ type revision struct {
 	desc   *sealed.Descriptor
 	rec    api.Revision
 	limits api.Resources
-	slots  int           // invocations at once in one sandbox
-	bound  time.Duration // of one invocation in a ready sandbox
-	start  time.Duration // of a cold start
-	idle   time.Duration
-	seen   *sealed.ReplaySet // shared by the revisions of a function
+	slots  int               // invocations at once in one sandbox
+	bound  time.Duration     // of one invocation in a ready sandbox
+	start  time.Duration     // of a cold start
+	idle   time.Duration     // until a sandbox is stopped; 0 where the owner does not say
+	seen   *sealed.ReplaySet // shared by the revisions of a function, as is habit
+	habit  *habit
 }
 
 // key names a revision under one descriptor: what a sandbox serves for life,
@@ -55,10 +56,12 @@ type revisions struct {
 	replay map[api.FunctionName]*replay
 }
 
-// replay is the set of a function, and when a revision of it last came or went.
+// replay is what is kept of a function across its revisions, and when one of
+// them last came or went.
 type replay struct {
-	set  *sealed.ReplaySet
-	used time.Time
+	set   *sealed.ReplaySet
+	habit *habit
+	used  time.Time
 }
 
 // replayAfter is how long a set outlives its function's last revision: by then
@@ -94,7 +97,7 @@ func openRevisions(dir string, cfg Config) (*revisions, error) {
 			continue // cut by a crash: the coordinator tells it again
 		}
 		if rev, err := r.parse(digest, rec); err == nil {
-			if rev.seen, err = r.replaySet(rev.name); err != nil {
+			if rev.seen, rev.habit, err = r.kept(rev.name); err != nil {
 				return nil, err
 			}
 			r.byHash[digest] = rev
@@ -133,7 +136,7 @@ func (r *revisions) put(digest string, rec api.Revision) (*revision, error) {
 		return nil, api.Errorf(api.CodeBusy, "this node knows %d revisions already", maxRevisions)
 	}
 	// Only for what is kept: names that are refused cost nothing.
-	if rev.seen, err = r.replaySet(rev.name); err != nil {
+	if rev.seen, rev.habit, err = r.kept(rev.name); err != nil {
 		return nil, err
 	}
 	b, err := json.Marshal(rec)
@@ -225,7 +228,7 @@ func (r *revisions) parse(digest string, rec api.Revision) (*revision, error) {
 	}
 	rev := &revision{
 		digest: digest, seq: d.Sequence, name: api.FunctionName(d.FullName()), desc: d, rec: rec, limits: lim,
-		slots: api.DefaultMaxInFlight, idle: r.cfg.IdleAfter, start: r.cfg.StartTimeout,
+		slots: api.DefaultMaxInFlight, start: r.cfg.StartTimeout,
 		bound: api.InvocationBound(c.ReadMS, c.WriteMS, c.ExecMS) + time.Second,
 	}
 	if c.MaxInFlight > 0 {
@@ -256,8 +259,8 @@ func (r *revisions) hasLocked(name api.FunctionName) bool {
 	return false
 }
 
-// replaySet is the one set of a function on this node.
-func (r *revisions) replaySet(name api.FunctionName) (*sealed.ReplaySet, error) {
+// kept is a function's one replay set and its habit on this node.
+func (r *revisions) kept(name api.FunctionName) (*sealed.ReplaySet, *habit, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
@@ -268,12 +271,13 @@ func (r *revisions) replaySet(name api.FunctionName) (*sealed.ReplaySet, error) 
 	}
 	if p, ok := r.replay[name]; ok {
 		p.used = now
-		return p.set, nil
+		return p.set, p.habit, nil
 	}
 	s, err := sealed.NewReplaySet(sealed.ReplayConfig{Size: r.cfg.ReplaySize})
 	if err != nil {
-		return nil, fmt.Errorf("replay set: %w", err)
+		return nil, nil, fmt.Errorf("replay set: %w", err)
 	}
-	r.replay[name] = &replay{set: s, used: now}
-	return s, nil
+	p := &replay{set: s, habit: &habit{}, used: now}
+	r.replay[name] = p
+	return p.set, p.habit, nil
 }

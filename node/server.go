@@ -227,9 +227,7 @@ func (n *Node) serveSandboxes(ctx *fasthttp.RequestCtx) ([]api.SandboxStatus, er
 	c, cancel := context.WithTimeout(n.life, 5*time.Second)
 	defer cancel()
 	for i, s := range live {
-		s.mu.Lock()
-		rt := s.rt
-		s.mu.Unlock()
+		rt := n.runtimeOf(s)
 		if rt == nil {
 			continue
 		}

@@ -14,7 +14,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -57,6 +56,7 @@ type world struct {
 	hello     func(api.FunctionName) error             // asked before an agent says ready; may wait
 	work      func(http.ResponseWriter, *http.Request) // what agents do for an invocation; nil: they echo it
 	released  atomic.Int64
+	release   func(api.ReleaseRequest) error // what the broker does first
 }
 
 // newWorld starts a node with 2000 millicores, 2 GiB and 4096 pids.
@@ -70,6 +70,7 @@ func newWorld(t testing.TB, change ...func(*world)) *world {
 	w := &world{t: t, cfg: DefaultConfig(), hello: func(api.FunctionName) error { return nil }}
 	w.cfg.ID, w.cfg.StateDir, w.cfg.RunDir, w.cfg.AgentPath = "node-1", dir+"/state", dir+"/run", "/proc/self/exe"
 	w.cfg.Capacity = api.Resources{CPU: 2000, Memory: 2 << 30, PIDs: 4096}
+	w.cfg.PoolMin, w.cfg.PoolMax, w.cfg.FreezeAfter = 0, 0, 0 // unless a test is about them
 	w.cfg.StopGrace, w.cfg.StartTimeout, w.cfg.DrainTimeout = time.Second, 5*time.Second, 5*time.Second
 	agent := filepath.Join(dir, "agent")
 	if err := os.WriteFile(agent, nil, 0o700); err != nil {
@@ -103,7 +104,7 @@ func (w *world) start() {
 	w.t.Helper()
 	n, err := New(w.cfg, Deps{
 		Runtime: w.fake, Broker: w, Bundles: noBundles{}, Mesh: &stamper{}, Log: slog.New(slog.DiscardHandler),
-		Free: func() (api.Resources, error) { return api.Resources{Memory: 1 << 40, PIDs: 1 << 20}, nil },
+		Free: func() (api.Resources, error) { return api.Resources{CPU: 2000, Memory: 1 << 40, PIDs: 1 << 20}, nil },
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -151,8 +152,13 @@ func (noBundles) Fetch(context.Context, string, string) (io.ReadCloser, error) {
 }
 
 // Release implements Broker.
-func (w *world) Release(context.Context, api.ReleaseRequest) (api.ReleaseReply, error) {
+func (w *world) Release(_ context.Context, req api.ReleaseRequest) (api.ReleaseReply, error) {
 	w.released.Add(1)
+	if w.release != nil {
+		if err := w.release(req); err != nil {
+			return api.ReleaseReply{}, err
+		}
+	}
 	return api.ReleaseReply{Sealed: []byte("keys"), Type: "node-key"}, nil
 }
 
@@ -173,6 +179,9 @@ func (w *world) agent(ctx context.Context, task runtimetest.Task) uint32 {
 	}
 	s := &http.Server{Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		w.delivered.Add(1)
+		if w.fake.Frozen(task.Spec.ID) {
+			w.t.Errorf("an invocation reached %s, which is frozen", task.Spec.ID)
+		}
 		rw.Header().Set("Content-Type", api.ContentTypeSealed)
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
@@ -189,9 +198,9 @@ func (w *world) agent(ctx context.Context, task runtimetest.Task) uint32 {
 	wg.Go(func() { s.Serve(ln) })
 	ended := make(chan struct{})
 	wg.Go(func() {
-		revision := ""
+		var rev bound
 		for {
-			w.control(task, &revision, ended)
+			w.control(task, &rev, ended)
 			select {
 			case <-ended:
 				return
@@ -209,8 +218,30 @@ func (w *world) agent(ctx context.Context, task runtimetest.Task) uint32 {
 	return 0
 }
 
+// bound is what an agent was told to be.
+type bound struct {
+	function api.FunctionName
+	revision string
+	keys     bool
+	ready    bool
+}
+
+// is reads a Bind.
+func (w *world) is(b *api.Bind) (bound, error) {
+	signed, err := sealed.ParseDescriptor(b.Descriptor)
+	if err != nil {
+		return bound{}, err
+	}
+	d, err := signed.Verify(signed.ClaimedOwner().Fingerprint())
+	if err != nil {
+		return bound{}, err
+	}
+	rev, err := d.Revision()
+	return bound{function: api.FunctionName(d.FullName()), revision: rev.String()}, err
+}
+
 // control is one connection to the node.
-func (w *world) control(task runtimetest.Task, revision *string, ended <-chan struct{}) {
+func (w *world) control(task runtimetest.Task, rev *bound, ended <-chan struct{}) {
 	conn, err := net.Dial("unix", filepath.Join(task.Spec.SocketDir, "node.sock"))
 	if err != nil {
 		return
@@ -226,9 +257,11 @@ func (w *world) control(task runtimetest.Task, revision *string, ended <-chan st
 		case <-done:
 		}
 	}()
-	hello := api.Control{Hello: &api.Hello{Protocol: api.ControlProtocol, Bound: *revision != "", Revision: *revision, Ready: *revision != ""}}
-	if *revision == "" {
-		hello.Hello.Statement = []byte("s")
+	statements := 0
+	statement := func() []byte { statements++; return fmt.Appendf(nil, "%s %d", task.Spec.ID, statements) }
+	hello := api.Control{Hello: &api.Hello{Protocol: api.ControlProtocol, Bound: rev.revision != "", Revision: rev.revision, Ready: rev.ready}}
+	if !rev.keys {
+		hello.Hello.Statement = statement()
 	}
 	var frame bytes.Buffer
 	if api.WriteControl(&frame, hello) != nil {
@@ -249,15 +282,30 @@ func (w *world) control(task runtimetest.Task, revision *string, ended <-chan st
 			return
 		}
 		switch {
-		case f.Keys != nil:
-			if err := w.hello(task.Spec.Function); err != nil {
-				p := api.ProblemOf(err, "")
-				_ = api.WriteControl(c, api.Control{Failed: &p})
-				continue
+		case f.Attest != nil:
+			if api.WriteControl(c, api.Control{Statement: &api.Attested{Statement: statement()}}) != nil {
+				return
 			}
-			*revision, _, _ = strings.Cut(task.Spec.Revision, ":")
-			_ = api.WriteControl(c, api.Control{Ready: &api.Empty{}})
+		case f.Bind != nil:
+			was := rev.keys
+			if *rev, err = w.is(f.Bind); err != nil {
+				w.t.Errorf("descriptor: %v", err)
+				return
+			}
+			rev.keys = was
+		case f.Keys != nil:
+			rev.keys = true
 		}
+		if rev.revision == "" || !rev.keys || rev.ready {
+			continue
+		}
+		if err := w.hello(rev.function); err != nil {
+			p := api.ProblemOf(err, "")
+			_ = api.WriteControl(c, api.Control{Failed: &p})
+			continue
+		}
+		rev.ready = true
+		_ = api.WriteControl(c, api.Control{Ready: &api.Empty{}})
 	}
 }
 
@@ -396,12 +444,13 @@ func (w *world) eventually(what string, f func() bool) {
 	w.t.Fatalf("not in time: %s", what)
 }
 
-// held is what the node has reserved, and what its sandboxes need.
+// held is what the node has reserved, and what its sandboxes and its pool need.
 func (w *world) held() (reserved, needed api.Resources, inFlight int) {
 	w.n.mu.Lock()
 	defer w.n.mu.Unlock()
+	needed = w.n.pool.held
 	for _, s := range w.n.fleet {
-		needed = needed.Add(need(s.rev.limits))
+		needed = needed.Add(s.holds)
 		inFlight += s.inFlight
 	}
 	return w.n.ledger.reserved, needed, inFlight

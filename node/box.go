@@ -1,0 +1,220 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/runtime"
+)
+
+// box is one sandbox of the runtime with its control channel, from its creation
+// to its removal. It belongs to a sandbox of a function once it has an owner,
+// and to the pool before.
+type box struct {
+	id    string
+	dir   string    // of its sockets
+	agent agentFile // what runs as its PID 1; zero for one of an earlier life
+	made  time.Time
+
+	greeted chan struct{} // closed once its launcher is admitted and evidence is there, or fault says why not
+	outcome chan error    // how the start of its function ended; the first word counts
+
+	owner atomic.Pointer[sandbox] // set once; the node's mutex guards the change
+
+	mu        sync.Mutex // held while a frame is written: never take it under the node's mutex
+	rt        runtime.Sandbox
+	ln        *net.UnixListener
+	conn      *net.UnixConn
+	admitted  bool // the launcher is in its cgroup
+	fault     error
+	proof     *proof
+	renewed   chan struct{} // closed and replaced when there is a new proof
+	unlocking bool          // keys are being asked for
+	renewing  bool          // the pool has asked for a new statement
+	bind      *api.Control  // frames that were said, for an agent that dials anew
+	keys      *api.Control
+}
+
+func newBox(id, dir string) *box {
+	return &box{id: id, dir: dir, made: time.Now(), greeted: make(chan struct{}), outcome: make(chan error, 1),
+		renewed: make(chan struct{})}
+}
+
+// listen makes the box's directory and control socket.
+func (b *box) listen() error {
+	if err := os.MkdirAll(b.dir, 0o700); err != nil {
+		return err
+	}
+	path := filepath.Join(b.dir, filepath.Base(api.AgentNodeSocket))
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return err
+	}
+	// The directory is 0700 and the agent's; the socket need not guard itself.
+	if err := os.Chmod(path, 0o666); err != nil {
+		return errors.Join(err, ln.Close())
+	}
+	b.mu.Lock()
+	b.ln = ln
+	b.mu.Unlock()
+	return nil
+}
+
+// create has the runtime make the box, by the call given, and begins to listen
+// to its agent. On an error nothing of it is left but what dropBox removes.
+func (n *Node) create(b *box, how func() (runtime.Sandbox, error)) error {
+	var err error
+	if b.agent, err = n.agent.current(); err != nil {
+		return err
+	}
+	if err := b.listen(); err != nil {
+		return fmt.Errorf("control socket: %w", err)
+	}
+	rt, err := how()
+	if err != nil {
+		return err
+	}
+	n.watch(b, rt)
+	// The binary was mounted somewhere between the two looks.
+	if now, err := n.agent.current(); err != nil || now != b.agent {
+		return errors.Join(err, errors.New("the agent's binary was replaced meanwhile"))
+	}
+	return nil
+}
+
+// watch takes charge of a box that the runtime has: events find it from now on,
+// and its agent is listened to.
+func (n *Node) watch(b *box, rt runtime.Sandbox) {
+	b.mu.Lock()
+	b.rt = rt
+	b.mu.Unlock()
+	n.mu.Lock()
+	n.boxes[b.id] = b
+	n.mu.Unlock()
+	n.spawn(func() { n.serveControl(b) })
+}
+
+// greeting waits until the box can be used.
+func (b *box) greeting(ctx context.Context) error {
+	select {
+	case <-b.greeted:
+	case <-ctx.Done():
+		return api.Errorf(api.CodeFunctionNotReady, "the agent did not report in time")
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.fault
+}
+
+// ready says that the box can be used; spoil says that it cannot, or no longer.
+func (b *box) ready() { b.greet(nil) }
+
+func (b *box) spoil(err error) {
+	b.greet(err)
+	b.settle(err)
+}
+
+func (b *box) greet(fault error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.fault == nil {
+		b.fault = fault
+	}
+	select {
+	case <-b.greeted:
+	default:
+		close(b.greeted)
+	}
+}
+
+// settle tells how the start ended: nil for ready.
+func (b *box) settle(err error) {
+	select {
+	case b.outcome <- err:
+	default:
+	}
+}
+
+func (b *box) runtime() runtime.Sandbox {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.rt
+}
+
+// tell sends a frame to the agent if it is connected; a broken connection shows
+// at its reader.
+func (b *box) tell(c api.Control) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.write(&c)
+}
+
+// say is tell for what the agent must hear: it is said again if it dials anew.
+func (b *box) say(c *api.Control) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if c.Bind != nil {
+		b.bind = c
+	} else {
+		b.keys = c
+	}
+	b.write(c)
+}
+
+// write sends one frame; nil is none. mu is held.
+func (b *box) write(c *api.Control) {
+	if b.conn == nil || c == nil {
+		return
+	}
+	_ = b.conn.SetWriteDeadline(time.Now().Add(5 * time.Second))
+	if err := api.WriteControl(b.conn, *c); err != nil {
+		b.conn.Close()
+	}
+}
+
+// hangUp ends the control connection and its listener.
+func (b *box) hangUp() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ln != nil {
+		b.ln.Close()
+	}
+	if b.conn != nil {
+		b.conn.Close()
+	}
+}
+
+// dropBox removes a box, and reports whether it is gone. Without grace nothing
+// in it is asked to end by itself.
+func (n *Node) dropBox(b *box, grace time.Duration) bool {
+	ctx, cancel := cleanupContext(grace + 30*time.Second)
+	defer cancel()
+	gone := true
+	if rt := b.runtime(); rt != nil {
+		if err := rt.Remove(ctx, grace); err != nil {
+			// Its reservation stays taken: it may still run. The next start of
+			// the daemon removes it.
+			n.log.Error("sandbox could not be removed; its reservation is kept", "sandbox", b.id, "err", err)
+			gone = false
+		}
+	}
+	b.hangUp()
+	if err := os.RemoveAll(b.dir); err != nil {
+		n.log.Warn("socket directory stays behind", "sandbox", b.id, "err", err)
+	}
+	n.mu.Lock()
+	delete(n.boxes, b.id)
+	n.mu.Unlock()
+	return gone
+}
