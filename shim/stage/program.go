@@ -13,8 +13,11 @@ import (
 // Register holds the result of a call for later calls.
 type Register uint8
 
-// registers is how many a program may use.
-const registers = 16
+// Registers is how many a program may use, a power of 2.
+const Registers = 16
+
+// registers is the same for the code that runs in the child.
+const registers = Registers
 
 // accepts is how many error numbers a call may accept.
 const accepts = 2

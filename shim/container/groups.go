@@ -1,0 +1,243 @@
+package container
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/faasd-sec/faasd-sec/cgroups"
+)
+
+const cgroupMount = "/sys/fs/cgroup"
+
+// Groups are the cgroups of one container, by the same path in every
+// hierarchy.
+type Groups struct {
+	fs    cgroups.FS
+	group cgroups.Group
+	path  string
+}
+
+// ErrNoV2 means that this machine has cgroup v2 alone.
+var ErrNoV2 = errors.New("cgroup v2 is not implemented by this runtime: device rules need a BPF program there, and without them limits would fail open; use runc on this machine")
+
+// GroupsAt names the groups at path, which need not exist.
+func GroupsAt(path string) (*Groups, error) {
+	f, err := cgroups.Open()
+	if err != nil {
+		return nil, err
+	}
+	if f.Mode() == cgroups.V2 {
+		return nil, ErrNoV2
+	}
+	return &Groups{fs: f, group: f.Group(path), path: path}, nil
+}
+
+// GroupsOf names the groups of a bundle's container. It reads no more of the
+// specification than it has to: what another version of this package made must
+// be found as well.
+func GroupsOf(bundle string) (*Groups, error) {
+	b, err := os.ReadFile(filepath.Join(bundle, "config.json"))
+	if err != nil {
+		return nil, fmt.Errorf("read the specification: %w", err)
+	}
+	var s struct {
+		Linux struct {
+			CgroupsPath string `json:"cgroupsPath"`
+		} `json:"linux"`
+	}
+	if err := json.Unmarshal(b, &s); err != nil {
+		return nil, fmt.Errorf("parse the specification: %w", err)
+	}
+	if !cleanPath(s.Linux.CgroupsPath) {
+		return nil, refused("linux.cgroupsPath", "a clean absolute path below the root")
+	}
+	return GroupsAt(s.Linux.CgroupsPath)
+}
+
+// hierarchies gives the mounted v1 hierarchies, each once, and the v2
+// hierarchy beside them, "" if there is none.
+func hierarchies() (v1 []string, unified string, err error) {
+	entries, err := os.ReadDir(cgroupMount)
+	if err != nil {
+		return nil, "", fmt.Errorf("list cgroup hierarchies: %w", err)
+	}
+	for _, e := range entries {
+		dir := filepath.Join(cgroupMount, e.Name())
+		if e.Type()&fs.ModeSymlink != 0 { // "cpu" for "cpu,cpuacct"
+			continue
+		}
+		if _, err := os.Lstat(filepath.Join(dir, "cgroup.procs")); err != nil {
+			continue
+		}
+		if _, err := os.Lstat(filepath.Join(dir, "tasks")); err == nil {
+			v1 = append(v1, dir)
+		} else {
+			unified = dir
+		}
+	}
+	if len(v1) == 0 {
+		return nil, "", ErrNoV2
+	}
+	return v1, unified, nil
+}
+
+// membership is what a process needs to begin in its groups.
+type membership struct {
+	tasks   []int // files to write 0 to, one of each v1 hierarchy
+	unified int   // directory of the v2 hierarchy, or -1
+}
+
+func (m *membership) close() {
+	for _, fd := range m.tasks {
+		_ = unix.Close(fd)
+	}
+	if m.unified >= 0 {
+		_ = unix.Close(m.unified)
+	}
+}
+
+// create makes the groups in every hierarchy, denies devices and sets the
+// limits, all before there is a process to hold to them.
+func (g *Groups) create(l cgroups.Limits) (_ *membership, retErr error) {
+	v1, unified, err := hierarchies()
+	if err != nil {
+		return nil, err
+	}
+	m := &membership{unified: -1}
+	defer func() {
+		if retErr != nil {
+			m.close()
+		}
+	}()
+	devices := false
+	for _, h := range v1 {
+		dir, err := makeGroup(h, g.path)
+		if err != nil {
+			return nil, err
+		}
+		for name := range strings.SplitSeq(filepath.Base(h), ",") {
+			if name == "devices" {
+				devices = true
+				if err := restrictDevices(dir); err != nil {
+					return nil, err
+				}
+			}
+		}
+		fd, err := unix.Open(filepath.Join(dir, "tasks"), unix.O_WRONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, fmt.Errorf("open cgroup %s: %w", dir, err)
+		}
+		m.tasks = append(m.tasks, fd)
+	}
+	if !devices {
+		return nil, fmt.Errorf("the devices controller is not mounted below %s, so that device rules would not hold", cgroupMount)
+	}
+	if unified != "" {
+		dir, err := makeGroup(unified, g.path)
+		if err != nil {
+			return nil, err
+		}
+		if m.unified, err = unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+			return nil, fmt.Errorf("open cgroup %s: %w", dir, err)
+		}
+	}
+	return m, g.group.Apply(l)
+}
+
+// makeGroup makes the group at path, and those above it, in one hierarchy. The
+// last must be new: another container's processes would be in it otherwise.
+func makeGroup(hierarchy, path string) (string, error) {
+	at := hierarchy
+	parts := strings.Split(strings.TrimPrefix(path, "/"), "/")
+	for i, part := range parts {
+		parent := at
+		at = filepath.Join(at, part)
+		err := os.Mkdir(at, 0o755)
+		if errors.Is(err, fs.ErrExist) {
+			if i == len(parts)-1 {
+				if err := unoccupied(at); err != nil {
+					return "", err
+				}
+			}
+			continue
+		}
+		if err != nil {
+			return "", fmt.Errorf("create cgroup: %w", err)
+		}
+		if err := inheritCPUSet(parent, at); err != nil {
+			return "", err
+		}
+	}
+	return at, nil
+}
+
+func unoccupied(dir string) error {
+	b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if err != nil {
+		return fmt.Errorf("create cgroup: %w", err)
+	}
+	if len(b) > 0 {
+		return fmt.Errorf("create cgroup: %s has processes already", dir)
+	}
+	return nil
+}
+
+// inheritCPUSet fills what a new cpuset group begins without, and without
+// which it can have no process.
+func inheritCPUSet(parent, dir string) error {
+	for _, name := range []string{"cpuset.cpus", "cpuset.mems"} {
+		b, err := os.ReadFile(filepath.Join(parent, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // another controller's hierarchy, or v2
+		}
+		if err != nil {
+			return fmt.Errorf("create cgroup: %w", err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0); err != nil {
+			return fmt.Errorf("create cgroup: %w", err)
+		}
+	}
+	return nil
+}
+
+// restrictDevices denies all devices, then allows the usual ones.
+func restrictDevices(dir string) error {
+	if err := os.WriteFile(filepath.Join(dir, "devices.deny"), []byte("a"), 0); err != nil {
+		return fmt.Errorf("deny devices: %w", err)
+	}
+	for _, rule := range deviceRules() {
+		if err := os.WriteFile(filepath.Join(dir, "devices.allow"), []byte(rule), 0); err != nil {
+			return fmt.Errorf("allow device %q: %w", rule, err)
+		}
+	}
+	return nil
+}
+
+// Update changes the limits.
+func (g *Groups) Update(l cgroups.Limits) error { return g.group.Apply(l) }
+
+// Processes lists the processes of the container.
+func (g *Groups) Processes() ([]int, error) { return g.group.Processes() }
+
+// Usage is what the container uses.
+func (g *Groups) Usage() (cgroups.Usage, error) { return g.group.Usage() }
+
+// Freeze stops all processes of the container, Thaw lets them go on.
+func (g *Groups) Freeze(ctx context.Context) error { return g.group.Freeze(ctx) }
+
+// Thaw undoes Freeze.
+func (g *Groups) Thaw(ctx context.Context) error { return g.group.Thaw(ctx) }
+
+// Exists reports whether any of the groups is there.
+func (g *Groups) Exists() bool { return g.group.Exists() }
+
+// Remove kills what is left in the groups and deletes them.
+func (g *Groups) Remove(ctx context.Context) error { return g.group.Remove(ctx) }
