@@ -41,14 +41,11 @@ func testMain(m *testing.M) int {
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
 		case "launcher":
-			if err := launcher.Main(os.Args[0], false); err != nil {
+			if err := launcher.Main(false); err != nil {
 				fmt.Fprintln(os.Stderr, err)
 				return 1
 			}
 			return 0
-		case launcher.ShimArg:
-			fmt.Fprintln(os.Stderr, launcher.Shim(os.Args[2:]))
-			return 1
 		case "fn":
 			return serveTestFunction(os.Args[2:])
 		}

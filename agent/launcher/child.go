@@ -15,13 +15,12 @@ import (
 )
 
 // Main is the launcher's whole life: it returns when the agent's end of the
-// pair is closed, after it has killed what it started. self is the path of the
-// agent's binary.
+// pair is closed, after it has killed what it started.
 //
 // A blank one was started without a function, as root of the sandbox in
 // namespaces of its own: it sets them up, and becomes the function's when the
 // agent says so. private are directories of the agent's alone.
-func Main(self string, blank bool, private ...string) error {
+func Main(blank bool, private ...string) error {
 	// The function runs under the same uid: without this it could write our
 	// memory through /proc. Executing the function makes it dumpable again.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
@@ -53,11 +52,6 @@ func Main(self string, blank bool, private ...string) error {
 		return errors.New("launcher: descriptor 3 is not a unix socket")
 	}
 	defer conn.Close()
-	exe, err := openSelf(self)
-	if err != nil {
-		return fmt.Errorf("launcher: %w", err)
-	}
-	defer unix.Close(exe)
 	filter, err := Filter(FilterOptions{AllowEnter: blank})
 	if err != nil {
 		return err
@@ -65,24 +59,9 @@ func Main(self string, blank bool, private ...string) error {
 	if err := Install(filter); err != nil {
 		return err
 	}
-	c := &child{conn: conn, self: "/proc/self/fd/" + strconv.Itoa(exe), blank: blank,
+	c := &child{conn: conn, blank: blank,
 		running: make(map[int]uint64), pids: make(map[uint64]int)}
 	return c.serve()
-}
-
-// openSelf opens the agent's binary, to which no path leads from a function's
-// root. Its number is above those that a function is given.
-func openSelf(path string) (int, error) {
-	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return -1, fmt.Errorf("open %s: %w", path, err)
-	}
-	defer unix.Close(fd)
-	high, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 64)
-	if err != nil {
-		return -1, fmt.Errorf("open %s: %w", path, err)
-	}
-	return high, nil
 }
 
 // checkPowerless refuses to run with a capability: nothing the agent does wrong
@@ -107,7 +86,6 @@ func checkPowerless() error {
 // child is the launcher's state.
 type child struct {
 	conn  *net.UnixConn
-	self  string
 	blank bool // not entered yet
 
 	mu      sync.Mutex     // held from before a fork until its pid is in the maps

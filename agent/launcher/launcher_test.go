@@ -28,14 +28,11 @@ func testMain(m *testing.M) int {
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
 		case "launcher":
-			if err := Main(os.Args[0], false); err != nil {
+			if err := Main(false); err != nil {
 				fmt.Fprintln(os.Stderr, err)
 				return 1
 			}
 			return 0
-		case ShimArg:
-			_ = Shim(os.Args[2:])
-			return 1
 		case "probe":
 			probe()
 			return 0

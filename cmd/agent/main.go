@@ -1,6 +1,5 @@
 // Command agent is PID 1 of every sandbox; see package agent. The same binary
-// is the launcher (agent/launcher) when it is started as "agent launcher", and
-// the shim before a function that is handed a socket.
+// is the launcher (agent/launcher) when it is started as "agent launcher".
 //
 // It takes no configuration but the environment that agent.RequiredEnv lists:
 // everything else comes from the function's signed descriptor.
@@ -41,11 +40,9 @@ func run(args []string) error {
 	case len(args) == 0:
 		return serve(self)
 	case args[0] == "launcher":
-		return launcher.Main(self, false)
+		return launcher.Main(false)
 	case args[0] == "blank-launcher":
-		return launcher.Main(self, true, api.AgentRunDir)
-	case args[0] == launcher.ShimArg:
-		return launcher.Shim(args[1:])
+		return launcher.Main(true, api.AgentRunDir)
 	case args[0] == "version":
 		fmt.Println(version)
 		return nil

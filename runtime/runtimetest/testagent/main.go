@@ -29,11 +29,7 @@ import (
 
 func main() {
 	if len(os.Args) == 2 && os.Args[1] == blankArg {
-		self, err := os.Executable()
-		if err == nil {
-			err = launcher.Main(self, true, api.AgentRunDir)
-		}
-		if err != nil {
+		if err := launcher.Main(true, api.AgentRunDir); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(71)
 		}
