@@ -39,4 +39,4 @@ func newCodec() (codec, error) {
 }
 
 // wireVersion begins every encoding; a change of format is a new version.
-const wireVersion = 1
+const wireVersion = 2

@@ -75,7 +75,7 @@ func TestLoadsRoundTrip(t *testing.T) {
 			Free:    api.Resources{CPU: rapid.Int64Min(0).Draw(t, "cpu"), Memory: rapid.Int64Min(0).Draw(t, "mem"), WriteBps: rapid.Int64Min(0).Draw(t, "bps")},
 			Warm:    rapid.MapOfN(key, rapid.IntRange(0, maxSlots), 0, 20).Draw(t, "warm"),
 			Images:  rapid.SliceOfNDistinct(key, 0, 20, rapid.ID).Draw(t, "images"),
-			Running: rapid.IntRange(0, maxCount).Draw(t, "running"), InFlight: rapid.IntRange(0, maxCount).Draw(t, "inflight"),
+			Running: rapid.IntRange(0, maxCount).Draw(t, "running"), Pooled: rapid.IntRange(0, maxCount).Draw(t, "pooled"), InFlight: rapid.IntRange(0, maxCount).Draw(t, "inflight"),
 			Draining: rapid.Bool().Draw(t, "draining"),
 		}
 		b, trimmed, err := c.encodeLoad(l)
@@ -145,8 +145,10 @@ func TestOwnLoadsAreCheckedAndOverdrawnOnesCountAsNothingFree(t *testing.T) {
 			t.Errorf("%s: %v", field, err)
 		}
 	}
-	if _, err := normalize(api.NodeLoad{Warm: map[string]int{"a": -1}}); err == nil {
-		t.Error("negative slots")
+	for _, bad := range []api.NodeLoad{{Warm: map[string]int{"a": -1}}, {Pooled: -1}, {InFlight: -1}} {
+		if _, err := normalize(bad); err == nil {
+			t.Errorf("a negative number: %+v", bad)
+		}
 	}
 }
 
@@ -180,6 +182,7 @@ func TestPolicyWeighsChanges(t *testing.T) {
 		{"one call more of ten", func(l *api.NodeLoad) { l.InFlight++ }, changeSmall},
 		{"calls doubled", func(l *api.NodeLoad) { l.InFlight *= 2 }, changeLarge},
 		{"a sandbox less", func(l *api.NodeLoad) { l.Running-- }, changeLarge},
+		{"the first one that waits", func(l *api.NodeLoad) { l.Pooled++ }, changeLarge},
 		{"a slot of ten", func(l *api.NodeLoad) { l.Warm = map[string]int{"a": 9} }, changeSmall},
 		{"half the slots", func(l *api.NodeLoad) { l.Warm = map[string]int{"a": 5} }, changeLarge},
 		{"last slot", func(l *api.NodeLoad) { l.Warm = map[string]int{"a": 0} }, changeUrgent},

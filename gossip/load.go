@@ -35,6 +35,7 @@ type wireLoad struct {
 	Warm     []byte
 	Images   []byte
 	Running  uint32
+	Pooled   uint32
 	InFlight uint32
 	Draining bool
 }
@@ -70,8 +71,11 @@ func checkLoad(l api.NodeLoad) error {
 			return api.Invalid("load.images", "use api.ImageKey", fmt.Sprintf("a key of %d bytes", len(k)))
 		}
 	}
-	if l.Running < 0 || l.InFlight < 0 || l.Running > maxCount || l.InFlight > maxCount {
-		return api.Invalid("load", "count sandboxes and invocations", fmt.Sprintf("%d sandboxes, %d invocations", l.Running, l.InFlight))
+	for _, v := range []int{l.Running, l.Pooled, l.InFlight} {
+		if v < 0 || v > maxCount {
+			return api.Invalid("load", "count sandboxes and invocations",
+				fmt.Sprintf("%d sandboxes, %d without a function, %d invocations", l.Running, l.Pooled, l.InFlight))
+		}
 	}
 	return nil
 }
@@ -82,7 +86,7 @@ func checkLoad(l api.NodeLoad) error {
 func (c codec) encodeLoad(l api.NodeLoad) (b []byte, trimmed bool, err error) {
 	w := wireLoad{
 		Version: wireVersion, Node: l.Node, Epoch: l.Epoch, Seq: l.Seq, Free: packResources(l.Free),
-		Warm: []byte{}, Images: []byte{}, Running: uint32(l.Running), InFlight: uint32(l.InFlight), Draining: l.Draining,
+		Warm: []byte{}, Images: []byte{}, Running: uint32(l.Running), Pooled: uint32(l.Pooled), InFlight: uint32(l.InFlight), Draining: l.Draining,
 	}
 	fixed, err := c.enc.Marshal(w)
 	if err != nil {
@@ -138,7 +142,7 @@ func (c codec) decodeLoad(b []byte) (api.NodeLoad, error) {
 	}
 	l = api.NodeLoad{
 		Node: w.Node, Epoch: w.Epoch, Seq: w.Seq, Free: unpackResources(w.Free),
-		Running: int(w.Running), InFlight: int(w.InFlight), Draining: w.Draining,
+		Running: int(w.Running), Pooled: int(w.Pooled), InFlight: int(w.InFlight), Draining: w.Draining,
 	}
 	for rest := w.Warm; len(rest) > 0; {
 		key, after, err := cutKey(rest)

@@ -38,7 +38,8 @@ func compareLoads(told, now api.NodeLoad, capacity api.Resources, threshold floa
 	large := moved(told.Free.CPU, now.Free.CPU, capacity.CPU, threshold) ||
 		moved(told.Free.Memory, now.Free.Memory, capacity.Memory, threshold) ||
 		moved(told.Free.PIDs, now.Free.PIDs, capacity.PIDs, threshold) ||
-		grown(told.InFlight, now.InFlight, threshold) || grown(told.Running, now.Running, threshold)
+		grown(told.InFlight, now.InFlight, threshold) || grown(told.Running, now.Running, threshold) ||
+		grown(told.Pooled, now.Pooled, threshold)
 	for k, n := range now.Warm {
 		large = large || grown(told.Warm[k], n, threshold)
 	}
@@ -70,7 +71,7 @@ func grown(was, is int, threshold float64) bool {
 
 // sameLoad compares what the numbers above do not: images, and small changes.
 func sameLoad(a, b api.NodeLoad) bool {
-	if a.Free != b.Free || a.Running != b.Running || a.InFlight != b.InFlight || len(a.Images) != len(b.Images) {
+	if a.Free != b.Free || a.Running != b.Running || a.Pooled != b.Pooled || a.InFlight != b.InFlight || len(a.Images) != len(b.Images) {
 		return false
 	}
 	for i := range a.Images {

@@ -88,11 +88,12 @@ type Refusal struct {
 
 // Candidate is one node that can take the invocation.
 type Candidate struct {
-	Index int    // into the view's Nodes
-	ID    string // the node's
-	Warm  bool   // a running sandbox has a free slot, going by the view and Pending
-	Score float64
-	Parts Parts
+	Index  int    // into the view's Nodes
+	ID     string // the node's
+	Warm   bool   // a running sandbox has a free slot, going by the view and Pending
+	Pooled bool   // no such slot, but a sandbox waits there for a function, by the same account
+	Score  float64
+	Parts  Parts
 }
 
 // Decision is the answer to a request.
@@ -112,8 +113,11 @@ func (d Decision) Summary() string {
 		return fmt.Sprintf("no candidate among %d nodes: %s", d.Scanned, d.Refused)
 	}
 	how := "cold"
-	if d.Candidates[0].Warm {
+	switch {
+	case d.Candidates[0].Warm:
 		how = "warm"
+	case d.Candidates[0].Pooled:
+		how = "pooled"
 	}
 	s := fmt.Sprintf("%s (%s, score %.2f), %d candidates among %d nodes",
 		d.Candidates[0].ID, how, d.Candidates[0].Score, len(d.Candidates), d.Scanned)

@@ -106,6 +106,10 @@ func (s *scan) rank(i int, id uint64, warm bool, pending int) {
 		Noise:  noise(s.need.Seed, id),
 		Image:  1, // until it is known to be missing
 	}
+	pooled := !warm && n.Load.Pooled > pending
+	if warm || pooled {
+		p.Pooled = 1
+	}
 	if warm {
 		p.Warm, p.Fit = 1, 1
 	} else {
@@ -119,7 +123,7 @@ func (s *scan) rank(i int, id uint64, warm bool, pending int) {
 		p.Image = 0
 		score = s.w.score(p)
 	}
-	s.keep(Candidate{Index: i, ID: n.Meta.ID, Warm: warm, Score: score, Parts: p})
+	s.keep(Candidate{Index: i, ID: n.Meta.ID, Warm: warm, Pooled: pooled, Score: score, Parts: p})
 }
 
 // fill is how full the node is with the new sandbox in it, in 0..1: the mean

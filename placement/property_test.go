@@ -45,6 +45,7 @@ func genView(most int) *rapid.Generator[*api.ClusterView] {
 				n.Load = api.NodeLoad{
 					Node: id, Epoch: 1, Seq: 1, Free: genResources(100).Draw(t, "free"),
 					InFlight: rapid.IntRange(0, 50).Draw(t, "inflight"),
+					Pooled:   rapid.IntRange(0, 3).Draw(t, "pooled"),
 					Draining: rapid.IntRange(0, 9).Draw(t, "draining") == 0,
 					Warm:     rapid.MapOfN(rapid.SampledFrom([]string{"r1", "r2", "r3"}), rapid.IntRange(0, 3), 0, 2).Draw(t, "warm"),
 					Images:   rapid.SliceOfN(rapid.SampledFrom([]string{"i1", "i2", "i3"}), 0, 2).Draw(t, "images"),
@@ -109,7 +110,8 @@ func checkDecision(t *rapid.T, v *api.ClusterView, r Request, d Decision) {
 		t.Fatalf("%d candidates, %d nodes fit, limit %d", len(d.Candidates), fitting, limit)
 	}
 	for k, c := range d.Candidates {
-		if v.Nodes[c.Index].Meta.ID != c.ID || !fits(v, r, c.Index) || warmAt(v, r, c.Index) != c.Warm {
+		if v.Nodes[c.Index].Meta.ID != c.ID || !fits(v, r, c.Index) || warmAt(v, r, c.Index) != c.Warm ||
+			c.Pooled != (!c.Warm && v.Nodes[c.Index].Load.Pooled > r.Pending(c.Index)) {
 			t.Fatalf("candidate %+v is not what the view says", c)
 		}
 		if k > 0 && compare(d.Candidates[k-1], c) >= 0 {

@@ -19,7 +19,7 @@ import (
 //	node ID cpu=FREE/CAPACITY mem=… pids=… warm=KEY:SLOTS,… images=KEY,… …
 //	pick rev=KEY cpu=… pending=ID:N,… …
 //	----
-//	ID warm|cold
+//	ID warm|pooled|cold
 //	refused: COUNTS
 //	ID: DETAIL          (with explain=N)
 //
@@ -94,8 +94,11 @@ func runScenario(t *testing.T, file string) {
 func render(d Decision) (out []string) {
 	for _, c := range d.Candidates {
 		how := "cold"
-		if c.Warm {
+		switch {
+		case c.Warm:
 			how = "warm"
+		case c.Pooled:
+			how = "pooled"
 		}
 		out = append(out, c.ID+" "+how)
 	}
@@ -125,6 +128,8 @@ func parseNode(t *testing.T, line int, text string) api.NodeView {
 			n.Load.Free.PIDs, n.Meta.Capacity.PIDs = int64(number(t, free)), int64(number(t, capacity))
 		case "warm":
 			n.Load.Warm = pairs(t, value)
+		case "pooled":
+			n.Load.Pooled = number(t, value)
 		case "images":
 			n.Load.Images = strings.Split(value, ",")
 		case "inflight":

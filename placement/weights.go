@@ -13,6 +13,7 @@ import (
 type Weights struct {
 	Warm   float64
 	Image  float64
+	Pooled float64
 	Fit    float64
 	Load   float64
 	Spread float64
@@ -20,13 +21,15 @@ type Weights struct {
 }
 
 // DefaultWeights make a warm slot beat everything else together, since it saves
-// the whole cold start: the node with one gets at least Warm+Image+Fit = 11,
-// one without at most Image+Fit+Load+Spread+Noise = 8.25. Among nodes without
-// one, what this coordinator has just sent there (Spread) and what runs there
-// (Load) outweigh the image, whose pull costs seconds once but a pile-up costs
-// each time; packing tightly (Fit) only decides between otherwise equal nodes.
+// the whole cold start: the node with one gets at least Warm+Image+Pooled+Fit = 12.5,
+// one without at most Image+Pooled+Fit+Load+Spread+Noise = 9.75. Among nodes
+// without one, what this coordinator has just sent there (Spread) and what runs
+// there (Load) outweigh the image, whose pull costs seconds once but a pile-up
+// costs each time. A sandbox that waits for a function (Pooled) saves some 80 ms
+// of the start: less than a pull, and more than packing tightly (Fit), which only
+// decides between otherwise equal nodes.
 func DefaultWeights() Weights {
-	return Weights{Warm: 8, Image: 2, Fit: 1, Load: 2, Spread: 3, Noise: 0.25}
+	return Weights{Warm: 8, Image: 2, Pooled: 1.5, Fit: 1, Load: 2, Spread: 3, Noise: 0.25}
 }
 
 // Validate reports a weight that is negative, infinite or not a number, as an
@@ -35,7 +38,7 @@ func (w Weights) Validate() error {
 	for _, f := range []struct {
 		name  string
 		value float64
-	}{{"warm", w.Warm}, {"image", w.Image}, {"fit", w.Fit}, {"load", w.Load}, {"spread", w.Spread}, {"noise", w.Noise}} {
+	}{{"warm", w.Warm}, {"image", w.Image}, {"pooled", w.Pooled}, {"fit", w.Fit}, {"load", w.Load}, {"spread", w.Spread}, {"noise", w.Noise}} {
 		if !(f.value >= 0) || math.IsInf(f.value, 0) {
 			return api.Invalid("weights."+f.name, "write a number of 0 or more", fmt.Sprintf("%v is not a weight", f.value))
 		}
@@ -47,6 +50,7 @@ func (w Weights) Validate() error {
 type Parts struct {
 	Warm   float64 // 1 if a slot for the revision is free in a running sandbox, pending ones taken off
 	Image  float64 // 1 if the image is on the node's disk, or not needed for a warm slot
+	Pooled float64 // 1 if a sandbox waits there for a function, pending ones taken off, or for a warm slot
 	Fit    float64 // how full a new sandbox makes the node, mean of CPU and memory; 1 for a warm slot
 	Load   float64 // cores / (cores + invocations in flight, as the node reported)
 	Spread float64 // cores / (cores + pending invocations)
@@ -54,10 +58,10 @@ type Parts struct {
 }
 
 func (w Weights) score(p Parts) float64 {
-	return w.Warm*p.Warm + w.Image*p.Image + w.Fit*p.Fit + w.Load*p.Load + w.Spread*p.Spread + w.Noise*p.Noise
+	return w.Warm*p.Warm + w.Image*p.Image + w.Pooled*p.Pooled + w.Fit*p.Fit + w.Load*p.Load + w.Spread*p.Spread + w.Noise*p.Noise
 }
 
 // ceiling is the most that a node without a warm slot can score.
 func (w Weights) coldCeiling() float64 {
-	return w.Image + w.Fit + w.Load + w.Spread + w.Noise
+	return w.Image + w.Pooled + w.Fit + w.Load + w.Spread + w.Noise
 }

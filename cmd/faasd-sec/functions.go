@@ -165,12 +165,20 @@ func callersText(p sealed.Policy) string {
 }
 
 func (a *app) sandboxTable(list []api.SandboxStatus) *table {
-	t := newTable("SANDBOX", "NODE", "STATE", "IN FLIGHT", "EVIDENCE", "START", "MEMORY", "LAST ERROR")
+	t := newTable("SANDBOX", "NODE", "STATE", "IN FLIGHT", "EVIDENCE", "START", "WAY", "MEMORY", "LAST ERROR")
 	slices.SortFunc(list, func(x, y api.SandboxStatus) int { return strings.Compare(x.ID, y.ID) })
 	for _, s := range list {
-		t.row(s.ID, s.Node, s.State, fmt.Sprint(s.InFlight), tierText(s.Evidence), fmt.Sprintf("%dms", s.StartMs), bytesText(s.Memory), first(s.LastError, "-"))
+		t.row(s.ID, s.Node, s.State, fmt.Sprint(s.InFlight), tierText(s.Evidence), fmt.Sprintf("%dms", s.StartMs), wayText(s), bytesText(s.Memory), first(s.LastError, "-"))
 	}
 	return t
+}
+
+// wayText says how a sandbox came to its function, and why not faster.
+func wayText(s api.SandboxStatus) string {
+	if s.StartWhy == "" {
+		return first(s.Start, "-")
+	}
+	return fmt.Sprintf("%s (%s)", first(s.Start, "-"), s.StartWhy)
 }
 
 func (a *app) removeCommand() *cobra.Command {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/cgroups"
+	"github.com/faasd-sec/faasd-sec/node"
 )
 
 // options are the flags.
@@ -25,6 +26,9 @@ type options struct {
 	pids                          int64
 	labels                        string
 	idleAfter, startTimeout       time.Duration
+	freezeAfter                   time.Duration
+	keepaliveMin, keepaliveMax    time.Duration
+	poolMin, poolMax, poolCreates int
 	drain                         time.Duration
 	logFormat, logLevel           string
 	showVersion                   bool
@@ -38,6 +42,7 @@ func (o options) Version() bool { return o.showVersion }
 
 func parse(args []string) (options, error) {
 	var o options
+	d := node.DefaultConfig()
 	fs := flag.NewFlagSet("node", flag.ContinueOnError)
 	fs.StringVar(&o.state, "state", "/var/lib/faasd-sec/node", "state `directory`, made by `faasd-sec node join`")
 	fs.StringVar(&o.runDir, "run", "/run/faasd-sec/node", "`directory` of sockets and mounts; short, cleared by a reboot")
@@ -54,7 +59,13 @@ func parse(args []string) (options, error) {
 	fs.StringVar(&o.memory, "capacity-memory", "", "memory lent to functions, such as 12Gi (default: three quarters of the machine's)")
 	fs.Int64Var(&o.pids, "capacity-pids", 16384, "processes and threads lent to functions")
 	fs.StringVar(&o.labels, "labels", "", "labels for placement, `k=v,k=v`")
-	fs.DurationVar(&o.idleAfter, "idle-after", 0, "stop a sandbox unused for so long, where the function does not say (default 5m)")
+	fs.DurationVar(&o.idleAfter, "idle-after", 0, "stop a sandbox unused for so long, where neither the function nor its past says (default 5m)")
+	fs.DurationVar(&o.keepaliveMin, "keepalive-min", 0, "the shortest such time that a function's past can lead to (default 1m, or -idle-after if shorter)")
+	fs.DurationVar(&o.keepaliveMax, "keepalive-max", 0, "the longest one (default 30m, or -idle-after if longer)")
+	fs.DurationVar(&o.freezeAfter, "freeze-after", d.FreezeAfter, "freeze a sandbox unused for so long until the next call; 0 for never")
+	fs.IntVar(&o.poolMin, "pool-min", d.PoolMin, "sandboxes kept ready without a function at the least")
+	fs.IntVar(&o.poolMax, "pool-max", d.PoolMax, "and at the most; 0 for no pool")
+	fs.IntVar(&o.poolCreates, "pool-creates", d.PoolCreates, "sandboxes of the pool made at once")
 	fs.DurationVar(&o.startTimeout, "start-timeout", 0, "longest cold start, image pull included (default 1m)")
 	fs.DurationVar(&o.drain, "drain-timeout", 0, "longest wait for invocations when told to stop (default 30s)")
 	fs.StringVar(&o.logFormat, "log-format", "json", "json or text")
@@ -97,6 +108,12 @@ func (o *options) resolve() error {
 		}
 	} else if o.capacity.Memory, err = threeQuarters(); err != nil {
 		return err
+	}
+	if o.poolMax == 0 {
+		o.poolMin = 0
+	}
+	if o.poolCreates < 1 {
+		return api.Invalid("pool-creates", "use 1 or more, or -pool-max 0 for no pool", fmt.Sprintf("%d", o.poolCreates))
 	}
 	o.capacity.PIDs = o.pids
 	o.labelMap = map[string]string{}

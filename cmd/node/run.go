@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/http"
@@ -64,10 +62,7 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	defer mesh.Close()
 
-	digest, err := attest.MeasureFile(o.agent)
-	if err != nil {
-		return fmt.Errorf("measure the agent: %w", err)
-	}
+	evidence := &nodeKey{path: o.agent, id: n.ID, identity: identity}
 	fs, err := cgroups.Open()
 	if err != nil {
 		return fmt.Errorf("cgroups: %w", err)
@@ -77,15 +72,15 @@ func run(ctx context.Context, o options) (err error) {
 	cfg.ID, cfg.StateDir, cfg.RunDir, cfg.AgentPath = n.ID, o.state, filepath.Join(o.runDir, "s"), o.agent
 	cfg.Capacity, cfg.Registry = o.capacity, n.Registry
 	cfg.IdleAfter, cfg.StartTimeout, cfg.DrainTimeout = o.idleAfter, o.startTimeout, o.drain
+	cfg.KeepaliveMin, cfg.KeepaliveMax, cfg.FreezeAfter = o.keepaliveMin, o.keepaliveMax, o.freezeAfter
+	cfg.PoolMin, cfg.PoolMax, cfg.PoolCreates = o.poolMin, o.poolMax, o.poolCreates
 	nd, err := node.New(cfg, node.Deps{
 		Runtime: rt, Mesh: mesh, Log: log, Registerer: reg, Free: func() (api.Resources, error) { m, err := fs.Machine(); return m.Free, err },
 		Broker: &node.HTTPBroker{URL: "https://" + n.Broker, Client: &http.Client{Transport: &http.Transport{
 			TLSClientConfig: pki.ClientConfig(identity, pki.RoleKeyBroker, pki.AnyID), IdleConnTimeout: time.Minute}}},
-		Bundles: image.NewBlobs("https://"+n.Registry, toRegistry),
-		Collectors: []node.Collector{&attest.NodeKeyCollector{
-			NodeID: n.ID, AgentDigest: digest, Random: rand.Reader, Now: time.Now,
-			Credentials: func() (crypto.Signer, [][]byte, error) { s, chain := identity.Signer(); return s, chain, nil },
-		}},
+		Bundles:    image.NewBlobs("https://"+n.Registry, toRegistry),
+		Collectors: []node.Collector{evidence}, MeasureAgent: evidence.measure,
+		Pressure: func() (node.Pressure, bool, error) { return pressure(fs) },
 	})
 	if err != nil {
 		return err
