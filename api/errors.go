@@ -24,6 +24,7 @@ const (
 	CodeTooLarge         Code = "too_large"          // a header or body is over its limit
 	CodeMethod           Code = "method_not_allowed" // the method is not served here
 	CodeStaleRevision    Code = "stale_revision"     // sealed for an older revision: fetch the descriptor, seal again
+	CodeMisdirected      Code = "misdirected"        // this gateway does not host the function: ask the coordinator
 	CodeBusy             Code = "busy"               // queue or slots are full; retry later
 	CodeNoRoom           Code = "no_room"            // no node has the resources
 	CodeDraining         Code = "draining"           // the node takes no new work
@@ -57,6 +58,8 @@ func statusOf(c Code) int {
 		return http.StatusMethodNotAllowed
 	case CodeConflict, CodeStaleRevision, CodeReplay, "unknown_key", "commitment":
 		return http.StatusConflict
+	case CodeMisdirected:
+		return http.StatusMisdirectedRequest
 	case CodeMediaType:
 		return http.StatusUnsupportedMediaType
 	case CodeTooLarge:

@@ -14,6 +14,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/gate"
 	"github.com/faasd-sec/faasd-sec/reqauth"
 	"github.com/faasd-sec/faasd-sec/sealed"
 )
@@ -164,7 +165,7 @@ func (c *Coordinator) relayToBroker(ctx *fasthttp.RequestCtx) error {
 func (c *Coordinator) mayDeposit(body []byte) error {
 	p, err := sealed.Peek(body)
 	if err != nil {
-		return sealedError(err)
+		return gate.Coded(err)
 	}
 	return c.mayDeploy(p.Grant.Sender.Fingerprint())
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/gate"
 	"github.com/faasd-sec/faasd-sec/placement"
 	"github.com/faasd-sec/faasd-sec/reqauth"
 	"github.com/faasd-sec/faasd-sec/sealed"
@@ -42,7 +43,7 @@ type Config struct {
 // DefaultConfig is what a coordinator runs with unless told otherwise.
 func DefaultConfig() Config {
 	return Config{
-		MaxBody: 4 << 30, QueueSize: 1024, QueueTimeout: 30 * time.Second,
+		MaxBody: gate.DefaultMaxBody, QueueSize: 1024, QueueTimeout: 30 * time.Second,
 		StartTimeout: time.Minute, Weights: placement.DefaultWeights(),
 	}
 }
@@ -287,39 +288,10 @@ func (c *Coordinator) reply(ctx *fasthttp.RequestCtx, out any) {
 
 // problem replies with err as a problem document.
 func (c *Coordinator) problem(ctx *fasthttp.RequestCtx, err error) {
-	id := string(ctx.Response.Header.Peek(api.HeaderCallID))
-	p := api.ProblemOf(err, id)
-	if p.Code == api.CodeInternal {
-		c.log.Error("request failed", "path", string(ctx.Path()), "call", id, "err", err)
-	}
-	if p.Code == api.CodeBusy || p.Code == api.CodeNoRoom {
-		ctx.Response.Header.Set(fasthttp.HeaderRetryAfter, "1")
-	}
-	b, jerr := json.Marshal(p)
-	if jerr != nil { // strings and numbers always encode
-		ctx.SetStatusCode(fasthttp.StatusInternalServerError)
-		return
-	}
-	ctx.SetStatusCode(p.Status)
-	ctx.SetContentType(api.ContentTypeProblem)
-	ctx.SetBody(b)
+	gate.Problem(ctx, c.log, err)
 }
 
 // HandleError turns what fasthttp refuses by itself into a problem document.
 func (c *Coordinator) HandleError(ctx *fasthttp.RequestCtx, err error) {
-	ctx.SetConnectionClose()
-	switch e := err.(type) {
-	case *fasthttp.ErrSmallBuffer:
-		p := api.Errorf(api.CodeTooLarge, "the request's headers are over the limit")
-		p.Field, p.Remedy = "headers", "everything that matters travels inside the sealed body"
-		c.problem(ctx, p)
-		ctx.SetStatusCode(fasthttp.StatusRequestHeaderFieldsTooLarge)
-	default:
-		if t, ok := e.(interface{ Timeout() bool }); ok && t.Timeout() {
-			c.problem(ctx, api.Errorf(api.CodeDeadline, "the request came too slowly"))
-			ctx.SetStatusCode(fasthttp.StatusRequestTimeout)
-			return
-		}
-		c.problem(ctx, api.Errorf(api.CodeInvalid, "this is not an HTTP request"))
-	}
+	gate.ErrorHandler(c.log)(ctx, err)
 }

@@ -2,40 +2,36 @@ package coordinator
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"strconv"
 	"time"
 
 	"github.com/valyala/fasthttp"
 
 	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/gate"
 	"github.com/faasd-sec/faasd-sec/placement"
 	"github.com/faasd-sec/faasd-sec/relay"
-	"github.com/faasd-sec/faasd-sec/sealed"
 )
 
 // serveInvoke takes one sealed invocation.
 func (c *Coordinator) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 	began := time.Now()
-	id := callID(ctx)
-	ctx.Response.Header.Set(api.HeaderCallID, id)
-	body, r, err := c.accept(ctx, name)
+	id := gate.CallID(ctx)
+	r, body, expires, err := c.accept(ctx, name, began)
 	if err != nil {
-		c.met.refused(api.CodeOf(err))
+		c.met.Refused(api.CodeOf(err))
 		c.problem(ctx, err)
 		return
 	}
-	reply, p, err := c.place(ctx, r, body, id)
+	reply, p, err := c.place(ctx, r, body, id, expires)
 	if err != nil {
 		body.Release()
-		c.met.done(began, api.CodeOf(err))
+		c.met.Done(began, api.CodeOf(err))
 		c.problem(ctx, err)
 		return
 	}
-	ctx.Response.Header.Set(api.HeaderDuration, strconv.FormatFloat(time.Since(began).Seconds(), 'f', 6, 64))
+	gate.SetDuration(ctx, began)
 	status := reply.Status
 	err = reply.SendTo(ctx, func(err error) {
 		p.inFlight.Add(-1)
@@ -44,125 +40,43 @@ func (c *Coordinator) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 		}
 		c.queue.ended(r.name)
 		c.queue.signal()
-		switch {
-		case err != nil:
-			c.met.done(began, api.CodeNodeLost)
-		case status == fasthttp.StatusOK:
-			c.met.done(began, "ok")
-		default:
-			c.met.done(began, api.CodeAgentRefused)
-		}
+		c.met.Done(began, gate.Outcome(status, err, api.CodeNodeLost))
 	}, api.HeaderServedBy, api.HeaderStart)
 	if err != nil {
 		c.problem(ctx, api.Wrap(api.CodeNodeLost, err, "the connection to node "+p.id+" broke within its reply"))
 	}
 }
 
-// callID keeps a caller's id where it is a plain one, else draws one.
-func callID(ctx *fasthttp.RequestCtx) string {
-	id := ctx.Request.Header.Peek(api.HeaderCallID)
-	ok := len(id) > 0 && len(id) <= 64
-	for _, ch := range id {
-		ok = ok && (ch >= 'a' && ch <= 'z' || ch >= 'A' && ch <= 'Z' || ch >= '0' && ch <= '9' || ch == '-')
-	}
-	if ok {
-		return string(id)
-	}
-	var b [12]byte
-	_, _ = rand.Read(b[:]) // never fails
-	return hex.EncodeToString(b[:])
-}
-
 // accept checks what can be checked without opening anything, so that a bad
-// request costs no node anything.
-func (c *Coordinator) accept(ctx *fasthttp.RequestCtx, name string) (*relay.Body, *route, error) {
-	fail := func(err error) (*relay.Body, *route, error) {
-		// The body was not read.
-		if ctx.Request.Header.ContentLength() != 0 {
-			ctx.SetConnectionClose()
-		}
-		return nil, nil, err
-	}
-	if !ctx.IsPost() {
-		ctx.Response.Header.Set(fasthttp.HeaderAllow, "POST")
-		e := api.Errorf(api.CodeMethod, "a sealed invocation is a POST")
-		e.Remedy = "the function's own method travels inside the sealed body: faasd-sec invoke --method"
-		return fail(e)
-	}
-	fn, err := api.ParseFunctionName(name)
+// request costs no node anything, and tells when the message expires.
+func (c *Coordinator) accept(ctx *fasthttp.RequestCtx, name string, now time.Time) (*route, *relay.Body, time.Time, error) {
+	var none time.Time
+	fn, err := gate.Name(ctx, name)
 	if err != nil {
-		return fail(err)
+		return nil, nil, none, err
 	}
 	r, err := c.routeOf(fn)
 	if err != nil {
-		return fail(err)
+		return nil, nil, none, gate.Unread(ctx, err)
 	}
-	if ct := string(ctx.Request.Header.ContentType()); ct != api.ContentTypeSealed {
-		e := api.Errorf(api.CodeMediaType, "%q is a sealed function and takes %s", fn.Short(), api.ContentTypeSealed)
-		e.Field, e.Remedy = "Content-Type", "seal the request: faasd-sec invoke "+fn.Short()
-		return fail(e)
-	}
-	limit := c.cfg.MaxBody
-	if limit < 0 {
-		limit = 0
-	}
-	body, err := relay.ReadBody(ctx, limit)
+	body, p, err := gate.Take(ctx, fn, max(c.cfg.MaxBody, 0))
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, none, err
 	}
-	if err := checkPeek(body.Head, r); err != nil {
+	if err := gate.Check(&p, &r.gate, now); err != nil {
 		body.Release()
-		return nil, nil, err
+		return nil, nil, none, err
 	}
-	return body, r, nil
-}
-
-// checkPeek compares the clear part of the envelope with the function it was
-// posted to. It is a courtesy that saves a trip: the agent checks again, with
-// keys.
-func checkPeek(head []byte, r *route) error {
-	p, err := sealed.Peek(head)
-	if err != nil {
-		return sealedError(err)
-	}
-	switch {
-	case p.Grant.Role != sealed.RoleRequest:
-		return api.Errorf(api.Code(sealed.CodeFormat), "the envelope is not a request")
-	case p.Grant.Name != string(r.name):
-		return api.Errorf(api.Code(sealed.CodeWrongFunction), "sealed for %s, posted to %s", p.Grant.Name, r.name)
-	case p.Grant.Context != r.revision:
-		e := api.Errorf(api.CodeStaleRevision, "sealed for another revision of %s", r.name)
-		e.Remedy = "fetch the descriptor, verify it and seal again"
-		return e
-	case !r.callers.AnyCaller && !r.callers.AllowSender(p.Grant.Sender.Fingerprint()):
-		// Who claims to be another comes further, but has to know a caller's key.
-		e := api.Errorf(api.Code(sealed.CodeSender), "the function's owner does not admit this sender")
-		e.Remedy = "have the owner list the key's fingerprint among the callers"
-		return e
-	case p.Message.Expires <= uint64(time.Now().UnixMilli()):
-		return api.Errorf(api.Code(sealed.CodeWindow), "the message expired before it arrived")
-	}
-	return nil
-}
-
-func sealedError(err error) error {
-	if code := sealed.CodeOf(err); code != "" {
-		return api.Wrap(api.Code(code), err, err.Error())
-	}
-	return err
+	return r, body, time.UnixMilli(int64(min(p.Message.Expires, 1<<62))), nil
 }
 
 // place finds a node for the invocation and sends it there. It returns with
 // the reply's header, the body still flowing, and the node's in-flight count
 // raised by one.
-func (c *Coordinator) place(ctx *fasthttp.RequestCtx, r *route, body *relay.Body, id string) (*relay.Reply, *peer, error) {
-	p, err := sealed.Peek(body.Head)
-	if err != nil {
-		return nil, nil, sealedError(err)
-	}
+func (c *Coordinator) place(ctx *fasthttp.RequestCtx, r *route, body *relay.Body, id string, expires time.Time) (*relay.Reply, *peer, error) {
 	deadline := time.Now().Add(c.cfg.QueueTimeout)
-	if e := time.UnixMilli(int64(min(p.Message.Expires, 1<<62))); e.Before(deadline) {
-		deadline = e
+	if expires.Before(deadline) {
+		deadline = expires
 	}
 	queued := false
 	var turn *turn // its place among those that wait, once it has to

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/gate"
 	"github.com/faasd-sec/faasd-sec/placement"
 	"github.com/faasd-sec/faasd-sec/sealed"
 	"github.com/faasd-sec/faasd-sec/store"
@@ -18,7 +19,7 @@ type route struct {
 	hex      string
 	target   string            // NAME?rev=HEX&seq=N: a node with an older descriptor asks for this one
 	request  placement.Request // without seed and pending
-	callers  *sealed.Policy
+	gate     gate.Function
 	bound    time.Duration // of one invocation in a ready sandbox
 	freed    freedSlots
 }
@@ -62,7 +63,7 @@ func newRoute(rec *store.Function) (*route, error) {
 			Revision: rev.String(), Image: cfg.Image, Resources: lim.Add(api.AgentOverhead()),
 			Tiers: cfg.Policy.Attestation, Labels: cfg.Labels,
 		},
-		callers: &d.Config.Policy,
-		bound:   api.InvocationBound(cfg.ReadMS, cfg.WriteMS, cfg.ExecMS) + api.Milliseconds(cfg.StartMS, 0) + 2*time.Second,
+		gate:  gate.Function{Name: rec.Name, Revision: rev, Callers: &d.Config.Policy},
+		bound: api.InvocationBound(cfg.ReadMS, cfg.WriteMS, cfg.ExecMS) + api.Milliseconds(cfg.StartMS, 0) + 2*time.Second,
 	}, nil
 }
