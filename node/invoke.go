@@ -53,7 +53,7 @@ func (n *Node) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 		n.refuse(ctx, err)
 		return
 	}
-	reply, err := n.deliver(ctx, sl, peek, body)
+	reply, err := n.deliver(sl, peek, body, string(ctx.Request.Header.Peek(api.HeaderCallID)))
 	if err != nil {
 		sl.release()
 		body.Release()
@@ -93,6 +93,11 @@ func (n *Node) slotFor(ctx *fasthttp.RequestCtx, rev *revision) (slot, error) {
 	if t := ctx.Request.Header.Peek(api.HeaderTicket); len(t) > 0 {
 		return n.claim(string(t), rev)
 	}
+	return n.slot(rev)
+}
+
+// slot acquires a slot within what a cold start may take.
+func (n *Node) slot(rev *revision) (slot, error) {
 	// The common case needs no timer.
 	n.mu.Lock()
 	s := n.pick(rev)
@@ -120,17 +125,23 @@ func peekRequest(head []byte, rev *revision) (sealed.Peeked, error) {
 	case peek.Grant.Role != sealed.RoleRequest: // others may have no times to check
 		err = &sealed.Error{Code: sealed.CodeFormat, Detail: "the envelope is not a request"}
 	default:
-		err = sealed.CheckWindow(&peek.Grant, &peek.Message, api.Milliseconds(rev.desc.MaxQueuedMS, 0), rev.seen.Now())
+		return peek, checkTimes(&peek, rev)
 	}
+	return peek, api.Wrap(api.Code(sealed.CodeOf(err)), err, err.Error())
+}
+
+// checkTimes refuses a message whose times no agent would take.
+func checkTimes(peek *sealed.Peeked, rev *revision) error {
+	err := sealed.CheckWindow(&peek.Grant, &peek.Message, api.Milliseconds(rev.desc.MaxQueuedMS, 0), rev.seen.Now())
 	if err != nil {
-		return peek, api.Wrap(api.Code(sealed.CodeOf(err)), err, err.Error())
+		return api.Wrap(api.Code(sealed.CodeOf(err)), err, err.Error())
 	}
-	return peek, nil
+	return nil
 }
 
 // deliver checks that the message was not delivered by this node before, in
 // whatever sandbox, and sends it to the agent.
-func (n *Node) deliver(ctx *fasthttp.RequestCtx, sl slot, peek sealed.Peeked, body *relay.Body) (*relay.Reply, error) {
+func (n *Node) deliver(sl slot, peek sealed.Peeked, body *relay.Body, callID string) (*relay.Reply, error) {
 	rev := sl.s.rev
 	if err := rev.seen.Add(peek.Message.Grant, peek.Message.ID, peek.Message.Expires); err != nil {
 		return nil, api.Wrap(api.Code(sealed.CodeOf(err)), err, err.Error())
@@ -138,7 +149,7 @@ func (n *Node) deliver(ctx *fasthttp.RequestCtx, sl slot, peek sealed.Peeked, bo
 	until := time.Now().Add(rev.bound)
 	reply, err := sl.s.up.Post(until, api.AgentPathInvoke, body,
 		relay.Header{Name: fasthttp.HeaderContentType, Value: api.ContentTypeSealed},
-		relay.Header{Name: api.HeaderCallID, Value: string(ctx.Request.Header.Peek(api.HeaderCallID))})
+		relay.Header{Name: api.HeaderCallID, Value: callID})
 	switch {
 	case err == nil:
 		if reply.Header(api.HeaderUnopened) != "" {

@@ -27,6 +27,7 @@ const (
 // revision is one revision of a function as this node runs it.
 type revision struct {
 	digest string // hex
+	id     string // what key returns
 	name   api.FunctionName
 	seq    uint64 // of the descriptor: it grows when keys rotate, which leaves the digest as it is
 	desc   *sealed.Descriptor
@@ -42,7 +43,7 @@ type revision struct {
 
 // key names a revision under one descriptor: what a sandbox serves for life,
 // since it holds the keys of that descriptor.
-func (r *revision) key() string { return r.digest + ":" + strconv.FormatUint(r.seq, 10) }
+func (r *revision) key() string { return r.id }
 
 // revisions are those this node was told, kept on disk so that sandboxes can
 // be adopted after a restart.
@@ -227,7 +228,7 @@ func (r *revisions) parse(digest string, rec api.Revision) (*revision, error) {
 		lim.Tmp = min(api.DefaultTmpBytes, lim.Memory/2)
 	}
 	rev := &revision{
-		digest: digest, seq: d.Sequence, name: api.FunctionName(d.FullName()), desc: d, rec: rec, limits: lim,
+		digest: digest, id: digest + ":" + strconv.FormatUint(d.Sequence, 10), seq: d.Sequence, name: api.FunctionName(d.FullName()), desc: d, rec: rec, limits: lim,
 		slots: api.DefaultMaxInFlight, start: r.cfg.StartTimeout,
 		bound: api.InvocationBound(c.ReadMS, c.WriteMS, c.ExecMS) + time.Second,
 	}

@@ -57,6 +57,9 @@ type world struct {
 	work      func(http.ResponseWriter, *http.Request) // what agents do for an invocation; nil: they echo it
 	released  atomic.Int64
 	release   func(api.ReleaseRequest) error // what the broker does first
+	cut       func(api.Control) bool         // asked for each frame to an agent: it drops it and its connection
+	pressure  atomic.Pointer[Pressure]       // nil: the kernel tells none
+	measured  atomic.Int64                   // how often the agent was
 }
 
 // newWorld starts a node with 2000 millicores, 2 GiB and 4096 pids.
@@ -104,7 +107,15 @@ func (w *world) start() {
 	w.t.Helper()
 	n, err := New(w.cfg, Deps{
 		Runtime: w.fake, Broker: w, Bundles: noBundles{}, Mesh: &stamper{}, Log: slog.New(slog.DiscardHandler),
-		Free: func() (api.Resources, error) { return api.Resources{CPU: 2000, Memory: 1 << 40, PIDs: 1 << 20}, nil },
+		Free:         func() (api.Resources, error) { return api.Resources{CPU: 2000, Memory: 1 << 40, PIDs: 1 << 20}, nil },
+		MeasureAgent: func() error { w.measured.Add(1); return nil },
+		Pressure: func() (Pressure, bool, error) {
+			p := w.pressure.Load()
+			if p == nil {
+				return Pressure{}, false, nil
+			}
+			return *p, true, nil
+		},
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -279,6 +290,9 @@ func (w *world) control(task runtimetest.Task, rev *bound, ended <-chan struct{}
 	for {
 		f, err := api.ReadControl(c)
 		if err != nil {
+			return
+		}
+		if w.cut != nil && w.cut(f) {
 			return
 		}
 		switch {

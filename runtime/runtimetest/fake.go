@@ -76,6 +76,7 @@ type machine struct {
 	unfit     map[string]string // digest -> why CanBind refuses it
 	sandboxes map[string]*fakeSandbox
 	faults    map[Op][]error
+	calls     map[Op]int
 	nextPID   int
 	observer  *Fake // who gets events now
 }
@@ -88,7 +89,7 @@ func NewFake(agent AgentFunc) *Fake {
 	}
 	return newFake(&machine{
 		agent: agent, images: make(map[string]runtime.Image), sandboxes: make(map[string]*fakeSandbox),
-		unfit: make(map[string]string), faults: make(map[Op][]error), nextPID: 1 << 22, // above any real pid
+		unfit: make(map[string]string), calls: make(map[Op]int), faults: make(map[Op][]error), nextPID: 1 << 22, // above any real pid
 	})
 }
 
@@ -125,9 +126,17 @@ func (f *Fake) Fail(op Op, err error) {
 	f.machine.faults[op] = append(f.machine.faults[op], err)
 }
 
+// Calls counts how often op was called.
+func (f *Fake) Calls(op Op) int {
+	f.machine.mu.Lock()
+	defer f.machine.mu.Unlock()
+	return f.machine.calls[op]
+}
+
 func (m *machine) fault(op Op) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.calls[op]++
 	if len(m.faults[op]) == 0 {
 		return nil
 	}
