@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -192,11 +193,18 @@ func TestGatewaySendsWhatIsNotHereToTheCoordinator(t *testing.T) {
 
 func TestGatewayDoesNotKeepCallersWaitingForRoom(t *testing.T) {
 	release := make(chan struct{})
+	var slow atomic.Bool
 	w := newWorld(t, func(w *world) {
+		w.work = func(rw http.ResponseWriter, r *http.Request) {
+			if slow.Load() {
+				<-release
+			}
+			_, _ = io.Copy(rw, r.Body)
+		}
 		w.cfg.Capacity = api.Resources{CPU: 500, Memory: 200 << 20, PIDs: 256} // room for one
 	})
 	f, g := w.hosted("f", func(d *sealed.Descriptor) { d.Config.MaxInFlight = 1 }), w.gateway()
-	w.work = func(rw http.ResponseWriter, r *http.Request) { <-release; io.Copy(rw, r.Body) }
+	slow.Store(true)
 	done := make(chan answer, 1)
 	go func() { done <- g.post(f, w.message(f, 10)) }()
 	w.eventually("the slot is taken", func() bool { _, _, n := w.held(); return n == 1 })

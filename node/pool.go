@@ -117,20 +117,14 @@ func (n *Node) takeBox(ctx context.Context, s *sandbox) (b *box, barred string, 
 		defer n.mu.Unlock()
 		return nil, p.barred, nil
 	}
-	w := &waiter{s: s, got: make(chan *box, 1)}
-	s.holds = s.holds.Sub(overhead(1))
-	n.ledger.release(overhead(1))
-	p.queue.push(s.rev.name, w)
-	n.square()
+	w := n.await(s)
 	n.mu.Unlock()
 	n.kickPool()
 	select {
 	case b = <-w.got:
 	case <-ctx.Done():
 		n.mu.Lock()
-		if p.queue.remove(s.rev.name, w) {
-			n.square()
-		} // else it has its box by now, which goes with it
+		n.giveUp(w) // or it has its box by now, which goes with it
 		n.wake()
 		n.mu.Unlock()
 		return nil, "", api.Errorf(api.CodeFunctionNotReady, "no sandbox came free within %s", s.rev.start)
@@ -141,6 +135,26 @@ func (n *Node) takeBox(ctx context.Context, s *sandbox) (b *box, barred string, 
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return nil, p.barred, w.err
+}
+
+// await puts s into the queue, with the overhead of its reservation. mu is held.
+func (n *Node) await(s *sandbox) *waiter {
+	w := &waiter{s: s, got: make(chan *box, 1)}
+	s.holds = s.holds.Sub(overhead(1))
+	n.ledger.release(overhead(1))
+	n.pool.queue.push(s.rev.name, w)
+	n.square()
+	return w
+}
+
+// giveUp takes w out of the queue, and reports whether it was still in. mu is
+// held.
+func (n *Node) giveUp(w *waiter) bool {
+	if !n.pool.queue.remove(w.s.rev.name, w) {
+		return false
+	}
+	n.square()
+	return true
 }
 
 // offer gives a box that was made to who waits first, or keeps it. mu is held.
