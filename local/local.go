@@ -39,6 +39,7 @@ type Config struct {
 	Memory     string // lent to functions by each node, such as "2Gi" (default: all nodes together three quarters of the machine's)
 	IdleAfter  time.Duration
 	NodeArgs   []string // more flags for each node, after the cluster's own
+	Gateways   bool // each node serves callers directly as well, on a free port of loopback
 	Log        *slog.Logger
 }
 
@@ -50,6 +51,7 @@ type Cluster struct {
 	temp    bool
 	log     *slog.Logger
 	gateway string
+	direct  map[int]string // gateways of nodes
 	ports   ports
 	procs   []*process
 	ctrd    *daemon.Daemon
@@ -65,6 +67,10 @@ type ports struct {
 // Gateway is the URL for callers and owners.
 func (c *Cluster) Gateway() string { return "http://" + c.gateway }
 
+// NodeGateway is the URL at which node i, counted from 1, serves callers
+// directly, "" where it does not.
+func (c *Cluster) NodeGateway(i int) string { return c.direct[i] }
+
 // Broker is the public identity of the cluster's key broker.
 func (c *Cluster) Broker() api.BrokerInfo { return c.broker }
 
@@ -74,7 +80,7 @@ func (c *Cluster) State() string { return c.state }
 // Start brings the cluster up and returns when it takes invocations. Stop must
 // be called afterwards; on an error nothing is left.
 func Start(ctx context.Context, cfg Config) (_ *Cluster, retErr error) {
-	c := &Cluster{cfg: cfg, log: cfg.Log}
+	c := &Cluster{cfg: cfg, log: cfg.Log, direct: map[int]string{}}
 	if err := c.check(); err != nil {
 		return nil, err
 	}
@@ -290,6 +296,14 @@ func (c *Cluster) startNode(ctx context.Context, i int) error {
 		"-state", dir, "-run", c.nodeRun(i), "-agent", c.bin("agent"), "-listen", addr[0], "-gossip-listen", addr[1],
 		"-ops-listen", addr[2], "-local-socket", c.nodeRun(i) + ".sock", "-containerd", c.socket, "-containerd-namespace", c.namespace(i),
 		"-capacity-cpu", cpu, "-capacity-memory", memory,
+	}
+	if c.cfg.Gateways {
+		p, err := freePort()
+		if err != nil {
+			return err
+		}
+		args = append(args, "-gateway", p)
+		c.direct[i] = "http://" + p
 	}
 	if c.cfg.IdleAfter > 0 {
 		args = append(args, "-idle-after", c.cfg.IdleAfter.String())

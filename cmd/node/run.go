@@ -25,6 +25,11 @@ import (
 
 const joinRemedy = "join the cluster first: faasd-sec node join --token TOKEN --coordinator HOST:PORT"
 
+// maxCallers are the connections that the gateway serves at once. Each may hold
+// a small body before anything is known of its sender: the bound is also one on
+// memory, 2 GiB here.
+const maxCallers = 8192
+
 // run wires the node's parts and serves until ctx ends.
 func run(ctx context.Context, o options) (err error) {
 	log, err := daemon.Logger(os.Stderr, o.logFormat, o.logLevel)
@@ -108,6 +113,17 @@ func run(ctx context.Context, o options) (err error) {
 		server := daemon.Server(nd.Handler(), log)
 		server.Concurrency = 1 << 16
 		g.Go("local api", func(ctx context.Context) error { return daemon.Serve(ctx, server, local, 5*time.Second) })
+	}
+	if o.gateway != "" {
+		gatewayLn, err := daemon.Listen(o.gateway, nil)
+		if err != nil {
+			g.Stop()
+			return errors.Join(err, g.Wait())
+		}
+		serve, failed := nd.Gateway()
+		server := daemon.Server(serve, log)
+		server.ErrorHandler, server.Concurrency = failed, maxCallers
+		g.Go("gateway", func(ctx context.Context) error { return daemon.Serve(ctx, server, gatewayLn, 5*time.Second) })
 	}
 	if o.opsListen != "" {
 		opsLn, err := daemon.Listen(o.opsListen, nil)
