@@ -81,6 +81,9 @@ func (r *Registry) handle(req *http.Request) response {
 	resp, err := r.dispatch(req)
 	if err != nil {
 		resp = r.failed(req, err)
+	} else if req.Method == http.MethodGet && resp.length > 0 {
+		// Who fetched what is all an operator can see of a herd of starting nodes.
+		r.cfg.Log.Info("registry sends", "path", req.URL.Path, "bytes", resp.length, "to", req.RemoteAddr)
 	}
 	resp.header.Set("Docker-Distribution-Api-Version", "registry/2.0")
 	return resp
