@@ -18,30 +18,6 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
-// ownService is what the start and delete commands say to the group's process.
-const ownService = "faasdsec.shim.v1.Group"
-
-// register serves containerd's task API and our own.
-func (s *Service) register(srv *ttrpc.Server) {
-	taskapi.RegisterTTRPCTaskService(srv, taskAPI{s})
-	srv.RegisterService(ownService, &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{
-		"Expect": func(ctx context.Context, unmarshal func(any) error) (any, error) {
-			var r taskapi.ConnectRequest
-			if err := unmarshal(&r); err != nil {
-				return nil, err
-			}
-			return &emptypb.Empty{}, s.Expect(ctx, r.ID)
-		},
-		"Forget": func(ctx context.Context, unmarshal func(any) error) (any, error) {
-			var r taskapi.ConnectRequest
-			if err := unmarshal(&r); err != nil {
-				return nil, err
-			}
-			return s.Forget(ctx, r.ID)
-		},
-	}})
-}
-
 // translate gives errors the codes by which containerd tells them apart.
 func translate(ctx context.Context, unmarshal ttrpc.Unmarshaler, _ *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
 	resp, err := method(ctx, unmarshal)

@@ -38,6 +38,9 @@ const (
 	longestWait = 5 * time.Second
 )
 
+// dialTimeout is how long a connection to containerd may take.
+const dialTimeout = 5 * time.Second
+
 // newPublisher begins to send. Its goroutine ends with close.
 func newPublisher(ctx context.Context, namespace string, dial func() (net.Conn, error), log *slog.Logger) *publisher {
 	p := &publisher{namespace: namespace, dial: dial, log: log, wake: make(chan struct{}, 1), ended: make(chan struct{}), empty: make(chan struct{})}

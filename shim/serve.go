@@ -11,20 +11,23 @@ import (
 	"sync"
 	"time"
 
+	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
 	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
+
+	"github.com/faasd-sec/faasd-sec/shim/boot"
 )
 
 // Server is the configuration of a group's process.
 type Server struct {
-	Group    Group
-	Listener net.Listener // the group's socket
+	Group    boot.Group
+	Tasks    net.Listener // the group's task socket
+	Control  net.Listener // the group's control socket
 	Events   string       // unix socket of containerd's ttrpc services
 	LogLevel slog.Level
 }
 
-// farewell is how long the process may take to send its last events and
-// answers.
+// farewell is how long the process may take to send its last events.
 const farewell = time.Second
 
 // Serve serves tasks until there are none left, or ctx ends. Tasks do not end
@@ -41,11 +44,12 @@ func Serve(ctx context.Context, cfg Server) error {
 	if err != nil {
 		return fmt.Errorf("serve tasks: %w", err)
 	}
-	s.register(srv)
+	taskapi.RegisterTTRPCTaskService(srv, taskAPI{s})
 	var helpers sync.WaitGroup
 	helpers.Go(func() { s.patrol(ctx) })
+	helpers.Go(func() { s.control(ctx, cfg.Control) })
 	served := make(chan error, 1)
-	helpers.Go(func() { served <- srv.Serve(ctx, cfg.Listener) })
+	helpers.Go(func() { served <- srv.Serve(ctx, cfg.Tasks) })
 
 	select {
 	case <-ctx.Done():
@@ -56,10 +60,9 @@ func Serve(ctx context.Context, cfg Server) error {
 	bye, end := context.WithTimeout(context.WithoutCancel(ctx), farewell)
 	defer end()
 	pub.close(bye)
-	if serr := srv.Shutdown(bye); serr != nil && !errors.Is(serr, context.DeadlineExceeded) {
-		err = errors.Join(err, serr)
-	}
-	err = errors.Join(err, srv.Close())
+	// Connections are closed with whoever has asked for the end still on one:
+	// for containerd that is an answer as good as any.
+	err = errors.Join(err, srv.Close(), cfg.Control.Close())
 	cancel()
 	helpers.Wait()
 	return err

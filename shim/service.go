@@ -13,14 +13,14 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/errdefs"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/faasd-sec/faasd-sec/shim/boot"
 	"github.com/faasd-sec/faasd-sec/shim/container"
 )
 
 // Service has the tasks of one group.
 type Service struct {
-	group Group
+	group boot.Group
 	pub   *publisher
 	log   *slog.Logger
 	done  chan struct{} // closed when the process is to end
@@ -34,7 +34,7 @@ type Service struct {
 // expectation is how long a task that was announced may take to be created.
 const expectation = 30 * time.Second
 
-func newService(g Group, pub *publisher, log *slog.Logger) *Service {
+func newService(g boot.Group, pub *publisher, log *slog.Logger) *Service {
 	return &Service{group: g, pub: pub, log: log, done: make(chan struct{}), tasks: make(map[string]*task), expected: make(map[string]time.Time)}
 }
 
@@ -123,15 +123,15 @@ func (s *Service) delete(ctx context.Context, id string, force bool) (*taskapi.D
 	if !first {
 		return nil, fmt.Errorf("task %s: %w", id, errdefs.ErrNotFound)
 	}
-	if err := t.c.Close(); err != nil {
-		s.log.Warn("a deleted task could not be closed", "task", id, "error", err)
+	if err := errors.Join(t.c.Close(), boot.Deleted(t.bundle)); err != nil {
+		s.log.Warn("a deleted task left something", "task", id, "error", err)
 	}
 	s.pub.publish("/tasks/delete", &events.TaskDelete{ContainerID: id, Pid: r.Pid, ExitStatus: r.ExitStatus, ExitedAt: r.ExitedAt})
 	return r, nil
 }
 
-// Expect keeps the process from ending until the task is created.
-func (s *Service) Expect(_ context.Context, id string) error {
+// expect keeps the process from ending until the task is created.
+func (s *Service) expect(id string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.lock != nil {
@@ -141,18 +141,20 @@ func (s *Service) Expect(_ context.Context, id string) error {
 	return nil
 }
 
-// Forget ends and deletes a task that containerd knows no longer. A task that
+// forget ends and deletes a task that containerd knows no longer. A task that
 // is not there is none to complain of.
-func (s *Service) Forget(ctx context.Context, id string) (*taskapi.DeleteResponse, error) {
+func (s *Service) forget(ctx context.Context, id string) (boot.Exit, error) {
 	s.mu.Lock()
 	delete(s.expected, id)
 	s.mu.Unlock()
 	r, err := s.delete(ctx, id, true)
 	if errdefs.IsNotFound(err) {
-		r, err = &taskapi.DeleteResponse{ExitStatus: killed, ExitedAt: timestamppb.Now()}, nil
+		return boot.Exit{Code: boot.Killed, At: time.Now()}, nil
 	}
-	s.endIfIdle()
-	return r, err
+	if err != nil {
+		return boot.Exit{}, err
+	}
+	return boot.Exit{PID: r.Pid, Code: r.ExitStatus, At: r.ExitedAt.AsTime()}, nil
 }
 
 // endIfIdle ends the process if it has no task and none is expected. It takes
@@ -164,8 +166,8 @@ func (s *Service) endIfIdle() {
 	if len(s.tasks) > 0 || len(s.expected) > 0 || s.lock != nil {
 		return
 	}
-	lock, err := s.group.lock(false)
-	if errors.Is(err, errBusy) {
+	lock, err := s.group.Lock(false)
+	if errors.Is(err, boot.ErrBusy) {
 		return // somebody is about to announce a task
 	}
 	if err != nil {
@@ -173,8 +175,8 @@ func (s *Service) endIfIdle() {
 		return
 	}
 	s.lock = lock
-	if err := os.Remove(s.group.socket()); err != nil && !errors.Is(err, os.ErrNotExist) {
-		s.log.Warn("the shim's socket stays", "error", err)
+	if err := s.group.RemoveSockets(); err != nil {
+		s.log.Warn("the shim's sockets stay", "error", err)
 	}
 	close(s.done)
 }
@@ -195,8 +197,8 @@ func (s *Service) patrol(ctx context.Context) {
 		case now := <-tick.C:
 			for _, id := range s.lost(now) {
 				s.log.Warn("a task is ended, since containerd has removed its bundle", "task", id)
-				fctx, cancel := context.WithTimeout(ctx, forgetTimeout)
-				if _, err := s.Forget(fctx, id); err != nil {
+				fctx, cancel := context.WithTimeout(ctx, commandTimeout)
+				if _, err := s.forget(fctx, id); err != nil {
 					s.log.Error("a lost task cannot be ended yet", "task", id, "error", err)
 				}
 				cancel()

@@ -17,9 +17,6 @@ import (
 	"github.com/faasd-sec/faasd-sec/shim/container"
 )
 
-// killed is the exit code of a process that SIGKILL ended.
-const killed = 128 + 9
-
 // task is one container of the shim.
 type task struct {
 	id     string

@@ -1,0 +1,99 @@
+package container
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+func nativeArch() specs.Arch {
+	if runtime.GOARCH == "arm64" {
+		return specs.ArchAARCH64
+	}
+	return specs.ArchX86_64
+}
+
+// goCalls are the system calls that the program below may make.
+func goCalls() []string {
+	return strings.Fields(`read write openat close fstat newfstatat lseek mmap mprotect munmap madvise brk rt_sigaction
+rt_sigprocmask rt_sigreturn sigaltstack clone futex sched_yield sched_getaffinity nanosleep clock_nanosleep getpid gettid tgkill
+exit exit_group execve arch_prctl set_tid_address set_robust_list rseq prlimit64 getrandom fcntl epoll_create1 epoll_ctl
+epoll_pwait eventfd2 pipe2 readlinkat getdents64 uname getuid getgid geteuid getegid getcwd statfs socket ioctl mkdirat
+unlinkat prctl clock_gettime`)
+}
+
+// facts are what a program finds out about the container it runs in.
+type facts struct {
+	PID, UID, GID int
+	Files         map[string]string // what reading some files gives, or the error
+	Writable      map[string]bool
+	Exists        map[string]bool
+	Hostname      string
+	Descriptors   int
+	Denied        string // what a call that the filter denies gives
+	NewCall       string // and one that it does not know
+}
+
+// inside is what the test program does as the program of a container.
+func inside(what string) int {
+	switch {
+	case what == "sleep":
+		time.Sleep(time.Hour)
+	case strings.HasPrefix(what, "exit "):
+		var code int
+		if _, err := fmt.Sscanf(what, "exit %d", &code); err != nil {
+			return 99
+		}
+		return code
+	case what == "facts":
+		b, err := json.Marshal(gather())
+		if err != nil {
+			return 98
+		}
+		if err := os.WriteFile("/shared/facts.new", b, 0o644); err != nil {
+			return 97
+		}
+		return 0
+	}
+	return 100
+}
+
+func gather() facts {
+	f := facts{PID: os.Getpid(), UID: os.Getuid(), GID: os.Getgid(), Files: map[string]string{}, Writable: map[string]bool{}, Exists: map[string]bool{}}
+	for _, name := range []string{
+		"/proc/self/status", "/proc/self/cgroup", "/proc/self/mountinfo", "/proc/self/limits", "/proc/self/uid_map", "/proc/self/oom_score_adj",
+		"/proc/keys", "/proc/sys/net/ipv4/ip_unprivileged_port_start", "/proc/net/dev",
+	} {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			b = []byte("error: " + err.Error())
+		}
+		f.Files[name] = string(b)
+	}
+	for _, name := range []string{"/tmp/x", "/dev/shm/x", "/x", "/bin/x", "/shared/x", "/proc/sys/net/ipv4/ip_forward", "/dev/null"} {
+		file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE, 0o600)
+		f.Writable[name] = err == nil
+		if err == nil {
+			_ = file.Close()
+		}
+	}
+	for _, name := range []string{"/dev/zero", "/dev/urandom", "/dev/fd", "/dev/kmsg", "/etc", "/root", "/proc/1", "/proc/acpi/x"} {
+		_, err := os.Lstat(name)
+		f.Exists[name] = err == nil
+	}
+	f.Hostname, _ = os.Hostname()
+	if e, err := os.ReadDir("/proc/self/fd"); err == nil {
+		f.Descriptors = len(e) - 1 // the one that reads
+	}
+	_, _, errno := unix.RawSyscall(unix.SYS_PTRACE, 0, 0, 0)
+	f.Denied = errno.Error()
+	_, _, errno = unix.RawSyscall(10000, 0, 0, 0)
+	f.NewCall = errno.Error()
+	return f
+}
