@@ -16,12 +16,12 @@ import (
 	"github.com/faasd-sec/faasd-sec/reqauth"
 	"github.com/faasd-sec/faasd-sec/sealed"
 	"github.com/faasd-sec/faasd-sec/sealed/unseal"
-	"github.com/faasd-sec/faasd-sec/upstream"
 )
 
 // Config makes a Client.
 type Config struct {
 	Gateway  string           // URL of a coordinator, such as "http://127.0.0.1:8080"
+	Via      string           // URL of a node's gateway that is asked first to serve invocations; "" for none
 	Identity *unseal.Identity // the caller's or owner's two keys; required but for List, Nodes, Broker
 	Pins     *Pins            // whom to believe; nil pins nobody
 	// TrustOnFirstUse pins an unknown owner or key broker instead of refusing.
@@ -51,9 +51,10 @@ func NewTransport() *http.Transport {
 
 // Client talks to one cluster's gateway. It is safe for concurrent use.
 type Client struct {
-	direct  *upstream.Client // for invocations; nil where net/http has to do them
 	cfg     Config
 	gateway *url.URL
+	entry   *entry // gateway, for invocations
+	via     *entry // nil without Config.Via
 	http    *http.Client
 	opener  *unseal.Opener     // nil without identity
 	grants  *sealed.GrantCache // nil without identity
@@ -81,15 +82,24 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Random == nil {
 		cfg.Random = rand.Reader
 	}
-	var direct *upstream.Client
-	if cfg.Transport == nil {
-		cfg.Transport, direct = NewTransport(), directTo(u)
+	var via *url.URL
+	if cfg.Via != "" {
+		if via, err = parseGateway(cfg.Via); err != nil {
+			return nil, err
+		}
+	}
+	own := cfg.Transport == nil
+	if own {
+		cfg.Transport = NewTransport()
 	}
 	if cfg.Pins == nil {
 		cfg.Pins = new(Pins)
 	}
-	c := &Client{cfg: cfg, gateway: u, direct: direct, known: make(map[api.FunctionName]*function),
+	c := &Client{cfg: cfg, gateway: u, entry: newEntry(u, own), known: make(map[api.FunctionName]*function),
 		http: &http.Client{Transport: cfg.Transport, CheckRedirect: noRedirect}}
+	if via != nil {
+		c.via = newEntry(via, own)
+	}
 	if cfg.Identity == nil {
 		return c, nil
 	}
@@ -122,8 +132,9 @@ func (c *Client) Close() {
 		c.grants.Drop()
 	}
 	c.http.CloseIdleConnections()
-	if c.direct != nil {
-		c.direct.Close()
+	c.entry.close()
+	if c.via != nil {
+		c.via.close()
 	}
 }
 

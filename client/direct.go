@@ -18,16 +18,38 @@ import (
 // gatewayIdle is below the gateway's own idle timeout of two minutes.
 const gatewayIdle = time.Minute
 
-// directTo makes the client that invocations use where nothing lies between
-// this process and the gateway: plain HTTP, no proxy, no transport of the
-// caller's own. A warm call costs it a third of what net/http's takes. It is
-// nil where net/http has to do it.
-func directTo(gateway *url.URL) *upstream.Client {
-	if gateway.Scheme != "http" {
-		return nil
+// entry is a gateway as invocations use it.
+type entry struct {
+	url    *url.URL
+	direct *upstream.Client // nil where net/http has to do it
+}
+
+func (e *entry) close() {
+	if e.direct != nil {
+		e.direct.Close()
+	}
+}
+
+// What of a gateway's reply matters, in lower case.
+const (
+	fieldType     = "content-type"
+	fieldCallID   = "x-call-id"
+	fieldServedBy = "x-served-by"
+	fieldStart    = "x-faasd-sec-start"
+	fieldDuration = "x-duration-seconds"
+)
+
+// newEntry makes the entry for a gateway. Where nothing lies between this
+// process and the gateway, plain HTTP, no proxy, no transport of the caller's
+// own, invocations go over a client of ours: a warm call costs it a third of
+// what net/http's takes.
+func newEntry(gateway *url.URL, direct bool) *entry {
+	e := &entry{url: gateway}
+	if !direct || gateway.Scheme != "http" {
+		return e
 	}
 	if proxy, err := http.ProxyFromEnvironment(&http.Request{URL: gateway}); err != nil || proxy != nil {
-		return nil
+		return e
 	}
 	addr := gateway.Host
 	if gateway.Port() == "" {
@@ -35,19 +57,30 @@ func directTo(gateway *url.URL) *upstream.Client {
 	}
 	cfg := upstream.DefaultConfig()
 	cfg.Host, cfg.IdleTimeout, cfg.MaxIdle = gateway.Host, gatewayIdle, 128
+	cfg.Fields = []string{fieldType, fieldCallID, fieldServedBy, fieldStart, fieldDuration}
 	cfg.Dial = func(ctx context.Context) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "tcp", addr)
 	}
-	return upstream.New(cfg)
+	e.direct = upstream.New(cfg)
+	return e
+}
+
+// answer is a gateway's reply, its body unread.
+type answer struct {
+	status int
+	typ    string // content type
+	meta   Meta   // what the headers say
+	body   io.ReadCloser
 }
 
 // postDirect sends a sealed request and returns with the reply's head.
-func (c *Client) postDirect(ctx context.Context, name api.FunctionName, callID string, out *outgoing) (*http.Response, error) {
+func (c *Client) postDirect(ctx context.Context, e *entry, name api.FunctionName, callID string, out *outgoing) (*answer, error) {
 	req := &upstream.Request{Method: http.MethodPost, Path: api.GatewayPathInvoke + string(name),
-		Header: []sealed.Field{{Name: "content-type", Value: api.ContentTypeSealed}}}
+		Header: make([]sealed.Field, 1, 2)}
+	req.Header[0] = sealed.Field{Name: fieldType, Value: api.ContentTypeSealed}
 	if callID != "" {
-		req.Header = append(req.Header, sealed.Field{Name: "x-call-id", Value: callID})
+		req.Header = append(req.Header, sealed.Field{Name: fieldCallID, Value: callID})
 	}
 	if out.whole != nil {
 		req.Small = out.whole
@@ -57,10 +90,15 @@ func (c *Client) postDirect(ctx context.Context, name api.FunctionName, callID s
 	if d, ok := ctx.Deadline(); ok {
 		req.Deadline = d
 	}
-	stop := context.AfterFunc(ctx, req.Abort)
-	res, err := c.direct.Do(ctx, req)
+	var stop func() bool
+	if ctx.Done() != nil {
+		stop = context.AfterFunc(ctx, req.Abort)
+	}
+	res, err := e.direct.Do(ctx, req)
 	if err != nil {
-		stop()
+		if stop != nil {
+			stop()
+		}
 		var be *upstream.BodyError
 		switch {
 		case ctx.Err() != nil:
@@ -68,21 +106,33 @@ func (c *Client) postDirect(ctx context.Context, name api.FunctionName, callID s
 		case errors.As(err, &be):
 			return nil, fmt.Errorf("client: read the request's body: %w", be.Err)
 		}
-		return nil, c.unreachable(err)
+		return nil, unreachable(e.url, err)
 	}
-	h := make(http.Header, len(res.Header))
+	a := &answer{status: res.Status, body: &directBody{Response: res, ctx: ctx, stop: stop}}
+	var duration string
 	for _, f := range res.Header {
-		h.Add(f.Name, f.Value)
+		switch f.Name {
+		case fieldType:
+			a.typ = f.Value
+		case fieldCallID:
+			a.meta.CallID = f.Value
+		case fieldServedBy:
+			a.meta.Node = f.Value
+		case fieldStart:
+			a.meta.Start = f.Value
+		case fieldDuration:
+			duration = f.Value
+		}
 	}
-	return &http.Response{StatusCode: res.Status, Header: h, ContentLength: res.Length,
-		Body: &directBody{Response: res, ctx: ctx, stop: stop}}, nil
+	a.meta.InServer = inServer(duration)
+	return a, nil
 }
 
 // directBody ends with the context and gives its error.
 type directBody struct {
 	*upstream.Response
 	ctx  context.Context
-	stop func() bool
+	stop func() bool // nil for a context that never ends
 }
 
 func (b *directBody) Read(p []byte) (int, error) {
@@ -94,6 +144,8 @@ func (b *directBody) Read(p []byte) (int, error) {
 }
 
 func (b *directBody) Close() error {
-	b.stop()
+	if b.stop != nil {
+		b.stop()
+	}
 	return b.Response.Close()
 }

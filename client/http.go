@@ -87,30 +87,32 @@ func (c *Client) send(ctx context.Context, k call) (*http.Response, error) {
 	}
 	if res.StatusCode/100 != 2 {
 		defer res.Body.Close()
-		return nil, problem(res)
+		return nil, problem(res.StatusCode, res.Header.Get("Content-Type"), res.Body)
 	}
 	return res, nil
 }
 
-// problem reads an error's body.
-func problem(res *http.Response) error {
-	b, err := io.ReadAll(io.LimitReader(res.Body, maxProblem))
+// problem reads an error's body of the given content type.
+func problem(status int, typ string, body io.Reader) error {
+	b, err := io.ReadAll(io.LimitReader(body, maxProblem))
 	if err != nil {
 		b = nil
 	}
-	if !strings.HasPrefix(res.Header.Get("Content-Type"), api.ContentTypeProblem) {
+	if !strings.HasPrefix(typ, api.ContentTypeProblem) {
 		b = nil
 	}
-	e := api.ParseProblem(res.StatusCode, b)
+	e := api.ParseProblem(status, b)
 	if e.Code == api.CodeUnavailable && len(b) == 0 {
 		e.Remedy = "check that the gateway's URL is a faasd-sec coordinator's"
 	}
 	return e
 }
 
+func (c *Client) unreachable(err error) error { return unreachable(c.gateway, err) }
+
 // unreachable tells a person which gateway did not answer; a context's end stays
 // recognisable.
-func (c *Client) unreachable(err error) error {
+func unreachable(gateway *url.URL, err error) error {
 	// The URL error repeats method and URL, which the message has already.
 	var ue *url.Error
 	if errors.As(err, &ue) {
@@ -120,8 +122,8 @@ func (c *Client) unreachable(err error) error {
 	case errors.Is(err, context.Canceled):
 		return err
 	case errors.Is(err, context.DeadlineExceeded):
-		return api.Wrap(api.CodeDeadline, err, "no answer from "+c.gateway.String()+" in time")
+		return api.Wrap(api.CodeDeadline, err, "no answer from "+gateway.String()+" in time")
 	}
 	return &api.Error{Code: api.CodeUnavailable, Field: "gateway", Err: err,
-		Message: "cannot reach " + c.gateway.String(), Remedy: "start the cluster (faasd-sec up), or set --gateway"}
+		Message: "cannot reach " + gateway.String(), Remedy: "start the cluster (faasd-sec up), or set --gateway"}
 }

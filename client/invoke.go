@@ -3,8 +3,10 @@ package client
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"sort"
 	"strconv"
@@ -14,6 +16,7 @@ import (
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/sealed"
 	"github.com/faasd-sec/faasd-sec/sealed/unseal"
+	"github.com/faasd-sec/faasd-sec/upstream"
 )
 
 // Request is an invocation. All of it is sealed to the function.
@@ -57,7 +60,7 @@ func (r *Response) Failure() api.Code { return api.Code(r.Header.Get(api.HeaderF
 // its body is opened while it is read. What the platform or the agent refuses is
 // an *api.Error. ctx bounds the exchange up to the end of the reply's body. A
 // function that was deployed anew meanwhile is asked a second time, if the body
-// can be sent again.
+// can be sent again; so is the gateway, about what Config.Via does not take.
 func (c *Client) Invoke(ctx context.Context, name api.FunctionName, req Request) (*Response, error) {
 	if err := c.needIdentity(); err != nil {
 		return nil, err
@@ -70,7 +73,13 @@ func (c *Client) Invoke(ctx context.Context, name api.FunctionName, req Request)
 	if err != nil {
 		return nil, err
 	}
-	res, err := c.exchange(ctx, f, req, in)
+	if c.via != nil {
+		res, err := c.exchange(ctx, c.via, f, req, in)
+		if err == nil || !elsewhere(err) || !in.rewind() {
+			return res, err
+		}
+	}
+	res, err := c.exchange(ctx, c.entry, f, req, in)
 	if err == nil || !stale(err) {
 		return res, err
 	}
@@ -81,11 +90,26 @@ func (c *Client) Invoke(ctx context.Context, name api.FunctionName, req Request)
 	if fresh.desc.Sequence == f.desc.Sequence || !in.rewind() {
 		return nil, err
 	}
-	if res, err = c.exchange(ctx, fresh, req, in); err != nil {
+	if res, err = c.exchange(ctx, c.entry, fresh, req, in); err != nil {
 		return nil, err
 	}
 	res.Meta.Retried = true
 	return res, nil
+}
+
+// elsewhere reports whether an error of a node's gateway says that no agent has
+// had the message, and that a coordinator may do better: it knows the other
+// nodes and the functions' latest revisions, and keeps callers waiting for room.
+func elsewhere(err error) bool {
+	var oe *net.OpError
+	if errors.Is(err, upstream.ErrDial) || errors.As(err, &oe) && oe.Op == "dial" { // nobody there: nothing was sent
+		return true
+	}
+	switch api.CodeOf(err) {
+	case api.CodeMisdirected, api.CodeBusy, api.CodeNoRoom, api.CodeDraining:
+		return true
+	}
+	return stale(err)
 }
 
 // stale reports whether an error says that our descriptor is out of date. The
@@ -95,7 +119,7 @@ func stale(err error) bool {
 	return c == api.CodeStaleRevision || c == api.Code(sealed.CodeUnknownKey)
 }
 
-func (c *Client) exchange(ctx context.Context, f *function, req Request, in *input) (_ *Response, retErr error) {
+func (c *Client) exchange(ctx context.Context, to *entry, f *function, req Request, in *input) (_ *Response, retErr error) {
 	begun := c.cfg.Now()
 	key, err := f.desc.KeyAt(begun)
 	if err != nil {
@@ -123,16 +147,16 @@ func (c *Client) exchange(ctx context.Context, f *function, req Request, in *inp
 			pending.Discard()
 		}
 	}()
-	hres, err := c.post(ctx, f.name, req.CallID, sent)
+	a, err := c.post(ctx, to, f.name, req.CallID, sent)
 	if err != nil {
 		return nil, err
 	}
-	res, err := open(pending, hres)
+	res, err := open(pending, a.body)
 	if err != nil {
-		hres.Body.Close()
+		a.body.Close()
 		return nil, err
 	}
-	res.Meta = meta(hres.Header)
+	res.Meta = a.meta
 	if res.Meta.Start == "warm" {
 		f.warm.Store(begun.UnixMilli())
 	}
@@ -212,30 +236,30 @@ func pump(w *sealed.Writer, src io.Reader, early bool) error {
 	}
 }
 
-func (c *Client) post(ctx context.Context, name api.FunctionName, callID string, out *outgoing) (*http.Response, error) {
+func (c *Client) post(ctx context.Context, to *entry, name api.FunctionName, callID string, out *outgoing) (*answer, error) {
 	send := c.postDirect
-	if c.direct == nil {
+	if to.direct == nil {
 		send = c.postHTTP
 	}
-	res, err := send(ctx, name, callID, out)
+	a, err := send(ctx, to, name, callID, out)
 	if err != nil {
 		return nil, err
 	}
-	if res.StatusCode != http.StatusOK {
-		defer res.Body.Close()
-		return nil, problem(res)
+	if a.status != http.StatusOK {
+		defer a.body.Close()
+		return nil, problem(a.status, a.typ, a.body)
 	}
-	if t := res.Header.Get("Content-Type"); t != api.ContentTypeSealed {
-		res.Body.Close()
+	if a.typ != api.ContentTypeSealed {
+		a.body.Close()
 		return nil, &api.Error{Code: api.CodeMediaType, Field: "Content-Type",
-			Message: fmt.Sprintf("the reply is %q and not sealed", t), Remedy: "check that the gateway's URL is a faasd-sec coordinator's"}
+			Message: fmt.Sprintf("the reply is %q and not sealed", a.typ), Remedy: "check that the gateway's URL is a faasd-sec coordinator's"}
 	}
-	return res, nil
+	return a, nil
 }
 
 // postHTTP sends a sealed request through the configured transport.
-func (c *Client) postHTTP(ctx context.Context, name api.FunctionName, callID string, out *outgoing) (*http.Response, error) {
-	u := *c.gateway
+func (c *Client) postHTTP(ctx context.Context, to *entry, name api.FunctionName, callID string, out *outgoing) (*answer, error) {
+	u := *to.url
 	u.Path = api.GatewayPathInvoke + string(name)
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), out.body)
 	if err != nil {
@@ -248,9 +272,12 @@ func (c *Client) postHTTP(ctx context.Context, name api.FunctionName, callID str
 	}
 	res, err := c.http.Do(req)
 	if err != nil {
-		return nil, c.unreachable(err)
+		return nil, unreachable(to.url, err)
 	}
-	return res, nil
+	h := res.Header
+	return &answer{status: res.StatusCode, typ: h.Get("Content-Type"), body: res.Body,
+		meta: Meta{CallID: h.Get(api.HeaderCallID), Node: h.Get(api.HeaderServedBy), Start: h.Get(api.HeaderStart),
+			InServer: inServer(h.Get(api.HeaderDuration))}}, nil
 }
 
 func requestHead(req Request) (sealed.RequestHead, error) {
@@ -280,10 +307,10 @@ func headError(err error) error {
 		Remedy: "use an upper-case method, an absolute path, and at most 60,000 bytes of headers"}
 }
 
-func meta(h http.Header) Meta {
-	m := Meta{CallID: h.Get(api.HeaderCallID), Node: h.Get(api.HeaderServedBy), Start: h.Get(api.HeaderStart)}
-	if s, err := strconv.ParseFloat(h.Get(api.HeaderDuration), 64); err == nil && s >= 0 && s < 1e6 {
-		m.InServer = time.Duration(s * float64(time.Second))
+// inServer reads the gateway's own time, 0 where it tells none.
+func inServer(text string) time.Duration {
+	if s, err := strconv.ParseFloat(text, 64); err == nil && s >= 0 && s < 1e6 {
+		return time.Duration(s * float64(time.Second))
 	}
-	return m
+	return 0
 }

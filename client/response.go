@@ -10,9 +10,9 @@ import (
 	"github.com/faasd-sec/faasd-sec/sealed/unseal"
 )
 
-// open opens the head of a sealed reply; on an error the caller closes res.Body.
-func open(pending *unseal.PendingReply, res *http.Response) (*Response, error) {
-	msg, err := pending.Open(res.Body)
+// open opens the head of a sealed reply; on an error the caller closes body.
+func open(pending *unseal.PendingReply, body io.ReadCloser) (*Response, error) {
+	msg, err := pending.Open(body)
 	if err != nil {
 		return nil, replyError(err)
 	}
@@ -27,7 +27,7 @@ func open(pending *unseal.PendingReply, res *http.Response) (*Response, error) {
 		return nil, replyError(err)
 	}
 	out := &Response{Status: head.Status, Header: make(http.Header, len(head.Header)),
-		Body: &replyBody{msg: msg, plain: r, transport: res.Body}}
+		Body: &replyBody{msg: msg, plain: r, transport: body}}
 	for _, f := range head.Header {
 		out.Header.Add(f.Name, f.Value)
 	}

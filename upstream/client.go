@@ -16,6 +16,7 @@ import (
 type Config struct {
 	Dial        func(ctx context.Context) (net.Conn, error)
 	Host        string        // the Host header of every request
+	Fields      []string      // names, in lower case, of the reply's headers that are of interest; nil keeps all
 	MaxIdle     int           // connections kept
 	IdleTimeout time.Duration // below the server's own, so that a kept connection is rarely closed under a request
 	DialTimeout time.Duration

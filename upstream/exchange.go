@@ -125,13 +125,13 @@ func (c *Client) do(ctx context.Context, r *Request, fresh bool) (_ *Response, r
 	if !inline {
 		resp.pump = startPump(cn, r)
 	}
-	h, n, err := readHead(cn.br)
+	h, n, err := readHead(cn.br, c.cfg.Fields)
 	for err == nil && h.status < 200 {
 		if h.status == 101 {
 			err = badReply("it wants to upgrade the connection")
 			break
 		}
-		h, _, err = readHead(cn.br)
+		h, _, err = readHead(cn.br, c.cfg.Fields)
 	}
 	if err != nil {
 		again := inline && n == 0 && !cn.fresh && idempotent(r.Method) && connectionEnded(err)

@@ -60,7 +60,7 @@ func tokenByte(c byte) bool {
 }
 
 // validValue reports whether s holds no control character but tab.
-func validValue(s string) bool {
+func validValue[T string | []byte](s T) bool {
 	for i := 0; i < len(s); i++ {
 		if c := s[i]; (c < ' ' && c != '\t') || c == 0x7f {
 			return false
@@ -157,8 +157,9 @@ type head struct {
 }
 
 // readHead reads one reply header. n counts the bytes taken, so that the caller
-// can tell an empty connection from a broken reply.
-func readHead(br *bufio.Reader) (h head, n int, err error) {
+// can tell an empty connection from a broken reply. Of the fields those in only
+// are kept, or all where that is nil.
+func readHead(br *bufio.Reader, only []string) (h head, n int, err error) {
 	h.length = -1
 	line, err := readLine(br, &n)
 	if err != nil {
@@ -179,7 +180,7 @@ func readHead(br *bufio.Reader) (h head, n int, err error) {
 		if len(line) == 0 {
 			break
 		}
-		if err := h.field(line); err != nil {
+		if err := h.field(line, only); err != nil {
 			return h, n, err
 		}
 		if n > maxHeaderBytes || len(h.fields) > maxFields {
@@ -239,29 +240,28 @@ func (h *head) statusLine(line []byte) error {
 	return nil
 }
 
-func (h *head) field(line []byte) error {
+func (h *head) field(line []byte, only []string) error {
 	name, value, ok := bytes.Cut(line, []byte(":"))
 	if !ok || len(name) == 0 {
 		return badReply("a header line without a name")
 	}
-	key := lowerName(name)
-	if key == "" {
+	if !lower(name) {
 		return badReply("a malformed header name")
 	}
-	val := string(bytes.Trim(value, " \t"))
-	if !validValue(val) {
-		return badReply("header %s has a control character", key)
+	value = bytes.Trim(value, " \t")
+	if !validValue(value) {
+		return badReply("header %s has a control character", name)
 	}
-	switch key {
+	switch string(name) {
 	case "content-length":
-		n, err := strconv.ParseUint(val, 10, 63)
+		n, err := strconv.ParseUint(string(value), 10, 63)
 		if err != nil || (h.length >= 0 && h.length != int64(n)) {
 			return badReply("a malformed Content-Length")
 		}
 		h.length = int64(n)
 		return nil // the sealed reply has a length of its own
 	case "transfer-encoding":
-		if h.chunked || !strings.EqualFold(val, "chunked") {
+		if h.chunked || !bytes.EqualFold(value, []byte("chunked")) {
 			return badReply("a Transfer-Encoding other than chunked")
 		}
 		h.chunked = true
@@ -270,34 +270,51 @@ func (h *head) field(line []byte) error {
 	case "keep-alive", "proxy-connection", "te", "trailer", "upgrade":
 		return nil
 	}
-	h.fields = append(h.fields, sealed.Field{Name: key, Value: val})
+	if key := keptName(name, only); key != "" {
+		h.fields = append(h.fields, sealed.Field{Name: key, Value: string(value)})
+	}
 	return nil
 }
 
-// lowerName returns the name in lower case, "" if it is no token. The names
-// that nearly every reply has cost no allocation.
-func lowerName(b []byte) string {
+// lower makes a name lower case where it lies, and reports whether it is a token.
+func lower(b []byte) bool {
 	for i, c := range b {
 		if !tokenByte(c) {
-			return ""
+			return false
 		}
 		if 'A' <= c && c <= 'Z' {
 			b[i] = c + 'a' - 'A'
 		}
 	}
+	return true
+}
+
+// keptName is the name of a field to keep, "" for one to drop. The names that
+// nearly every reply has cost no allocation.
+func keptName(b []byte, only []string) string {
+	for _, name := range only {
+		if string(b) == name {
+			return name
+		}
+	}
 	switch string(b) {
-	case "content-type":
-		return "content-type"
-	case "content-length":
-		return "content-length"
-	case "date":
-		return "date"
-	case "server":
-		return "server"
-	case "connection":
+	case "connection": // said of the others, and taken out in the end
 		return "connection"
-	case "transfer-encoding":
-		return "transfer-encoding"
+	case "content-type":
+		if only == nil {
+			return "content-type"
+		}
+	case "date":
+		if only == nil {
+			return "date"
+		}
+	case "server":
+		if only == nil {
+			return "server"
+		}
+	}
+	if only != nil {
+		return ""
 	}
 	return string(b)
 }

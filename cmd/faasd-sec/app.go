@@ -37,6 +37,7 @@ type app struct {
 	interrupted    <-chan struct{} // closed when the run is to end
 
 	gateway        string
+	via            string // of invoke: a node's gateway
 	configDir      string
 	identity       string
 	output         string

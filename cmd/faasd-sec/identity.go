@@ -198,7 +198,7 @@ func (a *app) connect(gateway string, id *unseal.Identity) (*client.Client, erro
 	if err != nil {
 		return nil, err
 	}
-	return client.New(client.Config{Gateway: gateway, Identity: id, Pins: pins, TrustOnFirstUse: a.trustFirstUse})
+	return client.New(client.Config{Gateway: gateway, Identity: id, Pins: pins, TrustOnFirstUse: a.trustFirstUse, Via: a.via})
 }
 
 // anonymous is a client for what the gateway tells everybody.
