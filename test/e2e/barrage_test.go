@@ -92,7 +92,7 @@ func (b *barrage) note(want, got []byte, resp *client.Response, err error, took 
 	default:
 		y.ok++
 		y.by[resp.Meta.Node]++
-		if resp.Meta.Start == "cold" {
+		if fresh(resp.Meta.Start) {
 			y.cold[resp.Meta.Node]++
 		}
 	}

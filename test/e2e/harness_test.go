@@ -95,6 +95,9 @@ func bin(t testing.TB, name string) string {
 	return filepath.Join(dir, name)
 }
 
+// fresh reports whether a call started a sandbox, by how it was told to.
+func fresh(start string) bool { return start == "cold" || start == "pooled" }
+
 // cluster is a running cluster and an owner who uses it.
 type cluster struct {
 	*local.Cluster

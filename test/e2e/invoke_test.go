@@ -27,7 +27,7 @@ func answers(t *testing.T, c *cluster, name string, change ...func(*client.Deplo
 		if err != nil {
 			t.Fatal(err)
 		}
-		if string(body) != "hello" || resp.Status != 200 || resp.Meta.Start != want {
+		if string(body) != "hello" || resp.Status != 200 || fresh(resp.Meta.Start) != (want == "cold") {
 			t.Fatalf("call %d: %d %q, start %s, want %s", i, resp.Status, body, resp.Meta.Start, want)
 		}
 		for h, want := range map[string]string{"X-Echo-Method": "PUT", "X-Echo-Path": "/a/b", "X-Echo-Query": "x=1", "X-Echo-Header": "v"} {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/client"
+	"github.com/faasd-sec/faasd-sec/local"
 )
 
 // TestLifecycle starts, stops, kills and replaces what a cluster consists of,
@@ -26,10 +27,12 @@ import (
 func TestLifecycle(t *testing.T) {
 	var run, state string
 	t.Run("cluster", func(t *testing.T) {
-		c := up(t, 1)
+		// A pool of one size, so that what belongs to it can be counted.
+		c := up(t, 1, func(cfg *local.Config) { cfg.NodeArgs = []string{"-pool-min", "2", "-pool-max", "2"} })
 		run, state = c.runDir(), c.State()
 		fn := c.deploy(t, "steady", func(d *client.Deployment) { d.Idle = time.Second })
 		t.Run("scale to zero and back", func(t *testing.T) { scaleToZero(t, c, fn) })
+		eventually(t, "the pool is full", func() bool { return c.metric(t, "node-1", "faasd_sec_node_pool_depth") == 2 })
 		before := takeStock(t, run, state)
 		for _, sub := range []struct {
 			name string
@@ -75,7 +78,7 @@ func TestLifecycle(t *testing.T) {
 func scaleToZero(t *testing.T, c *cluster, fn api.FunctionName) {
 	for range 2 {
 		resp, _, err := c.invoke(t, fn, client.Request{})
-		if err != nil || resp.Meta.Start != "cold" {
+		if err != nil || !fresh(resp.Meta.Start) {
 			t.Fatalf("%+v, %v, want a cold start", resp, err)
 		}
 		eventually(t, "no sandbox is left", func() bool { return c.metric(t, "node-1", "faasd_sec_node_sandboxes") == 0 })
@@ -146,7 +149,7 @@ func nodeDrains(t *testing.T, c *cluster) {
 	}
 	c.served(t, "node-1")
 	resp, _, err := c.invoke(t, fn, client.Request{})
-	if err != nil || resp.Meta.Start != "cold" {
+	if err != nil || !fresh(resp.Meta.Start) {
 		t.Errorf("after the drain: %+v, %v", resp, err)
 	}
 }

@@ -63,7 +63,7 @@ func memoryLimit(t *testing.T, c *cluster) {
 		t.Errorf("the node counts %v OOM kills", v)
 	}
 	resp, body, err = c.invoke(t, fn, client.Request{Body: strings.NewReader("again")})
-	if err != nil || string(body) != "again" || resp.Meta.Start != "cold" {
+	if err != nil || string(body) != "again" || !fresh(resp.Meta.Start) {
 		t.Errorf("next call: %q, %v", body, err)
 	}
 }
@@ -169,7 +169,7 @@ func crashIsReported(t *testing.T, c *cluster) {
 	}
 	c.ends(t, fn, "function_crashed: exit code 3")
 	resp, body, err = c.invoke(t, fn, client.Request{Body: strings.NewReader("x")})
-	if err != nil || string(body) != "x" || resp.Meta.Start != "cold" {
+	if err != nil || string(body) != "x" || !fresh(resp.Meta.Start) {
 		t.Errorf("next call: %q, %v", body, err)
 	}
 }
