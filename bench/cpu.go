@@ -5,71 +5,118 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
+	"slices"
+	"syscall"
+	"time"
 )
 
-// cpuOf reads the CPU time, in microseconds, that each part of the cluster and
-// this process (the caller) have used.
-func cpuOf(state string) map[string]float64 {
-	out := map[string]float64{}
-	dirs, err := filepath.Glob("/proc/[0-9]*")
-	if err != nil {
-		return out
-	}
-	for _, d := range dirs {
-		cmd, err := os.ReadFile(d + "/cmdline")
-		if err != nil || len(cmd) == 0 {
-			continue
-		}
-		args := strings.ReplaceAll(string(cmd), "\x00", " ")
-		first, _, _ := strings.Cut(args, " ")
-		part := ""
-		switch base := filepath.Base(first); {
-		case filepath.Base(d) == strconv.Itoa(os.Getpid()):
-			part = "caller"
-		case strings.Contains(args, state) && (base == "coordinator" || base == "node"):
-			part = base
-		case strings.HasPrefix(args, "/.faasd-sec/agent launcher"):
-			part = "launcher"
-		case first == "/.faasd-sec/agent":
-			part = "agent"
-		case first == "/fn":
-			part = "function"
-		default:
-			continue
-		}
-		stat, err := os.ReadFile(d + "/stat")
-		if err != nil {
-			continue
-		}
-		// utime and stime are fields 14 and 15, in ticks of 10 ms (proc_pid_stat(5)).
-		f := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-		if len(f) < 13 {
-			continue
-		}
-		u, _ := strconv.ParseFloat(f[11], 64)
-		s, _ := strconv.ParseFloat(f[12], 64)
-		out[part] += (u + s) * 10_000
-	}
-	return out
+// cpuParts are the processes that a warm call passes, in its order.
+func cpuParts() []string {
+	return []string{"caller", "coordinator", "node", "agent", "function", "containerd", "shim"}
 }
 
-// cpuRows tells where a warm call's CPU time goes.
-func cpuRows(ctx context.Context, o options, r *report, w *world, fn string) error {
-	body := bytes.Repeat([]byte("x"), 1<<10)
-	before := cpuOf(w.State())
-	us, _, err := latencies(ctx, o.timePerOp, 16, func() error { return w.call(ctx, w.client, apiName(fn), body) })
+// cpu tells how much CPU time a warm call takes and where it goes, in turns
+// with the floor.
+func (b *bench) cpu(ctx context.Context) error {
+	if err := b.needWorld(ctx); err != nil {
+		return err
+	}
+	if err := b.needFloors(ctx); err != nil {
+		return err
+	}
+	fn, err := b.world.running(ctx, "go")
 	if err != nil {
 		return err
 	}
-	after := cpuOf(w.State())
-	for _, part := range []string{"caller", "coordinator", "node", "agent", "function"} {
-		r.add("cpu/sealed/1KiB/"+part, "us/req", "", []float64{(after[part] - before[part]) / float64(len(us))})
+	body := bytes.Repeat([]byte("x"), 1<<10)
+	floor, sealed := plainCall(b.floors.twoHopC, body), echo(b.world.client, fn, body)
+	rounds, slice := b.scaled(8, 3), time.Second
+	if b.quick {
+		slice = 400 * time.Millisecond
 	}
-	if len(us) == 0 {
-		return fmt.Errorf("no call ended")
+	samples := map[string][]float64{}
+	for range rounds {
+		used, n, err := spent(ctx, slice, floor, b.floorCPU)
+		if err != nil {
+			return fmt.Errorf("floor: %w", err)
+		}
+		samples["floor"] = append(samples["floor"], total(used)/float64(n))
+		if used, n, err = spent(ctx, slice, sealed, b.clusterCPU); err != nil {
+			return err
+		}
+		samples["total"] = append(samples["total"], total(used)/float64(n))
+		for _, part := range cpuParts() {
+			samples[part] = append(samples[part], used[part]/float64(n))
+		}
 	}
-	return nil
+	b.add("floor/cpu/two-hop/1KiB", "us/call", "", samples["floor"])
+	b.add("cpu/total", "us/call", "floor/cpu/two-hop/1KiB", samples["total"])
+	for _, part := range cpuParts() {
+		if slices.Max(samples[part]) >= 0.05 {
+			b.add("cpu/"+part, "us/call", "", samples[part])
+		}
+	}
+	return b.world.client.Remove(ctx, fn)
+}
+
+// spent is the CPU time, by process, of calls over 16 connections.
+func spent(ctx context.Context, d time.Duration, call func(context.Context) error, now func() (map[string]float64, error)) (map[string]float64, int, error) {
+	before, err := now()
+	if err != nil {
+		return nil, 0, err
+	}
+	l, err := closedLoop(ctx, d, 16, call)
+	if err != nil {
+		return nil, 0, err
+	}
+	after, err := now()
+	if err != nil {
+		return nil, 0, err
+	}
+	for part := range after {
+		after[part] = max(after[part]-before[part], 0)
+	}
+	if len(l.took) == 0 {
+		return nil, 0, fmt.Errorf("no call ended within %v", d)
+	}
+	return after, len(l.took), nil
+}
+
+func total(used map[string]float64) (sum float64) {
+	for _, v := range used {
+		sum += v
+	}
+	return sum
+}
+
+// clusterCPU is what the cluster and this process, the caller, have used, in
+// microseconds.
+func (b *bench) clusterCPU() (map[string]float64, error) {
+	all, err := processesOf(b.world.State())
+	if err != nil {
+		return nil, err
+	}
+	used := map[string]float64{"caller": ownCPU()}
+	for _, p := range all {
+		used[p.part] += p.cpu()
+	}
+	return used, nil
+}
+
+// floorCPU is what the floor's processes and this one have used.
+func (b *bench) floorCPU() (map[string]float64, error) {
+	used := map[string]float64{"caller": ownCPU()}
+	for _, cmd := range b.floors.procs {
+		used["floor"] += process{pid: cmd.Process.Pid}.cpu()
+	}
+	return used, nil
+}
+
+// ownCPU is this process's CPU time in microseconds, ended threads included.
+func ownCPU() float64 {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return process{pid: os.Getpid()}.cpu()
+	}
+	return float64(u.Utime.Nano()+u.Stime.Nano()) / 1e3
 }

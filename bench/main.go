@@ -1,24 +1,28 @@
 // Command bench measures faasd-sec beside the floors it stands on, in one run
 // on one machine, and writes bench/out/results.json and results.md.
 //
-// Every claim is a ratio to a floor of the same run: absolute figures drift
-// with the machine, ratios drift less. The load generator shares the
-// processors with what it measures, and says so.
+// Every claim is a ratio to a floor of the same run. Floor and subject have
+// turns, A B A B, so that what the machine does meanwhile hits both. Absolute
+// figures drift with the machine, ratios drift less. The load generator shares
+// the processors with what it measures. Nothing here is asserted: a run fails
+// when something could not be measured, never for being slow.
 package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
-	"runtime"
 	"strings"
+	"syscall"
 	"time"
 )
 
 func main() {
-	if len(os.Args) > 2 && os.Args[1] == "floor" {
+	if len(os.Args) > 1 && os.Args[1] == "floor" {
 		if err := serveFloor(os.Args[2:]); err != nil {
 			fmt.Fprintln(os.Stderr, "floor:", err)
 			os.Exit(1)
@@ -26,12 +30,16 @@ func main() {
 		return
 	}
 	var o options
-	flag.BoolVar(&o.quick, "quick", false, "fewer repetitions, under two minutes")
-	flag.StringVar(&o.out, "out", "bench/out", "`directory` of results.json and results.md")
+	flag.BoolVar(&o.quick, "quick", false, "fewer repetitions and sizes, under two minutes")
+	flag.StringVar(&o.out, "out", "bench/out", "`directory` of the figures")
 	flag.StringVar(&o.bin, "bin", "bin", "`directory` of the binaries")
-	flag.StringVar(&o.only, "only", "", "run sections whose name contains `this`")
+	flag.StringVar(&o.only, "only", "", "run the sections whose name contains one of `these,words`")
+	flag.StringVar(&o.docs, "docs", "", "write tables and plots into this `document` as well")
+	flag.BoolVar(&o.render, "render", false, "measure nothing: make tables and plots of what -out holds")
 	flag.Parse()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Minute)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends us at once
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Minute)
 	defer cancel()
 	if err := run(ctx, o); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -40,24 +48,48 @@ func main() {
 }
 
 type options struct {
-	quick     bool
-	once      bool // each package benchmark a single time
-	out, bin  string
-	only      string
-	function  string // the benchmark function's binary
-	scratch   string
-	selfPath  string
-	timePerOp time.Duration
+	quick    bool
+	out, bin string
+	only     string
+	docs     string
+	render   bool
+	scratch  string // a directory of this run alone
+	selfPath string
 }
 
 // section is a group of rows.
 type section struct {
 	name string
-	run  func(context.Context, options, *report) error
+	full bool // left out of a quick run
+	run  func(*bench, context.Context) error
 }
 
-func run(ctx context.Context, o options) error {
-	var err error
+// sections are in an order in which earlier ones disturb later ones least.
+func sections() []section {
+	return []section{
+		{name: "crypto", run: (*bench).crypto},
+		{name: "scale", full: true, run: (*bench).scale},
+		{name: "memory", run: (*bench).idleMemory},
+		{name: "cold", run: (*bench).cold},
+		{name: "rate", run: (*bench).coldRate},
+		{name: "thaw", run: (*bench).thaw},
+		{name: "warm", run: (*bench).warm},
+		{name: "grant", run: (*bench).coldGrant},
+		{name: "idle", run: (*bench).idleArrival},
+		{name: "openloop", run: (*bench).openLoopRows},
+		{name: "cpu", run: (*bench).cpu},
+		{name: "bulk", run: (*bench).bulk},
+	}
+}
+
+func run(ctx context.Context, o options) (err error) {
+	if o.render {
+		r, err := readReport(o.out)
+		if err != nil {
+			return err
+		}
+		return publish(r, o)
+	}
 	if o.bin, err = filepath.Abs(o.bin); err != nil {
 		return err
 	}
@@ -67,50 +99,66 @@ func run(ctx context.Context, o options) error {
 	if o.scratch, err = os.MkdirTemp("", "fsb-"); err != nil {
 		return err
 	}
-	defer os.RemoveAll(o.scratch)
-	o.timePerOp = 3 * time.Second
-	if o.quick {
-		o.timePerOp = 700 * time.Millisecond
-	}
-	o.function = filepath.Join(o.scratch, "fn")
-	if err := goBuild(ctx, o.function, "./bench/function"); err != nil {
+	defer func() { err = errors.Join(err, os.RemoveAll(o.scratch)) }()
+	if err := os.Chmod(o.scratch, 0o711); err != nil { // programs with ids of their own pass
 		return err
 	}
-	r := &report{Machine: machine()}
-	for _, s := range []section{
-		{"crypto", cryptoRows}, {"scale", scaleRows}, {"floors and cluster", clusterRows}, {"cold", coldRows},
-	} {
-		if o.only != "" && !strings.Contains(s.name, o.only) {
+	b := newBench(o, newReport(machine(), os.Stderr))
+	merr := b.measure(ctx)
+	cerr := b.close()
+	if left := leftovers(o.scratch); left != "" {
+		cerr = errors.Join(cerr, fmt.Errorf("left behind:\n%s", left))
+	}
+	if ctx.Err() != nil {
+		return errors.Join(ctx.Err(), cerr)
+	}
+	b.compare()
+	return errors.Join(merr, b.report.write(o.out), publish(b.report, o), b.report.err(), cerr)
+}
+
+// measure runs the sections. What goes wrong in one fails that section alone.
+func (b *bench) measure(ctx context.Context) error {
+	ran := false
+	for _, s := range sections() {
+		if !wanted(s, b.options) {
 			continue
 		}
-		fmt.Fprintf(os.Stderr, "== %s\n", s.name)
-		if err := s.run(ctx, o, r); err != nil {
-			return fmt.Errorf("%s: %w", s.name, err)
+		ran = true
+		began := time.Now()
+		b.place = s.name
+		fmt.Fprintf(b.report.out, "== %s\n", s.name)
+		err := s.run(b, ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
+		if err != nil {
+			b.fail(s.name, err)
+		}
+		fmt.Fprintf(b.report.out, "== %s took %.1f s\n", s.name, time.Since(began).Seconds())
 	}
-	if err := r.write(o.out); err != nil {
-		return err
+	if !ran {
+		return fmt.Errorf("-only %q names no section", b.only)
 	}
-	fmt.Print(r.markdown())
 	return nil
 }
 
-// machine describes what the figures were measured on.
-func machine() string {
-	b, _ := os.ReadFile("/proc/version")
-	kernel := strings.Fields(string(b))
-	v := "?"
-	if len(kernel) > 2 {
-		v = kernel[2]
+func wanted(s section, o options) bool {
+	if o.only == "" {
+		return !s.full || !o.quick
 	}
-	cpu := "?"
-	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		for line := range strings.SplitSeq(string(b), "\n") {
-			if k, val, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(k) == "model name" {
-				cpu = strings.TrimSpace(val)
-				break
-			}
+	for word := range strings.SplitSeq(o.only, ",") {
+		if word != "" && strings.Contains(s.name, word) {
+			return true
 		}
 	}
-	return fmt.Sprintf("%d x %s, Linux %s, %s", runtime.NumCPU(), cpu, v, runtime.Version())
+	return false
+}
+
+// publish prints the tables, and puts them with the plots into the document.
+func publish(r *report, o options) error {
+	fmt.Print(r.markdown())
+	if o.docs == "" {
+		return nil
+	}
+	return r.document(o.docs)
 }

@@ -2,83 +2,105 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
+	"io/fs"
 )
 
-// memoryRows reads the proportional set size of what an idle sandbox costs
-// beside the function: agent, launcher and containerd's shim.
-func memoryRows(ctx context.Context, r *report, w *world) error {
-	const n = 4
-	for i := range n {
-		fn, err := w.deploy(ctx, fmt.Sprintf("idle-%d", i))
-		if err != nil {
-			return err
-		}
-		if err := w.call(ctx, w.client, fn, []byte("x")); err != nil {
-			return err
-		}
+// idleMemory reads the proportional set sizes of what waits: per sandbox the
+// agent, the launcher and its share of shims, beside the shim of one bare
+// container; and the node.
+func (b *bench) idleMemory(ctx context.Context) error {
+	if err := b.needRunc(ctx); err != nil {
+		return err
 	}
-	sums := map[string][]float64{}
-	dirs, err := filepath.Glob("/proc/[0-9]*")
+	watch, err := b.world.watch()
 	if err != nil {
 		return err
 	}
-	for _, d := range dirs {
-		cmd, err := os.ReadFile(d + "/cmdline")
-		if err != nil || len(cmd) == 0 {
-			continue
+	if err := watch.quiet(ctx); err != nil {
+		return err
+	}
+	if err := b.runc.start(ctx, b.programs[0].lang); err != nil {
+		return err
+	}
+	bare, err := b.bareShim()
+	if err = errors.Join(err, b.runc.remove(ctx)); err != nil {
+		return err
+	}
+	b.add("floor/memory/runc-shim", "MiB", "", []float64{bare})
+	all, err := processesOf(b.world.State())
+	if err != nil {
+		return err
+	}
+	pss := map[string][]float64{}
+	sum := 0.0
+	for _, p := range all {
+		v, err := p.memory("Pss")
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // ended meanwhile
 		}
-		args := strings.Split(string(cmd), "\x00")
-		kind := ""
-		switch {
-		case args[0] == "/.faasd-sec/agent" && len(args) > 1 && args[1] == "launcher":
-			kind = "launcher"
-		case args[0] == "/.faasd-sec/agent":
-			kind = "agent"
-		case strings.HasPrefix(filepath.Base(args[0]), "containerd-shim"):
-			kind = "shim"
-		default:
-			continue
+		if err != nil {
+			return fmt.Errorf("memory of %s: %w", p.part, err)
 		}
-		if kb, ok := pss(d); ok {
-			sums[kind] = append(sums[kind], kb/1024)
+		pss[p.part] = append(pss[p.part], v)
+		if p.part == "agent" || p.part == "launcher" || p.part == "shim" {
+			sum += v
 		}
 	}
-	var each []float64
-	for i := range sums["agent"] {
-		t := sums["agent"][i]
-		for _, k := range []string{"launcher", "shim"} {
-			if i < len(sums[k]) {
-				t += sums[k][i]
-			}
-		}
-		each = append(each, t)
+	n := len(pss["agent"])
+	if n == 0 {
+		return errors.New("no idle sandbox is there to be measured")
 	}
-	for _, k := range []string{"agent", "launcher", "shim"} {
-		r.add("memory/idle-sandbox/"+k, "MiB", "", sums[k])
+	b.add("memory/idle-sandbox", "MiB", "floor/memory/runc-shim", []float64{sum / float64(n)})
+	for _, part := range []string{"agent", "launcher", "shim"} {
+		b.add("memory/idle-sandbox/"+part, "MiB", "", pss[part])
 	}
-	r.add("memory/idle-sandbox", "MiB", "", each)
+	b.add("memory/shim-processes-per-sandbox", "1", "", []float64{float64(len(pss["shim"])) / float64(n)})
+	b.add("memory/idle-node", "MiB", "", pss["node"])
 	return nil
 }
 
-// pss is a process's proportional set size in KiB (proc_pid_smaps(5)).
-func pss(dir string) (float64, bool) {
-	b, err := os.ReadFile(dir + "/smaps_rollup")
+// bareShim is the proportional set size of the floor's shim.
+func (b *bench) bareShim() (float64, error) {
+	shims, err := shimsOf(b.runc.name)
 	if err != nil {
-		return 0, false
+		return 0, err
 	}
-	for line := range strings.SplitSeq(string(b), "\n") {
-		if rest, ok := strings.CutPrefix(line, "Pss:"); ok {
-			f := strings.Fields(rest)
-			if len(f) > 0 {
-				v, err := strconv.ParseFloat(f[0], 64)
-				return v, err == nil
-			}
+	if len(shims) != 1 {
+		return 0, fmt.Errorf("%d shims serve the one bare container", len(shims))
+	}
+	return shims[0].memory("Pss")
+}
+
+// resetPeaks has the kernel forget how much memory the cluster's processes held.
+func (w *world) resetPeaks() error {
+	all, err := processesOf(w.State())
+	if err != nil {
+		return err
+	}
+	for _, p := range all {
+		if err := p.resetPeak(); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("reset the peak of %s: %w", p.part, err)
 		}
 	}
-	return 0, false
+	return nil
+}
+
+// peaks adds the most that each part's largest process held resident.
+func (w *world) peaks(into map[string][]float64) error {
+	all, err := processesOf(w.State())
+	if err != nil {
+		return err
+	}
+	most := map[string]float64{}
+	for _, p := range all {
+		if v, err := p.memory("VmHWM"); err == nil {
+			most[p.part] = max(most[p.part], v)
+		}
+	}
+	for part, v := range most {
+		into[part] = append(into[part], v)
+	}
+	return nil
 }

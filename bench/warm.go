@@ -4,185 +4,174 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
-	"net/http"
+	"strings"
 	"time"
 
+	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/client"
 )
 
-var sizes = []struct {
+type size struct {
 	name  string
 	bytes int
-}{{"100B", 100}, {"1KiB", 1 << 10}, {"64KiB", 64 << 10}, {"1MiB", 1 << 20}}
+}
 
-// clusterRows measures the floors' processes and a warm sealed function beside
-// each other.
-func clusterRows(ctx context.Context, o options, r *report) error {
-	f, err := startFloors(ctx, o)
-	if err != nil {
-		return err
-	}
-	defer f.stop()
-	w, err := newWorld(ctx, o)
-	if err != nil {
-		return err
-	}
-	defer w.close()
-	fn, err := w.deploy(ctx, "warm")
-	if err != nil {
-		return err
-	}
-	if err := w.call(ctx, w.client, fn, []byte("first")); err != nil {
-		return err
-	}
-	direct, two := upstream(f.direct[0], f.direct[1]), upstream(f.twoHop[0], f.twoHop[1])
-	for _, s := range sizes {
-		body := bytes.Repeat([]byte("x"), s.bytes)
+// combination is one size of body over so many connections.
+type combination struct {
+	size
+	conns int
+}
+
+func (c combination) tag() string { return fmt.Sprintf("%s/c%d", c.name, c.conns) }
+
+// combinations are what is measured; a quick run takes some.
+func combinations(quick bool) []combination {
+	var out []combination
+	for _, s := range []size{{"100B", 100}, {"1KiB", 1 << 10}, {"64KiB", 64 << 10}, {"1MiB", 1 << 20}} {
 		for _, conns := range []int{1, 16, 64} {
-			if (s.bytes != 1<<10 && conns != 1) && !(s.bytes == 64<<10 && conns == 16) {
-				continue
+			if quick && conns > 1 && s.name != "1KiB" || s.bytes == 1<<20 && conns == 64 {
+				continue // 64 bodies of a megabyte at once measure the memory limit
 			}
-			tag := fmt.Sprintf("%s/c%d", s.name, conns)
-			pairs := []struct {
-				name, floor string
-				f           func() error
-			}{
-				{"floor/direct/" + tag, "", func() error { return plainCall(direct, body) }},
-				{"floor/two-hop/" + tag, "floor/direct/" + tag, func() error { return plainCall(two, body) }},
-				{"warm/sealed/" + tag, "floor/two-hop/" + tag, func() error { return w.call(ctx, w.client, fn, body) }},
-			}
-			for _, p := range pairs {
-				// Once unmeasured, so that connections and grants are there.
-				if _, _, err := latencies(ctx, o.timePerOp/10, conns, p.f); err != nil {
-					return fmt.Errorf("%s: %w", p.name, err)
-				}
-				us, rate, err := latencies(ctx, o.timePerOp, conns, p.f)
-				if err != nil {
-					return fmt.Errorf("%s: %w", p.name, err)
-				}
-				r.add(p.name, "us", p.floor, us)
-				if conns > 1 {
-					tfloor := ""
-					if p.floor != "" {
-						tfloor = "throughput/" + p.floor
-					}
-					r.add("throughput/"+trimWarm(p.name), "req/s", tfloor, []float64{rate})
-				}
-			}
+			out = append(out, combination{s, conns})
 		}
 	}
-	if err := coldGrant(ctx, o, r, w, string(fn)); err != nil {
-		return err
-	}
-	if err := openLoopRows(ctx, o, r, w, string(fn)); err != nil {
-		return err
-	}
-	if err := idleArrival(ctx, o, r, w, string(fn)); err != nil {
-		return err
-	}
-	if err := bulkThrough(ctx, o, r, w, string(fn)); err != nil {
-		return err
-	}
-	if err := cpuRows(ctx, o, r, w, string(fn)); err != nil {
-		return err
-	}
-	return memoryRows(ctx, r, w)
+	return out
 }
 
-func trimWarm(s string) string {
-	if len(s) > 5 && s[:5] == "warm/" {
-		return s[5:]
-	}
-	return s
-}
+// throughputRow names the rate beside a latency.
+func throughputRow(row string) string { return "throughput/" + strings.TrimPrefix(row, "warm/") }
 
-// coldGrant measures a warm function called by a caller that has no grant yet:
-// public-key operations on both ends.
-func coldGrant(ctx context.Context, o options, r *report, w *world, fn string) error {
-	n := 200
-	if o.quick {
-		n = 40
+// warm measures calls of a running function over kept connections with cached
+// grants, in turns with the plain HTTP floors of the same body.
+func (b *bench) warm(ctx context.Context) error {
+	if err := b.needWorld(ctx); err != nil {
+		return err
 	}
-	name, body := apiName(fn), bytes.Repeat([]byte("x"), 1<<10)
-	var us []float64
-	for range n {
-		c, err := w.newClient()
-		if err != nil {
-			return err
-		}
-		if _, err := c.Describe(ctx, name); err != nil { // the connection is not what is measured
-			return err
-		}
-		t := time.Now()
-		err = w.call(ctx, c, name, body)
-		us = append(us, float64(time.Since(t).Nanoseconds())/1000)
-		c.Close()
-		if err != nil {
-			return err
-		}
+	if err := b.needFloors(ctx); err != nil {
+		return err
 	}
-	r.add("warm/sealed-cold-grant/1KiB/c1", "us", "floor/two-hop/1KiB/c1", us)
-	return nil
-}
-
-// openLoopRows measures latency at fixed rates, from when each call was due.
-func openLoopRows(ctx context.Context, o options, r *report, w *world, fn string) error {
-	body := bytes.Repeat([]byte("x"), 1<<10)
-	for _, rate := range []int{500, 2000} {
-		us, err := openLoop(ctx, o.timePerOp, rate, func() error { return w.call(ctx, w.client, apiName(fn), body) })
-		if err != nil {
-			return err
-		}
-		r.add(fmt.Sprintf("open-loop/sealed/1KiB/%d-per-s", rate), "us", "floor/two-hop/1KiB/c1", us)
-	}
-	return nil
-}
-
-// idleArrival measures calls that come after 60 ms of silence.
-func idleArrival(ctx context.Context, o options, r *report, w *world, fn string) error {
-	n := 40
-	if o.quick {
-		n = 10
-	}
-	body := bytes.Repeat([]byte("x"), 1<<10)
-	var us []float64
-	for range n {
-		time.Sleep(60 * time.Millisecond)
-		t := time.Now()
-		if err := w.call(ctx, w.client, apiName(fn), body); err != nil {
-			return err
-		}
-		us = append(us, float64(time.Since(t).Nanoseconds())/1000)
-	}
-	r.add("idle-arrival/sealed/1KiB", "us", "floor/two-hop/1KiB/c1", us)
-	return nil
-}
-
-// bulkThrough streams 256 MiB to a function and back, and reports MB/s.
-func bulkThrough(ctx context.Context, o options, r *report, w *world, fn string) error {
-	size := int64(256 << 20)
-	if o.quick {
-		size = 64 << 20
-	}
-	t := time.Now()
-	resp, err := w.client.Invoke(ctx, apiName(fn), client.Request{Body: io.LimitReader(zeros{}, size), Stream: true})
+	b.leave("warm/plain/*", "every function is sealed: the gateway takes nothing else, so there is no plain call to measure")
+	fn, err := b.world.running(ctx, "go")
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close()
-	n, err := io.Copy(io.Discard, resp.Body)
+	rounds, slice := b.scaled(6, 3), 350*time.Millisecond
+	if b.quick {
+		slice = 150 * time.Millisecond
+	}
+	for _, c := range combinations(b.quick) {
+		if err := b.combination(ctx, fn, c, rounds, slice); err != nil {
+			return err
+		}
+	}
+	return b.world.client.Remove(ctx, fn)
+}
+
+// combination measures one size of body over so many connections. They are new:
+// what congestion control learned from bodies of another size, BBR above all,
+// would slow down a large one by a factor of ten.
+func (b *bench) combination(ctx context.Context, fn api.FunctionName, c combination, rounds int, slice time.Duration) error {
+	body := bytes.Repeat([]byte("x"), c.bytes)
+	direct, twoHop := b.floors.direct.client(), b.floors.twoHop.client()
+	defer direct.CloseIdleConnections()
+	defer twoHop.CloseIdleConnections()
+	caller, err := b.world.newClient()
 	if err != nil {
 		return err
 	}
-	if resp.Status != http.StatusOK || n != size {
-		return fmt.Errorf("bulk: status %d, %d bytes of %d", resp.Status, n, size)
-	}
-	r.add(fmt.Sprintf("bulk/function/%dMiB", size>>20), "MB/s", "", []float64{float64(size) / 1e6 / time.Since(t).Seconds()})
-	return nil
+	defer caller.Close()
+	two := "floor/two-hop/" + c.tag()
+	return turnRows(ctx, b.report, []contender{
+		{row: "floor/direct/" + c.tag(), unit: "us", call: plainCall(direct, body)},
+		{row: two, unit: "us", call: plainCall(twoHop, body)},
+		{row: "warm/sealed/" + c.tag(), floor: two, unit: "us", call: echo(caller, fn, body)},
+	}, rounds, c.conns, slice, throughputRow)
 }
 
-// zeros is an endless reader.
-type zeros struct{}
+// echo calls a function and checks that all of the body came back.
+func echo(c *client.Client, fn api.FunctionName, body []byte) func(context.Context) error {
+	return func(ctx context.Context) error {
+		_, err := invoke(ctx, c, fn, client.Request{Body: bytes.NewReader(body)}, int64(len(body)))
+		return err
+	}
+}
 
-func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+// running deploys a function and has it started.
+func (w *world) running(ctx context.Context, lang string) (api.FunctionName, error) {
+	fn, err := w.deploy(ctx, lang)
+	if err == nil {
+		_, err = w.hello(ctx, fn)
+	}
+	return fn, err
+}
+
+// coldGrant measures a warm function called by a caller that has no grant for
+// it yet: public-key operations on both ends. The connection is there, and the
+// descriptor is known.
+func (b *bench) coldGrant(ctx context.Context) error {
+	if err := b.needWorld(ctx); err != nil {
+		return err
+	}
+	if err := b.needFloors(ctx); err != nil {
+		return err
+	}
+	fn, err := b.world.running(ctx, "go")
+	if err != nil {
+		return err
+	}
+	other, err := b.world.running(ctx, "go")
+	if err != nil {
+		return err
+	}
+	body := bytes.Repeat([]byte("x"), 1<<10)
+	var c *client.Client
+	fresh := trial{
+		contender: contender{row: "warm/sealed-cold-grant/1KiB/c1", floor: "floor/two-hop-single/1KiB", unit: "us",
+			call: func(ctx context.Context) error { return echo(c, fn, body)(ctx) }},
+		before: func(ctx context.Context) (err error) {
+			if c, err = b.world.newClient(); err != nil {
+				return err
+			}
+			if err := echo(c, other, body)(ctx); err != nil { // opens the connection
+				return err
+			}
+			return learn(ctx, c, fn)
+		},
+		after: func(context.Context) error { c.Close(); return nil },
+	}
+	// The floor makes single calls as well, each right after another one.
+	call := plainCall(b.floors.twoHopC, body)
+	floor := trial{contender: contender{row: "floor/two-hop-single/1KiB", unit: "us", call: call}, before: call}
+	if err := inTrials(ctx, b.report, []trial{floor, fresh}, b.scaled(300, 40)); err != nil {
+		return err
+	}
+	return b.removeAll(ctx, []api.FunctionName{fn, other})
+}
+
+// silence is how long nothing comes before an idle arrival.
+const silence = 65 * time.Millisecond
+
+// idleArrival measures single calls after a silence: caches and clocks of the
+// processor have gone to rest, and every process has to be woken.
+func (b *bench) idleArrival(ctx context.Context) error {
+	if err := b.needWorld(ctx); err != nil {
+		return err
+	}
+	if err := b.needFloors(ctx); err != nil {
+		return err
+	}
+	fn, err := b.world.running(ctx, "go")
+	if err != nil {
+		return err
+	}
+	body := bytes.Repeat([]byte("x"), 1<<10)
+	rest := func(ctx context.Context) error { return wall{}.Sleep(ctx, time.Now().Add(silence)) }
+	list := []trial{
+		{contender: contender{row: "floor/idle-arrival/two-hop/1KiB", unit: "us", call: plainCall(b.floors.twoHopC, body)}, before: rest},
+		{contender: contender{row: "idle-arrival/sealed/1KiB", floor: "floor/idle-arrival/two-hop/1KiB", unit: "us", call: echo(b.world.client, fn, body)}, before: rest},
+	}
+	if err := inTrials(ctx, b.report, list, b.scaled(100, 15)); err != nil {
+		return err
+	}
+	return b.world.client.Remove(ctx, fn)
+}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -31,20 +30,20 @@ type world struct {
 	keyring *client.Keyring
 	pins    *client.Pins
 	remote  *image.Remote
-	digest  string // of the benchmark function's image
+	pushed  map[string]string // language -> image digest
+	serial  int
 }
 
-const imageRepo = "bench/echo"
-
-// newWorld starts the cluster and pushes the benchmark function.
-func newWorld(ctx context.Context, o options) (_ *world, err error) {
-	w := &world{}
+// newWorld starts a cluster in dir. Limits are not what is measured here, so the
+// node lends more CPU than the machine has.
+func newWorld(ctx context.Context, bin, dir string, nodeArgs ...string) (_ *world, err error) {
+	w := &world{pushed: map[string]string{}}
 	w.Cluster, err = local.Start(ctx, local.Config{
-		Nodes: 1, Listen: "127.0.0.1:0", Bin: o.bin, CPU: "64", // limits are not what is measured here
+		Nodes: 1, Listen: "127.0.0.1:0", Bin: bin, State: filepath.Join(dir, "state"), CPU: "2000", NodeArgs: nodeArgs,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("start a cluster: %w", err)
 	}
 	defer func() {
 		if err != nil {
@@ -54,29 +53,19 @@ func newWorld(ctx context.Context, o options) (_ *world, err error) {
 	if w.id, err = unseal.NewIdentity(rand.Reader); err != nil {
 		return nil, err
 	}
-	dir := filepath.Join(o.scratch, "user")
-	if err = client.PinBroker(dir, w.Gateway(), w.Broker()); err != nil {
+	user := filepath.Join(dir, "user")
+	if err = client.PinBroker(user, w.Gateway(), w.Broker()); err != nil {
 		return nil, err
 	}
-	if w.pins, err = client.OpenPins(dir); err != nil {
+	if w.pins, err = client.OpenPins(user); err != nil {
 		return nil, err
 	}
-	w.keyring = client.NewKeyring(filepath.Join(dir, "functions"), []byte("bench"), rand.Reader)
-	if w.client, err = w.newClient(); err != nil {
-		return nil, err
-	}
+	w.keyring = client.NewKeyring(filepath.Join(user, "functions"), []byte("bench"), rand.Reader)
+	w.client, err = w.newClient()
 	w.remote = &image.Remote{Registry: strings.TrimPrefix(w.Gateway(), "http://"), PlainHTTP: true, Transport: &reqauth.Transport{
 		Base: http.DefaultTransport, Unsigned: reqauth.RegistryUpload,
 		Signer: &reqauth.Signer{Key: w.id.Signer(), Random: rand.Reader, Now: time.Now},
 	}}
-	img, err := image.DefaultBuilder(filepath.Dir(o.function)).Build(ctx, image.Build{
-		From: "scratch", Copy: []image.Copy{{Src: filepath.Base(o.function), Dst: "/fn", Mode: 0o755}}, Entrypoint: []string{"/fn"},
-	})
-	if err != nil {
-		return nil, err
-	}
-	defer img.Close()
-	w.digest, err = w.remote.Push(ctx, imageRepo, "latest", img)
 	return w, err
 }
 
@@ -84,45 +73,81 @@ func (w *world) newClient() (*client.Client, error) {
 	return client.New(client.Config{Gateway: w.Gateway(), Identity: w.id, Pins: w.pins})
 }
 
+// push stores a program's image in the cluster's registry.
+func (w *world) push(ctx context.Context, lang string, img *image.Image) error {
+	digest, err := w.remote.Push(ctx, "bench/"+lang, "latest", img)
+	if err != nil {
+		return fmt.Errorf("push the %s image: %w", lang, err)
+	}
+	w.pushed[lang] = digest
+	return nil
+}
+
 func (w *world) close() error {
 	if w.client != nil {
 		w.client.Close()
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	return w.Stop(ctx)
 }
 
-// deploy makes one function of the pushed image.
-func (w *world) deploy(ctx context.Context, name string) (api.FunctionName, error) {
-	fn, err := api.ParseFunctionName(name)
+// deploy makes one new function of a pushed image.
+func (w *world) deploy(ctx context.Context, lang string) (api.FunctionName, error) {
+	w.serial++
+	fn, err := api.ParseFunctionName(fmt.Sprintf("%s-%d", lang, w.serial))
 	if err != nil {
 		return "", err
 	}
 	_, err = w.client.Deploy(ctx, client.Deployment{
-		Name: fn, ImageRef: imageRepo, ImageDigest: w.digest, Mode: "http", Upstream: "unix",
-		Resources: api.Resources{CPU: 2000, Memory: 1 << 30, PIDs: 256, Tmp: 64 << 20}, MaxInFlight: 256,
+		Name: fn, ImageRef: "bench/" + lang, ImageDigest: w.pushed[lang], Mode: "http", Upstream: "unix",
+		Resources: api.Resources{CPU: 2000, Memory: 512 << 20, PIDs: 128, Tmp: 64 << 20}, MaxInFlight: 256,
 		Exec: time.Minute, Attestation: []string{"node-key"}, Callers: []sealed.Fingerprint{w.id.SigningKey().Fingerprint()},
 		Keys: w.keyring, PushBundle: func(ctx context.Context, repo string, blob *os.File, size int64) (string, error) {
 			return w.remote.PushBlob(ctx, repo, blob, size)
 		},
 	})
-	return fn, err
+	if err != nil {
+		return "", fmt.Errorf("deploy %s: %w", fn.Short(), err)
+	}
+	return fn, nil
 }
 
-// call makes one sealed invocation and checks that everything came back.
-func (w *world) call(ctx context.Context, c *client.Client, fn api.FunctionName, body []byte) error {
-	resp, err := c.Invoke(ctx, fn, client.Request{Body: bytes.NewReader(body)})
+// invoke makes one sealed invocation, reads the opened reply to its end and
+// checks that so many bytes came, of a success.
+func invoke(ctx context.Context, c *client.Client, fn api.FunctionName, req client.Request, want int64) (client.Meta, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	resp, err := c.Invoke(ctx, fn, req)
 	if err != nil {
-		return err
+		return client.Meta{}, err
 	}
 	defer resp.Body.Close()
 	n, err := io.Copy(io.Discard, resp.Body)
 	if err != nil {
-		return err
+		return client.Meta{}, err
 	}
-	if resp.Status != http.StatusOK || n != int64(len(body)) {
-		return fmt.Errorf("status %d, %d bytes came back of %d", resp.Status, n, len(body))
+	if resp.Status != http.StatusOK || n != want {
+		return client.Meta{}, fmt.Errorf("status %d, %d bytes came back of %d", resp.Status, n, want)
 	}
-	return nil
+	return resp.Meta, nil
+}
+
+// hello calls any of the programs with a GET, whose answer is five bytes.
+func (w *world) hello(ctx context.Context, fn api.FunctionName) (client.Meta, error) {
+	return invoke(ctx, w.client, fn, client.Request{Method: http.MethodGet}, 5)
+}
+
+// find returns the cluster's process of a part.
+func (w *world) find(part string) (process, error) {
+	all, err := processesOf(w.State())
+	if err != nil {
+		return process{}, err
+	}
+	for _, p := range all {
+		if p.part == part {
+			return p, nil
+		}
+	}
+	return process{}, fmt.Errorf("no %s runs for %s", part, w.State())
 }
