@@ -267,25 +267,31 @@ func (a *Agent) bind(ctx context.Context) (*function, error) {
 	if a.cfg.Launcher.Blank {
 		enter.Root, enter.UID, enter.GID = api.FunctionRoot, b.UID, b.GID
 	}
-	open := n.desc.Config.Bundle.IsZero()
-	entered := make(chan error, 1)
+	// The launcher is told first: it works while this process opens the keys.
+	unlocked := make(chan error, 1)
 	go func() {
-		err := a.launcher.Enter(deadline, enter)
+		err := a.unlock(deadline, n, f)
 		if err != nil {
-			err = fmt.Errorf("prepare the launcher: %w", err)
-		} else if open {
-			err = f.start(deadline, nil)
+			cancel()
 		}
-		entered <- err
+		unlocked <- err
 	}()
-	grants, err := a.unlock(deadline, n, f)
+	open := n.desc.Config.Bundle.IsZero()
+	err = a.launcher.Enter(deadline, enter)
 	if err != nil {
+		err = fmt.Errorf("prepare the launcher: %w", err)
+	} else if open {
+		err = f.start(deadline, nil)
+	}
+	if err != nil && deadline.Err() == nil {
 		cancel()
-		<-entered
+		<-unlocked
 		return f, err
 	}
-	f.grants = grants
-	if err := <-entered; err != nil || open {
+	if refused := <-unlocked; refused != nil {
+		return f, refused
+	}
+	if err != nil || open {
 		return f, err
 	}
 	env, err := a.askBundle(deadline, n)
@@ -296,22 +302,22 @@ func (a *Agent) bind(ctx context.Context) (*function, error) {
 }
 
 // unlock takes the keys and opens what they are for: requests, replies and logs.
-func (a *Agent) unlock(ctx context.Context, n *binding, f *function) (*sealed.GrantCache, error) {
+func (a *Agent) unlock(ctx context.Context, n *binding, f *function) error {
 	if err := a.awaitKeys(ctx, n); err != nil {
-		return nil, err
+		return err
 	}
 	gc := sealed.DefaultGrantCacheConfig()
 	gc.Size, gc.Clock, gc.Random = 512, a.cfg.Now, a.cfg.Random
 	grants, err := sealed.NewGrantCache(gc)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	seal, err := sealLogs(n, grants, a.cfg.Now)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	a.logs.to(seal) // from here on the owner hears what goes wrong
-	return grants, f.unlock()
+	return f.unlock(grants)
 }
 
 // restate makes the statement about this sandbox's key anew.

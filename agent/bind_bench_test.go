@@ -36,7 +36,7 @@ func BenchmarkBecome(b *testing.B) {
 		if err := n.takeKeys(&w.cfg, ephemeral, release); err != nil {
 			b.Fatal(err)
 		}
-		if err := f.unlock(); err != nil {
+		if err := f.unlock(nil); err != nil {
 			b.Fatal(err)
 		}
 	}

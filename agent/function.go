@@ -55,8 +55,9 @@ func newFunction(cfg *Config, b *binding, l *launcher.Launcher, logs *logSink, o
 }
 
 // unlock makes it able to open requests, once the binding has its keys.
-func (f *function) unlock() error {
+func (f *function) unlock(grants *sealed.GrantCache) error {
 	cfg := f.cfg
+	f.grants = grants
 	replay, err := sealed.NewReplaySet(sealed.ReplayConfig{Size: cfg.ReplaySize, Clock: cfg.Now})
 	if err != nil {
 		return err

@@ -18,6 +18,8 @@ const (
 	AgentHTTPSocket = AgentRunDir + "/agent.sock" // the agent listens: AgentPathInvoke, AgentPathBundle
 	AgentBinary     = "/.faasd-sec/agent"         // in the task: the agent, bind-mounted read-only, PID 1
 
+	FunctionID = 10001 // user and group of a function whose image names none but root
+
 	EnvBlank = "FAASD_SEC_BLANK" // "1" in PID 1's environment: the sandbox was created without a function
 
 	AgentPathInvoke = "/invoke" // POST a sealed request; 200 with a sealed reply, or a problem

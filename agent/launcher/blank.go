@@ -56,7 +56,40 @@ func settle(privateDirs []string) error {
 			return fmt.Errorf("drop capability %d from the bounding set: %w", c, errno)
 		}
 	}
-	return keepCapabilities(blankCapabilities)
+	return becomeUsual()
+}
+
+// becomeUsual takes the ids that most functions have, keeping blankCapabilities,
+// so that a function of those ids needs no change of them: each change has to
+// reach all threads one by one, which takes time that a start does not have.
+func becomeUsual() error {
+	if err := syscall.Setgroups(nil); err != nil {
+		return fmt.Errorf("leave all groups: %w", err)
+	}
+	if _, _, errno := syscall.AllThreadsSyscall(unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 1, 0); errno != 0 {
+		return fmt.Errorf("keep capabilities: %w", errno)
+	}
+	if err := become(api.FunctionID, api.FunctionID); err != nil {
+		return err
+	}
+	if err := keepCapabilities(blankCapabilities); err != nil {
+		return err
+	}
+	if _, _, errno := syscall.AllThreadsSyscall(unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 0, 0); errno != 0 {
+		return fmt.Errorf("keep no capabilities any more: %w", errno)
+	}
+	return unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) // the change of ids may have set it
+}
+
+// become changes the ids of every thread.
+func become(uid, gid int) error {
+	if err := syscall.Setresgid(gid, gid, gid); err != nil {
+		return fmt.Errorf("become group %d: %w", gid, err)
+	}
+	if err := syscall.Setresuid(uid, uid, uid); err != nil {
+		return fmt.Errorf("become user %d: %w", uid, err)
+	}
+	return nil
 }
 
 // maskProc hides of /proc what the runtime hides in a sandbox that it creates
@@ -119,15 +152,10 @@ func enter(root string, uid, gid int) error {
 	if err := unix.Chdir("/"); err != nil {
 		return fmt.Errorf("enter %s: %w", root, err)
 	}
-	// Each of these reaches every thread.
-	if err := syscall.Setgroups(nil); err != nil {
-		return fmt.Errorf("leave all groups: %w", err)
-	}
-	if err := syscall.Setresgid(gid, gid, gid); err != nil {
-		return fmt.Errorf("become group %d: %w", gid, err)
-	}
-	if err := syscall.Setresuid(uid, uid, uid); err != nil {
-		return fmt.Errorf("become user %d: %w", uid, err)
+	if uid != os.Getuid() || gid != os.Getgid() {
+		if err := become(uid, gid); err != nil {
+			return err
+		}
 	}
 	if err := keepCapabilities(0); err != nil {
 		return err

@@ -44,8 +44,10 @@ func (c *child) forkListener(path string, argv, env []string, dir string, files 
 	defer w.Close()
 	b := &birth{report: int(w.Fd()), self: cString("/proc/self"), errno: new([1]uint32)}
 	for i, fd := range files {
-		// Above the numbers they become, so that none is overwritten unused.
-		high, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 64)
+		// Above the numbers they become, so that none is overwritten unused, and
+		// below 64, where the kernel would enlarge the table of descriptors and
+		// wait milliseconds for all processors.
+		high, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 32)
 		if err != nil {
 			return fail(err)
 		}

@@ -13,7 +13,7 @@ import (
 )
 
 // nobodyElse are the ids of functions whose image names no user, or root.
-const nobodyElse = 10001
+const nobodyElse = api.FunctionID
 
 // functionUser is the uid and gid that an image's USER means, "user[:group]"
 // by name or number. A function is never root, so root becomes nobodyElse.
