@@ -16,7 +16,7 @@ import (
 )
 
 // smallReply is the most, in bytes, of a reply that is sealed in one piece.
-const smallReply = 32 << 10
+const smallReply = sealed.MaxRecord
 
 // reply bodies are read through buffers of one record each.
 var recordBuffers = sync.Pool{New: func() any { b := make([]byte, sealed.MaxRecord); return &b }}

@@ -22,8 +22,9 @@ import (
 )
 
 // inlineSealed is the most, in bytes of ciphertext, that is read at once into a
-// pooled buffer: the path of nearly all invocations.
-const inlineSealed = 64 << 10
+// pooled buffer: the path of nearly all invocations. A body of 64 KiB is among
+// them, with what the envelope puts around it.
+const inlineSealed = 64<<10 + 4<<10
 
 // maxCallID bounds the call id that is passed on.
 const maxCallID = 128
