@@ -25,11 +25,14 @@ const (
 const (
 	NodePathInvoke    = "/v1/invoke/"    // POST NAME?rev=HEX&seq=N, sealed body
 	NodePathAdmit     = "/v1/admit/"     // POST NAME?rev=HEX&seq=N, replies Ticket
-	NodePathRevisions = "/v1/revisions/" // PUT HEX, body Revision
+	NodePathRevisions = "/v1/revisions/" // PUT HEX[?prefetch=1], body Revision
 	NodePathFunctions = "/v1/functions/" // DELETE NAME[?keep=HEX]: stop its sandboxes but those of revision keep
 	NodePathLogs      = "/v1/logs/"      // GET NAME?follow=1&after=N, replies frames of LogFrame
 	NodePathSandboxes = "/v1/sandboxes"  // GET ?function=NAME, replies []SandboxStatus
 )
+
+// NodeQueryPrefetch asks a node that is told a revision to pull its image too.
+const NodeQueryPrefetch = "prefetch"
 
 // Paths that the coordinator serves to callers and owners.
 const (

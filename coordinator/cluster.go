@@ -19,16 +19,6 @@ import (
 	"github.com/faasd-sec/faasd-sec/sealed"
 )
 
-// tell gives a node a revision it does not know yet.
-func (c *Coordinator) tell(p *peer, r *route) error {
-	b, err := json.Marshal(api.Revision{Descriptor: r.rec.Descriptor, ImageRef: r.rec.ImageRef, BundleRef: r.rec.BundleRef})
-	if err != nil {
-		return fmt.Errorf("encode revision: %w", err)
-	}
-	_, err = c.ask(c.life, p, http.MethodPut, api.NodePathRevisions+r.hex, b)
-	return err
-}
-
 // ask makes one management request to a node.
 func (c *Coordinator) ask(ctx context.Context, p *peer, method, path string, body []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)

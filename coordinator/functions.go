@@ -135,6 +135,7 @@ func (c *Coordinator) putFunction(ctx *fasthttp.RequestCtx, path string) (*api.F
 	if old != nil && old.Revision != f.Revision {
 		c.spawn(func() { c.retire(name, f.Revision) })
 	}
+	c.spawn(func() { c.announce(&f) })
 	st := c.statusOf(&f)
 	return &st, nil
 }

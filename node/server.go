@@ -141,6 +141,9 @@ func (n *Node) servePutRevision(ctx *fasthttp.RequestCtx, digest string) error {
 	if err != nil {
 		return err
 	}
+	if ctx.QueryArgs().Has(api.NodeQueryPrefetch) {
+		n.spawn(func() { n.prefetch(rev) })
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, s := range n.fleet {
