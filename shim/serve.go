@@ -27,7 +27,8 @@ type Server struct {
 	LogLevel slog.Level
 }
 
-// farewell is how long the process may take to send its last events.
+// farewell is how long the process may take to send its last events and
+// answers.
 const farewell = time.Second
 
 // Serve serves tasks until there are none left, or ctx ends. Tasks do not end
@@ -45,11 +46,12 @@ func Serve(ctx context.Context, cfg Server) error {
 		return fmt.Errorf("serve tasks: %w", err)
 	}
 	taskapi.RegisterTTRPCTaskService(srv, taskAPI{s})
+	tasks := countConnections(cfg.Tasks)
 	var helpers sync.WaitGroup
 	helpers.Go(func() { s.patrol(ctx) })
 	helpers.Go(func() { s.control(ctx, cfg.Control) })
 	served := make(chan error, 1)
-	helpers.Go(func() { served <- srv.Serve(ctx, cfg.Tasks) })
+	helpers.Go(func() { served <- srv.Serve(ctx, tasks) })
 
 	select {
 	case <-ctx.Done():
@@ -60,8 +62,7 @@ func Serve(ctx context.Context, cfg Server) error {
 	bye, end := context.WithTimeout(context.WithoutCancel(ctx), farewell)
 	defer end()
 	pub.close(bye)
-	// Connections are closed with whoever has asked for the end still on one:
-	// for containerd that is an answer as good as any.
+	tasks.idle(bye)
 	err = errors.Join(err, srv.Close(), cfg.Control.Close())
 	cancel()
 	helpers.Wait()

@@ -6,20 +6,22 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/faasd-sec/faasd-sec/shim/shimtest"
 )
 
 func BenchmarkPlan(b *testing.B) {
-	f := newFixture(b)
-	s := f.spec("sleep")
+	f := shimtest.New(b)
+	s := f.Spec("sleep")
 	for b.Loop() {
 		plan(b, s)
 	}
 }
 
 func BenchmarkCreateStartRemove(b *testing.B) {
-	f := newFixture(b)
+	f := shimtest.New(b)
 	for b.Loop() {
-		p := plan(b, f.spec("sleep"))
+		p := plan(b, f.Spec("sleep"))
 		c, err := Create(context.Background(), p)
 		if err != nil {
 			b.Fatal(err)

@@ -1,6 +1,7 @@
 package container
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -153,30 +155,25 @@ func (g *Groups) create(l cgroups.Limits) (_ *membership, retErr error) {
 }
 
 // makeGroup makes the group at path, and those above it, in one hierarchy. The
-// last must be new: another container's processes would be in it otherwise.
+// last must be empty: another container's processes would be in it otherwise.
 func makeGroup(hierarchy, path string) (string, error) {
+	cpuset := slices.Contains(strings.Split(filepath.Base(hierarchy), ","), "cpuset")
 	at := hierarchy
-	parts := strings.Split(strings.TrimPrefix(path, "/"), "/")
-	for i, part := range parts {
+	for part := range strings.SplitSeq(strings.TrimPrefix(path, "/"), "/") {
 		parent := at
 		at = filepath.Join(at, part)
-		err := os.Mkdir(at, 0o755)
-		if errors.Is(err, fs.ErrExist) {
-			if i == len(parts)-1 {
-				if err := unoccupied(at); err != nil {
-					return "", err
-				}
-			}
-			continue
-		}
-		if err != nil {
+		if err := os.Mkdir(at, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 			return "", fmt.Errorf("create cgroup: %w", err)
 		}
+		if !cpuset {
+			continue
+		}
+		// Also one that exists: another create may not have filled it yet.
 		if err := inheritCPUSet(parent, at); err != nil {
 			return "", err
 		}
 	}
-	return at, nil
+	return at, unoccupied(at)
 }
 
 func unoccupied(dir string) error {
@@ -194,14 +191,17 @@ func unoccupied(dir string) error {
 // which it can have no process.
 func inheritCPUSet(parent, dir string) error {
 	for _, name := range []string{"cpuset.cpus", "cpuset.mems"} {
-		b, err := os.ReadFile(filepath.Join(parent, name))
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil // another controller's hierarchy, or v2
+		have, err := os.ReadFile(filepath.Join(dir, name))
+		if err == nil && len(bytes.TrimSpace(have)) > 0 {
+			continue
+		}
+		if err == nil {
+			have, err = os.ReadFile(filepath.Join(parent, name))
+		}
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, name), have, 0)
 		}
 		if err != nil {
-			return fmt.Errorf("create cgroup: %w", err)
-		}
-		if err := os.WriteFile(filepath.Join(dir, name), b, 0); err != nil {
 			return fmt.Errorf("create cgroup: %w", err)
 		}
 	}
@@ -213,8 +213,13 @@ func restrictDevices(dir string) error {
 	if err := os.WriteFile(filepath.Join(dir, "devices.deny"), []byte("a"), 0); err != nil {
 		return fmt.Errorf("deny devices: %w", err)
 	}
-	for _, rule := range deviceRules() {
-		if err := os.WriteFile(filepath.Join(dir, "devices.allow"), []byte(rule), 0); err != nil {
+	f, err := os.OpenFile(filepath.Join(dir, "devices.allow"), os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("allow devices: %w", err)
+	}
+	defer f.Close()
+	for _, rule := range deviceRules() { // one write each: the kernel takes one rule at a time
+		if _, err := f.WriteString(rule); err != nil {
 			return fmt.Errorf("allow device %q: %w", rule, err)
 		}
 	}

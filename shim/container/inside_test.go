@@ -4,29 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"runtime"
 	"strings"
 	"time"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
-
-func nativeArch() specs.Arch {
-	if runtime.GOARCH == "arm64" {
-		return specs.ArchAARCH64
-	}
-	return specs.ArchX86_64
-}
-
-// goCalls are the system calls that the program below may make.
-func goCalls() []string {
-	return strings.Fields(`read write openat close fstat newfstatat lseek mmap mprotect munmap madvise brk rt_sigaction
-rt_sigprocmask rt_sigreturn sigaltstack clone futex sched_yield sched_getaffinity nanosleep clock_nanosleep getpid gettid tgkill
-exit exit_group execve arch_prctl set_tid_address set_robust_list rseq prlimit64 getrandom fcntl epoll_create1 epoll_ctl
-epoll_pwait eventfd2 pipe2 readlinkat getdents64 uname getuid getgid geteuid getegid getcwd statfs socket ioctl mkdirat
-unlinkat prctl clock_gettime`)
-}
 
 // facts are what a program finds out about the container it runs in.
 type facts struct {
@@ -89,7 +71,12 @@ func gather() facts {
 	}
 	f.Hostname, _ = os.Hostname()
 	if e, err := os.ReadDir("/proc/self/fd"); err == nil {
-		f.Descriptors = len(e) - 1 // the one that reads
+		for _, d := range e {
+			// Those of Go's poller, and the one that reads, are our own.
+			if to, err := os.Readlink("/proc/self/fd/" + d.Name()); err == nil && !strings.HasPrefix(to, "anon_inode:") && !strings.HasPrefix(to, "/proc/") {
+				f.Descriptors++
+			}
+		}
 	}
 	_, _, errno := unix.RawSyscall(unix.SYS_PTRACE, 0, 0, 0)
 	f.Denied = errno.Error()
