@@ -143,7 +143,8 @@ func (m *machines) startNode(t *testing.T, x *machine) {
 	t.Helper()
 	x.node = m.start(t, x.i, "node", "-state", x.state, "-run", x.run, "-agent", bin(t, "agent"), "-listen", x.ip+":7480",
 		"-gossip-listen", x.ip+":7946", "-ops-listen", "127.0.0.1:7481", "-containerd", x.socket,
-		"-containerd-namespace", m.namespace(x), "-capacity-cpu", lentCPU, "-capacity-memory", lentMemory, "-labels", "machine="+x.id)
+		"-containerd-namespace", m.namespace(x), "-capacity-cpu", lentCPU, "-capacity-memory", lentMemory, "-labels", "machine="+x.id,
+		"-pool-min", "1", "-pool-max", "1") // so that what belongs to it can be counted
 	m.healthy(t, x.i, "127.0.0.1:7481")
 }
 
@@ -257,6 +258,21 @@ func (m *machines) held(t *testing.T, x *machine) held {
 	}
 	h.tasks, h.containers = list("tasks", "list", "-q"), list("containers", "list", "-q")
 	h.mounts, h.cgroups, h.sockets = len(mountsBelow(t, x.run)), len(cgroupsOf(t, m.namespace(x)+"/")), len(socketsBelow(t, filepath.Join(x.run, "s")))
+	return h
+}
+
+// steady is what there is on x once nothing comes or goes and all belongs
+// together.
+func (m *machines) steady(t *testing.T, x *machine) (h held) {
+	t.Helper()
+	waitFor(t, 15*time.Second, x.id+" to come to rest", func() error {
+		was := m.held(t, x)
+		time.Sleep(250 * time.Millisecond) // a pool is refilled within
+		if h = m.held(t, x); h != was || h.tasks != h.containers || h.tasks != h.shims || h.sockets != 2*h.tasks {
+			return fmt.Errorf("%+v, and %+v", was, h)
+		}
+		return nil
+	})
 	return h
 }
 
