@@ -11,6 +11,8 @@ const (
 	loadEvery = time.Second            // how often what the machine has free is read
 	loadPause = 20 * time.Millisecond  // between two publications
 	loadFresh = 250 * time.Millisecond // how long replies carry a load along
+
+	imagesPause = 250 * time.Millisecond // between two looks at the images
 )
 
 // stampedLoad is the last published load, ready to be sent.
@@ -64,6 +66,7 @@ type survey struct {
 	free   api.Resources // what procfs and the cgroups said is free
 	at     time.Time     // when they were read
 	images []string      // keys, newest first
+	listed time.Time     // when the images were asked for
 	busy   bool          // the processors have no time to spare
 	short  bool          // of memory
 }
@@ -94,7 +97,8 @@ func (n *Node) strained(free api.Resources) (busy, short bool) {
 }
 
 // look reads what takes long to read: the machine every loadEvery, the images
-// each time.
+// at most every imagesPause. Calls under way change the load many times in a
+// second, and none of these may cost a call of containerd's.
 func (n *Node) look() {
 	old := n.seen.Load()
 	s := survey{}
@@ -109,6 +113,11 @@ func (n *Node) look() {
 			s.busy, s.short = n.strained(free)
 		}
 	}
+	if time.Since(s.listed) < imagesPause {
+		n.seen.Store(&s)
+		return
+	}
+	s.listed = time.Now()
 	images, err := n.dep.Runtime.Images(n.life)
 	switch {
 	case err == nil:
