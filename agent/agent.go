@@ -240,15 +240,36 @@ func (a *Agent) become(ctx context.Context) (f *function, stop *api.Stop, err er
 	return f, nil, err
 }
 
+// restAfter is how long an agent waits for its function before it gives back
+// what only its start needed.
+const restAfter = 200 * time.Millisecond
+
+// awaitBind waits for the node's Bind. A sandbox may wait for hours with many
+// others, so an agent that is not wanted at once makes itself small.
+func (a *Agent) awaitBind(ctx context.Context) (*api.Bind, error) {
+	rest := time.NewTimer(restAfter)
+	defer rest.Stop()
+	for {
+		select {
+		case b := <-a.binds:
+			return b, nil
+		case <-rest.C:
+			if a.cfg.Rest != nil {
+				a.cfg.Rest()
+			}
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
 // bind waits for the node's Bind, takes the function's keys and its bundle, and
 // starts it. Code that is not sealed need not wait for the keys: it starts while
 // they are on their way, and sees nothing of a caller before they are here.
 func (a *Agent) bind(ctx context.Context) (*function, error) {
-	var b *api.Bind
-	select {
-	case b = <-a.binds:
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	b, err := a.awaitBind(ctx)
+	if err != nil {
+		return nil, err
 	}
 	n, err := newBinding(b, a.cfg.Launcher.UID, a.cfg.Launcher.GID)
 	if err != nil {

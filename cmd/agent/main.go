@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"syscall"
 
@@ -81,6 +82,7 @@ func serve(self string) error {
 	cfg.Version, cfg.Signals = version, forward
 	cfg.ReapAll = os.Getpid() == 1
 	cfg.Confine = agent.Confine
+	cfg.Rest = debug.FreeOSMemory
 	cfg.Processors = func(cpu uint64) {
 		runtime.GOMAXPROCS(max(1, min(runtime.NumCPU(), int(min(cpu, 1<<20))/2000)))
 	}
