@@ -27,7 +27,7 @@ func (b *bench) cold(ctx context.Context) error {
 	if err := b.needRunc(ctx); err != nil {
 		return err
 	}
-	n := b.scaled(120, 8)
+	n := b.scaled(120, 6)
 	watch, err := b.world.watch()
 	if err != nil {
 		return err

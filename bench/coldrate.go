@@ -72,7 +72,7 @@ func (b *bench) sustained(ctx context.Context, watch nodeWatch, n int) (float64,
 }
 
 // refill empties the pool with as many first calls at once, and counts what is
-// made from the last answer until the pool is as full as it should be.
+// made from the last answer until the pool is at rest.
 func (b *bench) refill(ctx context.Context, watch nodeWatch) (rate float64, err error) {
 	full, err := watch.state(ctx)
 	if err != nil {
@@ -89,17 +89,22 @@ func (b *bench) refill(ctx context.Context, watch nodeWatch) (rate float64, err 
 	if _, err := b.callAll(ctx, fns, len(fns)); err != nil {
 		return 0, err
 	}
-	began := time.Now()
 	before, err := watch.state(ctx)
 	if err != nil {
 		return 0, err
 	}
-	after := before
-	err = watch.until(ctx, "a full pool", 2*time.Millisecond, time.Minute, func(s nodeState) bool {
-		after = s
-		return s.depth >= s.target && s.creating == 0
-	})
-	return float64(after.made-before.made) / time.Since(began).Seconds(), err
+	began := time.Now()
+	made, last := before.made, began
+	err = watch.until(ctx, "a pool at rest", 5*time.Millisecond, time.Minute, twice(func(s nodeState) bool {
+		if s.made > made {
+			made, last = s.made, time.Now()
+		}
+		return made > before.made && s.creating == 0 && s.depth >= min(s.target, poolMin)
+	}))
+	if err != nil {
+		return 0, err
+	}
+	return float64(made-before.made) / last.Sub(began).Seconds(), nil
 }
 
 func (b *bench) deployAll(ctx context.Context, n int) ([]api.FunctionName, error) {

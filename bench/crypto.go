@@ -13,7 +13,7 @@ import (
 // own benchmarks run a short while each, over and over, so that floor and
 // subject take turns.
 func (b *bench) crypto(ctx context.Context) error {
-	rounds, each := b.scaled(8, 3), 200*time.Millisecond
+	rounds, each := b.scaled(6, 2), 200*time.Millisecond
 	if b.quick {
 		each = 60 * time.Millisecond
 	}

@@ -30,8 +30,14 @@ func (s *nodeState) metrics() map[string]*int {
 	}
 }
 
-// still reports whether no function has a sandbox and the pool has nothing to do.
-func (s nodeState) still() bool { return s.sandboxes == 0 && s.creating == 0 && s.depth >= s.target }
+// atRest reports whether no function has a sandbox and the pool makes nothing.
+// Its target may be higher than its depth for as long as the machine is busy.
+func (s nodeState) atRest() bool {
+	return s.sandboxes == 0 && s.creating == 0 && s.depth >= min(s.target, poolMin)
+}
+
+// poolMin is what a node keeps ready at the least, unless it is told otherwise.
+const poolMin = 2
 
 // nodeWatch reads the node's metrics.
 type nodeWatch struct{ url string }
@@ -48,31 +54,50 @@ func (w *world) watch() (nodeWatch, error) {
 	return nodeWatch{"http://" + addr + "/metrics"}, nil
 }
 
+// state reads the metrics that make a nodeState.
 func (w nodeWatch) state(ctx context.Context) (nodeState, error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, w.url, nil)
+	text, err := w.text(ctx)
 	if err != nil {
 		return nodeState{}, err
 	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return nodeState{}, fmt.Errorf("read the node's metrics: %w", err)
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(resp.Body, 4<<20))
-	if err != nil {
-		return nodeState{}, fmt.Errorf("read the node's metrics: %w", err)
-	}
 	var s nodeState
 	for metric, into := range s.metrics() {
-		v, err := sample(string(text), metric)
+		v, err := sample(text, metric)
 		if err != nil {
 			return nodeState{}, err
 		}
 		*into = int(v)
 	}
 	return s, nil
+}
+
+// direct counts the invocations that the node's own gateway served.
+func (w nodeWatch) direct(ctx context.Context) (int, error) {
+	text, err := w.text(ctx)
+	if err != nil {
+		return 0, err
+	}
+	v, err := sample(text, `faasd_sec_invocations_total{code="ok"}`)
+	return int(v), err
+}
+
+func (w nodeWatch) text(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, w.url, nil)
+	if err != nil {
+		return "", err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return "", fmt.Errorf("read the node's metrics: %w", err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 4<<20))
+	if err != nil {
+		return "", fmt.Errorf("read the node's metrics: %w", err)
+	}
+	return string(b), nil
 }
 
 // sample finds a metric without labels. One that is not there is an error: the
@@ -109,19 +134,24 @@ func (w nodeWatch) until(ctx context.Context, what string, every, patience time.
 	}
 }
 
-// quiet waits until no function's sandbox is left and the pool is full, and a
-// moment more for what the kernel still takes down.
+// quiet waits until the node is at rest, and a moment more for what the kernel
+// still takes down.
 func (w nodeWatch) quiet(ctx context.Context) error {
-	err := w.until(ctx, "no sandboxes and a full pool", 10*time.Millisecond, time.Minute, nodeState.still)
-	if err != nil {
+	if err := w.until(ctx, "no sandboxes and a pool at rest", 10*time.Millisecond, time.Minute, twice(nodeState.atRest)); err != nil {
 		return err
 	}
-	t := time.NewTimer(15 * time.Millisecond)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+	return wall{}.Sleep(ctx, time.Now().Add(15*time.Millisecond))
+}
+
+// twice accepts what ok accepts two times in turn: between two creations a pool
+// is at rest for a moment.
+func twice(ok func(nodeState) bool) func(nodeState) bool {
+	times := 0
+	return func(s nodeState) bool {
+		times++
+		if !ok(s) {
+			times = 0
+		}
+		return times >= 2
 	}
 }

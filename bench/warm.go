@@ -80,12 +80,34 @@ func (b *bench) combination(ctx context.Context, fn api.FunctionName, c combinat
 		return err
 	}
 	defer caller.Close()
-	two := "floor/two-hop/" + c.tag()
-	return turnRows(ctx, b.report, []contender{
+	near, err := b.world.viaNode()
+	if err != nil {
+		return err
+	}
+	defer near.Close()
+	watch, err := b.world.watch()
+	if err != nil {
+		return err
+	}
+	before, err := watch.direct(ctx)
+	if err != nil {
+		return err
+	}
+	two, gateway := "floor/two-hop/"+c.tag(), "warm/gateway/"+c.tag()
+	if err := turnRows(ctx, b.report, []contender{
 		{row: "floor/direct/" + c.tag(), unit: "us", call: plainCall(direct, body)},
 		{row: two, unit: "us", call: plainCall(twoHop, body)},
 		{row: "warm/sealed/" + c.tag(), floor: two, unit: "us", call: echo(caller, fn, body)},
-	}, rounds, c.conns, slice, throughputRow)
+		{row: gateway, floor: two, unit: "us", call: echo(near, fn, body)},
+	}, rounds, c.conns, slice, throughputRow); err != nil {
+		return err
+	}
+	// What the node's gateway does not take, the SDK gives to the coordinator.
+	after, err := watch.direct(ctx)
+	if w, ok := b.named(gateway); err == nil && ok && after-before < w.N {
+		b.fail(gateway, fmt.Errorf("of %d calls or more the node's gateway served %d", w.N, after-before))
+	}
+	return err
 }
 
 // echo calls a function and checks that all of the body came back.

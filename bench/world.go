@@ -39,7 +39,7 @@ type world struct {
 func newWorld(ctx context.Context, bin, dir string, nodeArgs ...string) (_ *world, err error) {
 	w := &world{pushed: map[string]string{}}
 	w.Cluster, err = local.Start(ctx, local.Config{
-		Nodes: 1, Listen: "127.0.0.1:0", Bin: bin, State: filepath.Join(dir, "state"), CPU: "2000", NodeArgs: nodeArgs,
+		Nodes: 1, Listen: "127.0.0.1:0", Bin: bin, State: filepath.Join(dir, "state"), CPU: "2000", NodeArgs: nodeArgs, Gateways: true,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 	if err != nil {
@@ -71,6 +71,11 @@ func newWorld(ctx context.Context, bin, dir string, nodeArgs ...string) (_ *worl
 
 func (w *world) newClient() (*client.Client, error) {
 	return client.New(client.Config{Gateway: w.Gateway(), Identity: w.id, Pins: w.pins})
+}
+
+// viaNode makes a client whose invocations the node's own gateway serves.
+func (w *world) viaNode() (*client.Client, error) {
+	return client.New(client.Config{Gateway: w.Gateway(), Via: w.NodeGateway(1), Identity: w.id, Pins: w.pins})
 }
 
 // push stores a program's image in the cluster's registry.
