@@ -1,6 +1,7 @@
 package unseal
 
 import (
+	"bytes"
 	"container/list"
 	"fmt"
 	"sync"
@@ -12,7 +13,7 @@ import (
 
 // CacheConfig bounds a Cache; see DefaultCacheConfig.
 type CacheConfig struct {
-	Size      int // grants, each about 800 bytes
+	Size      int // grants, each about 1.4 KiB
 	PerSender int // grants of one signing key
 }
 
@@ -41,6 +42,7 @@ const sweepEvery = 60_000
 // let go wipes it.
 type entry struct {
 	digest      sealed.Digest
+	grant       []byte // as it was received; what it says is public
 	header      sealed.GrantHeader
 	fingerprint sealed.Fingerprint // of the sender
 	schedule    *keysched.Schedule
@@ -71,16 +73,17 @@ func (c *Cache) reset() {
 	c.recent.Init()
 }
 
-// get returns the entry of a grant with a reference, or nil. The digest is of
-// the very bytes received, so an entry is that grant and no other.
-func (c *Cache) get(digest sealed.Digest) *entry {
+// get returns the entry of a grant with a reference, or nil. The digest is what a
+// message claims of its grant and only finds the entry: that grant has to be the
+// one whose digest it is, byte for byte, so an entry is that grant and no other.
+func (c *Cache) get(digest sealed.Digest, grant []byte) *entry {
 	if c == nil {
 		return nil
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := c.entries[digest]
-	if e == nil {
+	if e == nil || !bytes.Equal(e.grant, grant) {
 		return nil
 	}
 	c.recent.MoveToFront(e.all)

@@ -57,6 +57,36 @@ func TestGrantIsCachedOnlyAfterItsCommitmentMatched(t *testing.T) {
 	}
 }
 
+// The claimed digest finds an entry; what is under it must still be the bytes
+// received, or a message under one grant would be opened as if under another.
+func TestClaimedDigestAloneFindsNoGrant(t *testing.T) {
+	w := newWorld(t)
+	o, cache := w.openerWith(t, unseal.DefaultCacheConfig())
+	cached := must(w.request(t, w.requestGrant(t), 0, nil))
+	if _, err := readAll(o, cached, w.wantRequest()); err != nil {
+		t.Fatal(err)
+	}
+	p, err := sealed.Peek(cached)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := must(w.request(t, w.requestGrant(t), 0, nil))
+	q, err := sealed.Peek(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	copy(other[q.Len-64:], p.Message.Grant[:]) // digest and commitment end the header
+	_, err = readAll(o, other, w.wantRequest())
+	wantCode(t, err, sealed.CodeFormat)
+	if cache.Len() != 1 {
+		t.Errorf("%d grants are kept", cache.Len())
+	}
+	again := must(w.request(t, w.requestGrant(t), 0, nil))
+	if _, err := readAll(o, again, w.wantRequest()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestSenderBeyondItsShareLosesItsOwnGrants(t *testing.T) {
 	w, loud := newWorld(t), newWorld(t)
 	o, cache := w.openerWith(t, unseal.CacheConfig{Size: 8, PerSender: 3})
