@@ -38,6 +38,9 @@ type Config struct {
 	Owners       []sealed.Fingerprint // who may deploy; empty with AnyOwner false: nobody
 	AnyOwner     bool                 // everybody may deploy: for one's own machine
 	Weights      placement.Weights
+
+	HeldBytes     int64 // of requests, held while nothing of their senders is proved; -1 is without limit
+	HeldBytesEach int64 // of these for one address; -1 is without limit
 }
 
 // DefaultConfig is what a coordinator runs with unless told otherwise.
@@ -45,6 +48,7 @@ func DefaultConfig() Config {
 	return Config{
 		MaxBody: gate.DefaultMaxBody, QueueSize: 1024, QueueTimeout: 30 * time.Second,
 		StartTimeout: time.Minute, Weights: placement.DefaultWeights(),
+		HeldBytes: 512 << 20, HeldBytesEach: 128 << 20,
 	}
 }
 
@@ -111,6 +115,7 @@ type Coordinator struct {
 	index  atomic.Pointer[placement.Index]
 	routes sync.Map // api.FunctionName -> *route
 	queue  *waiting
+	budget *budget
 	looks  chan struct{} // a place for each question to all nodes under way
 	seed   atomic.Uint64
 }
@@ -121,6 +126,16 @@ func New(ctx context.Context, cfg Config, dep Deps) (*Coordinator, error) {
 	def := DefaultConfig()
 	if cfg.MaxBody == 0 {
 		cfg.MaxBody = def.MaxBody
+	}
+	if cfg.HeldBytes == 0 {
+		cfg.HeldBytes = def.HeldBytes
+	}
+	if cfg.HeldBytesEach == 0 {
+		cfg.HeldBytesEach = def.HeldBytesEach
+	}
+	held := newBudget(cfg.HeldBytes, cfg.HeldBytesEach)
+	if err := held.check(); err != nil {
+		return nil, err
 	}
 	if cfg.QueueSize == 0 {
 		cfg.QueueSize = def.QueueSize
@@ -138,7 +153,7 @@ func New(ctx context.Context, cfg Config, dep Deps) (*Coordinator, error) {
 		cfg.Weights = def.Weights
 	}
 	c := &Coordinator{cfg: cfg, dep: dep, log: dep.Log, met: newMetrics(dep.Registerer), queue: newWaiting(cfg.QueueSize),
-		looks: make(chan struct{}, maxLooks)}
+		looks: make(chan struct{}, maxLooks), budget: held}
 	c.life, c.kill = context.WithCancel(ctx)
 	c.peers = newPeers(c.life, dep.Nodes)
 	c.seed.Store(uint64(time.Now().UnixNano()))
@@ -214,7 +229,7 @@ func (c *Coordinator) serveEnrolment(ctx *fasthttp.RequestCtx, f func(context.Co
 func (c *Coordinator) serveGateway(ctx *fasthttp.RequestCtx) {
 	path := string(ctx.Path())
 	if name, ok := strings.CutPrefix(path, api.GatewayPathInvoke); ok {
-		c.serveInvoke(ctx, name)
+		c.invokeWithin(ctx, name)
 		return
 	}
 	var out any

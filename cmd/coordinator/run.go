@@ -85,6 +85,7 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	cfg := coordinator.DefaultConfig()
 	cfg.QueueSize, cfg.QueueTimeout, cfg.MaxBody = o.queue, o.queueTimeout, o.maxBody
+	cfg.HeldBytes, cfg.HeldBytesEach = o.held, o.heldEach
 	if cfg.Owners, cfg.AnyOwner, err = owners(cl); err != nil {
 		return err
 	}
