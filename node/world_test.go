@@ -60,6 +60,8 @@ type world struct {
 	cut       func(api.Control) bool         // asked for each frame to an agent: it drops it and its connection
 	pressure  atomic.Pointer[Pressure]       // nil: the kernel tells none
 	measured  atomic.Int64                   // how often the agent was
+	log       slog.Handler                   // of the daemon; nil drops all
+	watched   func(runtime.Runtime) runtime.Runtime
 }
 
 // newWorld starts a node with 2000 millicores, 2 GiB and 4096 pids.
@@ -105,8 +107,16 @@ func newWorld(t testing.TB, change ...func(*world)) *world {
 // start begins a life of the daemon.
 func (w *world) start() {
 	w.t.Helper()
+	var rt runtime.Runtime = w.fake
+	if w.watched != nil {
+		rt = w.watched(rt)
+	}
+	log := w.log
+	if log == nil {
+		log = slog.DiscardHandler
+	}
 	n, err := New(w.cfg, Deps{
-		Runtime: w.fake, Broker: w, Bundles: noBundles{}, Mesh: &stamper{}, Log: slog.New(slog.DiscardHandler),
+		Runtime: rt, Broker: w, Bundles: noBundles{}, Mesh: &stamper{}, Log: slog.New(log),
 		Free:         func() (api.Resources, error) { return api.Resources{CPU: 2000, Memory: 1 << 40, PIDs: 1 << 20}, nil },
 		MeasureAgent: func() error { w.measured.Add(1); return nil },
 		Pressure: func() (Pressure, bool, error) {
