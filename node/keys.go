@@ -99,6 +99,7 @@ func (n *Node) unlock(ctx context.Context, s *sandbox, b *box) {
 	if busy {
 		return
 	}
+	began := time.Now()
 	reply, err := n.release(ctx, s, b)
 	b.mu.Lock()
 	b.unlocking = false
@@ -116,6 +117,7 @@ func (n *Node) unlock(ctx context.Context, s *sandbox, b *box) {
 	s.evidence = reply.Type
 	n.mu.Unlock()
 	b.say(&api.Control{Keys: &reply})
+	n.met.keysSeconds.Observe(time.Since(began).Seconds())
 }
 
 func (n *Node) release(ctx context.Context, s *sandbox, b *box) (api.ReleaseReply, error) {

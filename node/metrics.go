@@ -20,6 +20,7 @@ type metrics struct {
 	poolMisses   prometheus.Counter
 	fillSeconds  prometheus.Histogram
 	bindSeconds  prometheus.Histogram
+	keysSeconds  prometheus.Histogram
 	thawSeconds  prometheus.Histogram // its count is the number of thaws
 }
 
@@ -48,13 +49,16 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	m.bindSeconds = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name: "faasd_sec_node_pool_bind_seconds", Help: "Time of the runtime's part in giving a waiting sandbox its function.",
 		Buckets: prometheus.ExponentialBuckets(0.0001, 2, 14)})
+	m.keysSeconds = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "faasd_sec_node_key_release_seconds", Help: "Time from asking the key broker to having the keys of a start.",
+		Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14)})
 	m.thawSeconds = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name: "faasd_sec_node_thaw_seconds", Help: "Time to thaw a frozen sandbox for a call.",
 		Buckets: prometheus.ExponentialBuckets(0.00002, 2, 16)})
 	m.ok = m.invocations.WithLabelValues("ok")
 	if reg != nil {
 		reg.MustRegister(m.invocations, m.inFlight, m.starts, m.startSeconds, m.events,
-			m.poolHits, m.poolMisses, m.fillSeconds, m.bindSeconds, m.thawSeconds)
+			m.poolHits, m.poolMisses, m.fillSeconds, m.bindSeconds, m.keysSeconds, m.thawSeconds)
 	}
 	return m
 }

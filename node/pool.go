@@ -32,6 +32,7 @@ type pool struct {
 	retryAt  time.Time // no creation before
 	barred   string    // why nobody should wait; empty while boxes can be made
 	off      bool      // barred for good
+	taken    time.Time // when the last one was taken by a start
 	yielding time.Time // no more than the queue needs before: room was needed
 	short    bool      // of memory: none is kept
 	closed   bool
@@ -88,6 +89,7 @@ func (n *Node) pop() *box {
 // take makes b the box of s. mu is held.
 func (n *Node) take(s *sandbox, b *box, hit bool) {
 	n.give(s, b)
+	n.pool.taken = time.Now()
 	s.way, s.why, s.hit = api.StartPooled, "", hit
 	if !hit {
 		s.why = "no sandbox was waiting: it waited for one"
@@ -262,7 +264,7 @@ func (n *Node) lose(b *box, err error) {
 	}
 	p.idle = slices.Delete(p.idle, i, i+1)
 	if time.Since(b.made) < boxYoung {
-		n.failed(err)
+		n.failed("it ended", err)
 	}
 	n.evict(b)
 }

@@ -14,6 +14,7 @@ const (
 	poolYield  = 2 * time.Second        // none is made ahead for so long after room was needed
 	boxTimeout = 30 * time.Second       // of one creation
 	boxYoung   = 10 * time.Second       // one that ends before counts as one that failed
+	poolPause  = 30 * time.Millisecond  // after a box was taken: the start it is for has the processors
 	failPause  = 100 * time.Millisecond // after the first failure; doubled each time
 	failMost   = 30 * time.Second
 	failBar    = 2 // after so many failures in turn nobody waits any more
@@ -27,12 +28,16 @@ const (
 func (n *Node) keepPool() {
 	tick := time.NewTicker(poolEvery)
 	defer tick.Stop()
+	pause := time.NewTimer(0)
+	defer pause.Stop()
 	for {
-		n.stepPool(time.Now())
+		pause.Reset(n.stepPool(time.Now()))
 		select {
 		case <-n.life.Done():
 			return
 		case <-n.pool.kick:
+			continue
+		case <-pause.C:
 			continue
 		case <-tick.C:
 		}
@@ -40,8 +45,8 @@ func (n *Node) keepPool() {
 	}
 }
 
-// stepPool begins the creations that may begin now.
-func (n *Node) stepPool(now time.Time) {
+// stepPool begins the creations that may begin now, and says when to look again.
+func (n *Node) stepPool(now time.Time) time.Duration {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	p := &n.pool
@@ -52,6 +57,10 @@ func (n *Node) stepPool(now time.Time) {
 		n.square()
 		n.spawn(n.makeBox)
 	}
+	if wait := p.taken.Add(poolPause).Sub(now); wait > 0 {
+		return wait
+	}
+	return poolEvery
 }
 
 // poolTarget is how many boxes should be idle. mu is held.
@@ -87,7 +96,7 @@ func (n *Node) mayMake(now time.Time) bool {
 			return false
 		}
 	}
-	return !now.Before(p.yielding) && len(p.idle)+p.making-p.queue.len() < want
+	return !now.Before(p.yielding) && now.Sub(p.taken) >= poolPause && len(p.idle)+p.making-p.queue.len() < want
 }
 
 // makeBox makes one box and gives it to who waits for it, or keeps it.
@@ -104,7 +113,7 @@ func (n *Node) makeBox() {
 			p.boxes--
 		}
 		n.square()
-		n.failed(err)
+		n.failed("it could not be made", err)
 	case p.closed:
 		n.evict(b)
 	default:
@@ -142,7 +151,7 @@ func (n *Node) blank() (b *box, gone bool, err error) {
 
 // failed and worked keep count of how creations go: they pause longer and longer
 // while they fail, and one line in the log tells of a change. mu is held.
-func (n *Node) failed(err error) {
+func (n *Node) failed(what string, err error) {
 	p := &n.pool
 	if n.life.Err() != nil || p.closed {
 		return
@@ -150,7 +159,7 @@ func (n *Node) failed(err error) {
 	p.failures++
 	p.retryAt = time.Now().Add(min(failPause<<min(p.failures-1, 10), failMost))
 	if p.failures == 1 {
-		n.log.Warn("the pool cannot be filled", "err", err)
+		n.log.Warn("the pool lacks a sandbox: "+what, "err", err)
 	}
 	switch {
 	case errors.Is(err, runtime.ErrUnsupported):

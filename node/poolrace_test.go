@@ -226,7 +226,7 @@ func TestPoolAccountsAreExact(t *testing.T) {
 					n.pool.making--
 					n.pool.boxes--
 					n.square()
-					n.failed(errors.New("bad luck"))
+					n.failed("", errors.New("bad luck"))
 					n.pool.retryAt = time.Time{}
 				}
 			case 6: // a sandbox ends

@@ -266,17 +266,17 @@ func (c *cluster) sandboxes(t testing.TB, fn api.FunctionName) []api.SandboxStat
 	return st.Sandboxes
 }
 
-// sandbox is the function's one ready sandbox.
+// sandbox is the function's one sandbox that can serve.
 func (c *cluster) sandbox(t testing.TB, fn api.FunctionName) api.SandboxStatus {
 	t.Helper()
 	var found []api.SandboxStatus
 	for _, s := range c.sandboxes(t, fn) {
-		if s.State == "ready" {
+		if s.State == "ready" || s.State == "frozen" {
 			found = append(found, s)
 		}
 	}
 	if len(found) != 1 {
-		t.Fatalf("%d ready sandboxes of %s, want 1: %+v", len(found), fn, found)
+		t.Fatalf("%d sandboxes of %s can serve, want 1: %+v", len(found), fn, found)
 	}
 	return found[0]
 }
