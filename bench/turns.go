@@ -127,6 +127,7 @@ func turnRows(ctx context.Context, r *report, list []contender, rounds, conns in
 // trial is one thing that is measured a single call at a time.
 type trial struct {
 	contender
+	every  int                         // in how many rounds it has one turn, 0 for each round
 	before func(context.Context) error // not timed, nil for nothing
 	after  func(context.Context) error // not timed, nil for nothing; also after a failure
 }
@@ -135,14 +136,13 @@ type trial struct {
 // made again.
 var errNotIt = errors.New("not what is measured")
 
-// inTrials makes n single calls of each trial in turns, after one of each that
-// does not count.
+// inTrials makes n rounds of single calls in turns, after one that does not count.
 func inTrials(ctx context.Context, r *report, list []trial, n int) error {
 	times := make([][]float64, len(list))
 	out := make([]bool, len(list))
 	for round := -1; round < n; round++ {
 		for k, t := range list {
-			if out[k] {
+			if out[k] || round > 0 && t.every > 1 && round%t.every != 0 {
 				continue
 			}
 			took, err := t.once(ctx)
