@@ -19,6 +19,11 @@ func (c *Coordinator) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 	began := time.Now()
 	id := gate.CallID(ctx)
 	r, body, expires, err := c.accept(ctx, name, began)
+	if err == nil {
+		if err = c.provenIfCold(r, body.Head); err != nil {
+			body.Release()
+		}
+	}
 	if err != nil {
 		c.met.Refused(api.CodeOf(err))
 		c.problem(ctx, err)

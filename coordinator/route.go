@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/api"
@@ -22,6 +23,7 @@ type route struct {
 	gate     gate.Function
 	bound    time.Duration // of one invocation in a ready sandbox
 	freed    freedSlots
+	warm     atomic.Pointer[warmth]
 }
 
 // routeOf finds a function in the cache that the store's watch keeps current.
