@@ -17,7 +17,7 @@ const (
 	HeaderLoad        = "X-Faasd-Sec-Load"     // set by a node: its NodeLoad as JSON, when it changed
 	HeaderUnopened    = "X-Faasd-Sec-Unopened" // set by an agent on a refusal: the message was not accepted and is not remembered
 	HeaderTicket      = "X-Faasd-Sec-Ticket"   // an admission made beforehand for a large body
-	HeaderStart       = "X-Faasd-Sec-Start"    // "warm" or "cold": how the sandbox was found
+	HeaderStart       = "X-Faasd-Sec-Start"    // "warm", "pooled" or "cold": a sandbox was there; one waited for a function; neither
 	HeaderFunctionErr = "X-Faasd-Sec-Error"    // inside a sealed reply's head: a Code of the agent's own
 )
 

@@ -81,6 +81,10 @@ func (n *Node) create(b *box, how func() (runtime.Sandbox, error)) error {
 	if err := b.listen(); err != nil {
 		return fmt.Errorf("control socket: %w", err)
 	}
+	// Events find it before it is made: it may end at once.
+	n.mu.Lock()
+	n.boxes[b.id] = b
+	n.mu.Unlock()
 	rt, err := how()
 	if err != nil {
 		return err
@@ -93,15 +97,11 @@ func (n *Node) create(b *box, how func() (runtime.Sandbox, error)) error {
 	return nil
 }
 
-// watch takes charge of a box that the runtime has: events find it from now on,
-// and its agent is listened to.
+// watch takes charge of a box that the runtime has: its agent is listened to.
 func (n *Node) watch(b *box, rt runtime.Sandbox) {
 	b.mu.Lock()
 	b.rt = rt
 	b.mu.Unlock()
-	n.mu.Lock()
-	n.boxes[b.id] = b
-	n.mu.Unlock()
 	n.spawn(func() { n.serveControl(b) })
 }
 

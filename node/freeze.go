@@ -17,7 +17,9 @@ func (n *Node) freeze(s *sandbox) {
 		n.mu.Unlock()
 		return
 	}
-	s.state = frozen
+	ctx, cancel := context.WithTimeout(n.life, freezeTimeout)
+	defer cancel()
+	s.state, s.unfreeze = frozen, cancel
 	n.mu.Unlock()
 	s.frost.Lock()
 	n.mu.Lock()
@@ -25,26 +27,25 @@ func (n *Node) freeze(s *sandbox) {
 	n.mu.Unlock()
 	var err error
 	if still {
-		ctx, cancel := context.WithTimeout(n.life, freezeTimeout)
 		s.iced = true // also after an error: part of it may stand
 		err = b.runtime().Freeze(ctx)
-		cancel()
 	}
 	s.frost.Unlock()
 	if err == nil || n.life.Err() != nil {
 		return
 	}
-	n.log.Warn("sandbox could not be frozen", "sandbox", s.id, "err", err)
 	n.mu.Lock()
-	mine := s.state == frozen && s.melting == nil
+	mine := s.state == frozen && s.melting == nil // else a call or the end of s came in between
 	if mine {
 		s.melting, s.unfreezable = make(chan struct{}), true
 	}
 	n.mu.Unlock()
-	if mine {
-		if err := n.melt(s); err != nil {
-			n.remove(s, err.Error())
-		}
+	if !mine {
+		return
+	}
+	n.log.Warn("sandbox could not be frozen", "sandbox", s.id, "err", err)
+	if err := n.melt(s); err != nil {
+		n.remove(s, err.Error())
 	}
 }
 
@@ -57,6 +58,7 @@ func (n *Node) thaw(ctx context.Context, s *sandbox) error {
 	if mine {
 		melting = make(chan struct{})
 		s.melting = melting
+		s.unfreeze() // who freezes it just now need not finish
 	}
 	n.mu.Unlock()
 	if mine {
@@ -80,7 +82,7 @@ var errNotThawed = api.Errorf(api.CodeStartFailed, "the sandbox could not be tha
 // melt thaws s, whose melting the caller has set.
 func (n *Node) melt(s *sandbox) error {
 	began := time.Now()
-	err := n.unfreeze(s)
+	err := n.letGo(s)
 	n.mu.Lock()
 	close(s.melting)
 	s.melting = nil
@@ -100,8 +102,8 @@ func (n *Node) melt(s *sandbox) error {
 	return nil
 }
 
-// unfreeze lets the processes of s go on if they stand.
-func (n *Node) unfreeze(s *sandbox) error {
+// letGo lets the processes of s go on if they stand.
+func (n *Node) letGo(s *sandbox) error {
 	s.frost.Lock()
 	defer s.frost.Unlock()
 	if !s.iced {

@@ -102,6 +102,7 @@ func TestSandboxThatDoesNotThawIsReplaced(t *testing.T) {
 }
 
 func TestSandboxThatDoesNotFreezeServesOn(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, freezing, func(w *world) { w.fake.Fail(runtimetest.OpFreeze, errors.New("no freezer here")) })
 	f := w.known("f")
 	w.invoke(f)
@@ -117,6 +118,7 @@ func TestSandboxThatDoesNotFreezeServesOn(t *testing.T) {
 }
 
 func TestFrozenSandboxCanBeStopped(t *testing.T) {
+	t.Parallel()
 	for what, stop := range map[string]func(w *world, f function){
 		"removed":     func(w *world, f function) { w.do("DELETE", api.NodePathFunctions+f.name, nil) },
 		"idle for so": func(*world, function) {},

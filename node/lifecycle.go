@@ -38,6 +38,7 @@ func (n *Node) recover(ctx context.Context) error {
 		b := newBox(info.ID, info.SocketDir)
 		b.rt, b.admitted = rt, true
 		n.mu.Lock()
+		n.boxes[b.id] = b
 		n.ledger.force(need(rev.limits))
 		s := n.newSandbox(rev, info.ID)
 		n.give(s, b)

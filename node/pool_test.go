@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -218,6 +219,7 @@ func TestAgentThatDialsAgainDuringItsStartComesUp(t *testing.T) {
 }
 
 func TestEvidenceOfThoseThatWaitIsRenewed(t *testing.T) {
+	t.Parallel()
 	var mu sync.Mutex
 	var last string
 	w := newWorld(t, pooled(1, 1), func(w *world) {
@@ -261,6 +263,7 @@ func TestOneThatEndsInThePoolIsReplaced(t *testing.T) {
 }
 
 func TestFailingCreationsPauseAndNobodyWaitsForThem(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pooled(2, 4), func(w *world) {
 		for range 1000 {
 			w.fake.Fail(runtimetest.OpBlank, errors.New("no more cgroups"))
@@ -283,6 +286,7 @@ func TestFailingCreationsPauseAndNobodyWaitsForThem(t *testing.T) {
 }
 
 func TestMachineThatCannotMakeThemAheadDoesWithout(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pooled(2, 4), func(w *world) {
 		for range 2 {
 			w.fake.Fail(runtimetest.OpBlank, fmt.Errorf("%w: an old kernel", runtime.ErrUnsupported))
@@ -365,6 +369,7 @@ func TestLastRoomIsThatOfTheSandboxThatWaits(t *testing.T) {
 }
 
 func TestPoolGivesWayToMemoryPressure(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pooled(3, 3))
 	w.filled(3)
 	w.pressure.Store(&Pressure{Memory: 50})
@@ -378,6 +383,7 @@ func TestPoolGivesWayToMemoryPressure(t *testing.T) {
 }
 
 func TestPoolGrowsWithDemandToItsCeilingAndShrinks(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pooled(1, 3))
 	w.filled(1)
 	now := time.Now()
@@ -458,4 +464,21 @@ func TestWaiterThatGivesUpLeavesNothing(t *testing.T) {
 		t.Errorf("%d %s", status, body)
 	}
 	w.eventually("nothing is reserved", func() bool { r, _, _ := w.held(); return r == api.Resources{} })
+}
+
+func TestAgentThatEndsAtOnceIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{0, 1} { // plain, pooled
+		var left atomic.Int64
+		w := newWorld(t, pooled(0, size), func(w *world) { w.stillborn = func() bool { return left.Add(-1) >= 0 } })
+		f := w.known("f")
+		left.Store(3)
+		began := time.Now()
+		w.invoke(f)
+		if took := time.Since(began); took > w.cfg.StartTimeout/2 {
+			t.Errorf("pool of %d: answered after %s", size, took)
+		}
+		left.Store(0)
+		w.eventually("the next one starts", func() bool { status, _, _ := w.invoke(f); return status == 200 })
+	}
 }

@@ -54,12 +54,13 @@ type sandbox struct {
 	lastErr  string
 	abort    context.CancelFunc // ends its start; nil once that is over or for an adopted one
 
-	claimed     *box          // taken off the pool when it was admitted, for want of room
-	box         *box          // set by the start, under the mutex
-	unfreezable bool          // it was tried in vain
-	melting     chan struct{} // closed when the thaw under way is over
-	frost       sync.Mutex    // held while the runtime freezes or thaws it
-	iced        bool          // guarded by frost: the runtime has it frozen
+	claimed     *box               // taken off the pool when it was admitted, for want of room
+	box         *box               // set by the start, under the mutex
+	unfreezable bool               // it was tried in vain
+	unfreeze    context.CancelFunc // ends the freezing under way; set while frozen
+	melting     chan struct{}      // closed when the thaw under way is over
+	frost       sync.Mutex         // held while the runtime freezes or thaws it
+	iced        bool               // guarded by frost: the runtime has it frozen
 
 	brought chan struct{} // closed once bringUp will touch it no more
 	settled chan struct{} // closed once ready, or dead without having been
@@ -195,6 +196,9 @@ func (n *Node) removeIf(s *sandbox, why string, cond func() bool) {
 		return
 	}
 	settled := s.state != starting
+	if s.state == frozen {
+		s.unfreeze()
+	}
 	s.state = stopping
 	if s.abort != nil {
 		s.abort()
@@ -219,7 +223,7 @@ func (n *Node) removeIf(s *sandbox, why string, cond func() bool) {
 	gone := true
 	if b != nil {
 		grace := n.cfg.StopGrace
-		if err := n.unfreeze(s); err != nil {
+		if err := n.letGo(s); err != nil {
 			grace = 0 // it cannot hear
 		}
 		b.tell(api.Control{Stop: &api.Stop{GraceMs: grace.Milliseconds()}})

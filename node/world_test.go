@@ -57,6 +57,7 @@ type world struct {
 	work      func(http.ResponseWriter, *http.Request) // what agents do for an invocation; nil: they echo it
 	released  atomic.Int64
 	release   func(api.ReleaseRequest) error // what the broker does first
+	stillborn func() bool                    // whether an agent ends at once
 	cut       func(api.Control) bool         // asked for each frame to an agent: it drops it and its connection
 	pressure  atomic.Pointer[Pressure]       // nil: the kernel tells none
 	measured  atomic.Int64                   // how often the agent was
@@ -194,6 +195,9 @@ func (s *stamper) SetLoad(l api.NodeLoad) (api.NodeLoad, error) {
 // agent is PID 1 of a sandbox: it says hello, is bound, asks for keys, serves,
 // and dials again when the node's daemon is another.
 func (w *world) agent(ctx context.Context, task runtimetest.Task) uint32 {
+	if w.stillborn != nil && w.stillborn() {
+		return 3
+	}
 	ln, err := net.Listen("unix", filepath.Join(task.Spec.SocketDir, "agent.sock"))
 	if err != nil {
 		return 1
