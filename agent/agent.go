@@ -41,6 +41,7 @@ type Agent struct {
 	statement []byte   // about the ephemeral key; nil once there are keys
 
 	binds   chan *api.Bind
+	mounted chan *api.Mounted
 	keys    chan api.Control // Keys or Refused
 	stops   chan api.Stop
 	bundles chan *bundleTransfer
@@ -62,7 +63,7 @@ func Run(ctx context.Context, cfg Config) error {
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	a := &Agent{cfg: cfg, log: cfg.Logger, life: life,
-		logs: newLogSink(cfg.Now, cfg.Logger, cfg.LogBuffer), binds: make(chan *api.Bind, 1),
+		logs: newLogSink(cfg.Now, cfg.Logger, cfg.LogBuffer), binds: make(chan *api.Bind, 1), mounted: make(chan *api.Mounted, 1),
 		keys: make(chan api.Control, 1), stops: make(chan api.Stop, 1), bundles: make(chan *bundleTransfer)}
 	var err error
 	if a.ephemeral, err = unseal.NewKey(cfg.Random); err != nil {
@@ -263,6 +264,25 @@ func (a *Agent) awaitBind(ctx context.Context) (*api.Bind, error) {
 	}
 }
 
+// awaitMounted waits until the function may run, and checks its ids.
+func (a *Agent) awaitMounted(ctx context.Context) (*api.Mounted, error) {
+	var m *api.Mounted
+	select {
+	case m = <-a.mounted:
+	case <-ctx.Done():
+		return nil, waited(ctx, "for the function's root")
+	}
+	own := a.cfg.Launcher
+	switch {
+	case m.UID <= 0 || m.GID <= 0:
+		return nil, api.Errorf(api.CodeStartFailed, "the node says the function is %d:%d: it never runs as root", m.UID, m.GID)
+	case !own.Blank && (m.UID != own.UID || m.GID != own.GID):
+		return nil, api.Errorf(api.CodeStartFailed,
+			"the node says the function is %d:%d, but the launcher runs as %d:%d", m.UID, m.GID, own.UID, own.GID)
+	}
+	return m, nil
+}
+
 // bind waits for the node's Bind, takes the function's keys and its bundle, and
 // starts it. Code that is not sealed need not wait for the keys: it starts while
 // they are on their way, and sees nothing of a caller before they are here.
@@ -271,7 +291,7 @@ func (a *Agent) bind(ctx context.Context) (*function, error) {
 	if err != nil {
 		return nil, err
 	}
-	n, err := newBinding(b, a.cfg.Launcher.UID, a.cfg.Launcher.GID)
+	n, err := newBinding(b)
 	if err != nil {
 		return nil, err
 	}
@@ -284,9 +304,13 @@ func (a *Agent) bind(ctx context.Context) (*function, error) {
 	deadline, cancel := context.WithTimeout(ctx, n.start)
 	defer cancel()
 	f := newFunction(&a.cfg, n, a.launcher, a.logs, a.oom)
+	m, err := a.awaitMounted(deadline)
+	if err != nil {
+		return f, err
+	}
 	enter := launcher.EnterOptions{FilterOptions: launcher.FilterOptions{DenyInet: n.network == "unix"}}
 	if a.cfg.Launcher.Blank {
-		enter.Root, enter.UID, enter.GID = api.FunctionRoot, b.UID, b.GID
+		enter.Root, enter.UID, enter.GID = api.FunctionRoot, m.UID, m.GID
 	}
 	// The launcher is told first: it works while this process opens the keys.
 	unlocked := make(chan error, 1)
@@ -458,6 +482,11 @@ func (a *Agent) deliver(c api.Control) {
 	case c.Bind != nil:
 		select {
 		case a.binds <- c.Bind:
+		default:
+		}
+	case c.Mounted != nil:
+		select {
+		case a.mounted <- c.Mounted:
 		default:
 		}
 	case c.Keys != nil || c.Refused != nil:

@@ -51,18 +51,10 @@ type binding struct {
 	keys   *unseal.KeySet
 }
 
-// newBinding verifies what the node wants this sandbox to be. uid and gid are
-// the launcher's, 0 where it takes them from b later. The owner it
+// newBinding verifies what the node wants this sandbox to be. The owner it
 // finds is only the one that the descriptor claims: whether it is the
 // function's is the key broker's to say, see takeKeys.
-func newBinding(b *api.Bind, uid, gid int) (*binding, error) {
-	if b.UID <= 0 || b.GID <= 0 {
-		return nil, api.Errorf(api.CodeStartFailed, "bind says the function is %d:%d: it never runs as root", b.UID, b.GID)
-	}
-	if uid != 0 && (b.UID != uid || b.GID != gid) {
-		return nil, api.Errorf(api.CodeStartFailed,
-			"bind says the function is %d:%d, but the launcher runs as %d:%d", b.UID, b.GID, uid, gid)
-	}
+func newBinding(b *api.Bind) (*binding, error) {
 	signed, err := sealed.ParseDescriptor(b.Descriptor)
 	if err != nil {
 		return nil, api.Wrap(api.CodeStartFailed, err, "the descriptor does not parse: "+err.Error())

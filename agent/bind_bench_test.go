@@ -13,7 +13,7 @@ import (
 // and makes all that requests and replies will need.
 func BenchmarkBecome(b *testing.B) {
 	w := newWorld(b, nil)
-	bind := &api.Bind{Descriptor: w.signed, Image: w.image, UID: testUID, GID: testGID}
+	bind := &api.Bind{Descriptor: w.signed, Image: w.image}
 	ephemeral, err := unseal.NewKey(w.cfg.Random)
 	if err != nil {
 		b.Fatal(err)
@@ -28,7 +28,7 @@ func BenchmarkBecome(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		n, err := newBinding(bind, testUID, testGID)
+		n, err := newBinding(bind)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -45,9 +45,9 @@ func BenchmarkBecome(b *testing.B) {
 // BenchmarkDescriptor is the part of it that needs no keys.
 func BenchmarkDescriptor(b *testing.B) {
 	w := newWorld(b, nil)
-	bind := &api.Bind{Descriptor: w.signed, Image: w.image, UID: testUID, GID: testGID}
+	bind := &api.Bind{Descriptor: w.signed, Image: w.image}
 	for b.Loop() {
-		if _, err := newBinding(bind, testUID, testGID); err != nil {
+		if _, err := newBinding(bind); err != nil {
 			b.Fatal(err)
 		}
 	}

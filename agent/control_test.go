@@ -62,7 +62,10 @@ func TestNodeLostBeforeTheKeysIsAskedAgain(t *testing.T) {
 			first <- err
 			return
 		}
-		err = api.WriteControl(c, api.Control{Bind: &api.Bind{Descriptor: w.signed, UID: testUID, GID: testGID}})
+		err = api.WriteControl(c, api.Control{Bind: &api.Bind{Descriptor: w.signed}})
+		if err == nil {
+			err = api.WriteControl(c, api.Control{Mounted: &api.Mounted{UID: testUID, GID: testGID}})
+		}
 		if err == nil {
 			err = api.WriteControl(c, api.Control{Attest: &api.Empty{}})
 		}

@@ -363,7 +363,8 @@ func (n *testNode) frame(f api.Control, pid int) {
 			n.ready = true
 		}
 		if !f.Hello.Bound {
-			reply(api.Control{Bind: &api.Bind{Descriptor: w.signed, Image: w.image, UID: testUID, GID: testGID}})
+			reply(api.Control{Bind: &api.Bind{Descriptor: w.signed, Image: w.image}})
+			reply(api.Control{Mounted: &api.Mounted{UID: testUID, GID: testGID}})
 		}
 		if len(f.Hello.Statement) == 0 {
 			return

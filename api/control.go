@@ -44,7 +44,8 @@ type Control struct {
 	// Node to agent.
 	Attest  *Empty        `json:"attest,omitempty"`  // make a new statement: the last one is getting old
 	Bind    *Bind         `json:"bind,omitempty"`    // once, any time after the first Hello
-	Keys    *ReleaseReply `json:"keys,omitempty"`    // once, after Bind or before it
+	Mounted *Mounted      `json:"mounted,omitempty"` // once, after Bind
+	Keys    *ReleaseReply `json:"keys,omitempty"`    // once, in any order with the two
 	Refused *Problem      `json:"refused,omitempty"` // instead of Keys
 	OOM     *OOM          `json:"oom,omitempty"`     // answer to AskOOM
 	Stop    *Stop         `json:"stop,omitempty"`    // end the function and exit
@@ -63,14 +64,18 @@ type Hello struct {
 	Ready     bool   `json:"ready,omitempty"`
 }
 
-// Bind makes the sandbox one of a revision. The node sends it after it moved
-// the launcher into the function's cgroup, wrote the function's limits and,
-// where the sandbox waited without a function, mounted its root.
+// Bind makes the sandbox one of a revision. Nothing of the function may run
+// before Mounted.
 type Bind struct {
 	Descriptor []byte      `json:"descriptor"` // signed; the agent verifies it and takes every setting from it
 	Image      ImageConfig `json:"image"`
-	UID        int         `json:"uid"` // the function's ids inside the user namespace, never 0
-	GID        int         `json:"gid"`
+}
+
+// Mounted says that the function may run: its launcher is in the function's
+// cgroup, the function's limits are written, and its root is there.
+type Mounted struct {
+	UID int `json:"uid"` // the function's ids inside the user namespace, never 0
+	GID int `json:"gid"`
 }
 
 // ImageConfig is what a function's process takes from its image.

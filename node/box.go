@@ -40,6 +40,7 @@ type box struct {
 	unlocking bool          // keys are being asked for
 	renewing  bool          // the pool has asked for a new statement
 	bind      *api.Control  // frames that were said, for an agent that dials anew
+	mounted   *api.Control
 	keys      *api.Control
 }
 
@@ -164,9 +165,12 @@ func (b *box) tell(c api.Control) {
 func (b *box) say(c *api.Control) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if c.Bind != nil {
+	switch {
+	case c.Bind != nil:
 		b.bind = c
-	} else {
+	case c.Mounted != nil:
+		b.mounted = c
+	default:
 		b.keys = c
 	}
 	b.write(c)

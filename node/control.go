@@ -82,7 +82,7 @@ func (n *Node) talk(b *box, conn *net.UnixConn) error {
 func (n *Node) welcome(b *box, h *api.Hello, pidfd int) error {
 	ctx, cancel := context.WithTimeout(n.life, 10*time.Second)
 	defer cancel()
-	s := b.owner.Load()
+	s, admitted, proved := b.owner.Load(), false, false
 	if h.Bound {
 		if s == nil || h.Revision != s.rev.digest {
 			return api.Errorf(api.CodeStartFailed, "the agent is bound to another revision")
@@ -94,7 +94,7 @@ func (n *Node) welcome(b *box, h *api.Hello, pidfd int) error {
 		}
 	} else {
 		b.mu.Lock()
-		admitted := b.admitted
+		admitted, proved = b.admitted, b.proof != nil
 		b.mu.Unlock()
 		if !admitted {
 			if err := n.admitLauncher(ctx, b, pidfd); err != nil {
@@ -102,14 +102,15 @@ func (n *Node) welcome(b *box, h *api.Hello, pidfd int) error {
 			}
 		}
 	}
-	if len(h.Statement) == 0 {
-		if h.Bound {
-			return nil // it has its keys and is starting
+	switch {
+	case len(h.Statement) > 0:
+		if err := n.prove(ctx, b, h.Statement); err != nil {
+			return err
 		}
+	case h.Bound:
+		return nil // it has its keys and is starting
+	case !proved:
 		return api.Errorf(api.CodeStartFailed, "the agent made no statement")
-	}
-	if err := n.prove(ctx, b, h.Statement); err != nil {
-		return err
 	}
 	b.ready()
 	b.mu.Lock()
@@ -117,6 +118,7 @@ func (n *Node) welcome(b *box, h *api.Hello, pidfd int) error {
 	if !h.Bound {
 		b.write(b.bind)
 	}
+	b.write(b.mounted)
 	if b.keys != nil {
 		b.write(b.keys)
 	} else if h.Bound {

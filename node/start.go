@@ -149,6 +149,8 @@ func (n *Node) become(ctx context.Context, s *sandbox, b *box, spec runtime.Spec
 	s.up = n.agentUpstream(b)
 	n.mu.Unlock()
 	n.spawn(func() { n.unlock(started, s, b) })
+	// The agent verifies while the runtime mounts.
+	b.say(&api.Control{Bind: &api.Bind{Descriptor: s.rev.rec.Descriptor, Image: spec.Image.Config}})
 	rt := b.runtime()
 	if rt.Info().Blank {
 		began := time.Now()
@@ -158,9 +160,7 @@ func (n *Node) become(ctx context.Context, s *sandbox, b *box, spec runtime.Spec
 		n.met.bindSeconds.Observe(time.Since(began).Seconds())
 	}
 	info := rt.Info()
-	b.say(&api.Control{Bind: &api.Bind{
-		Descriptor: s.rev.rec.Descriptor, Image: spec.Image.Config, UID: info.UID, GID: info.GID,
-	}})
+	b.say(&api.Control{Mounted: &api.Mounted{UID: info.UID, GID: info.GID}})
 	select {
 	case err := <-b.outcome:
 		return err

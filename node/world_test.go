@@ -247,6 +247,7 @@ func (w *world) agent(ctx context.Context, task runtimetest.Task) uint32 {
 type bound struct {
 	function api.FunctionName
 	revision string
+	mounted  bool
 	keys     bool
 	ready    bool
 }
@@ -315,16 +316,21 @@ func (w *world) control(task runtimetest.Task, rev *bound, ended <-chan struct{}
 				return
 			}
 		case f.Bind != nil:
-			was := rev.keys
+			was := *rev
 			if *rev, err = w.is(f.Bind); err != nil {
 				w.t.Errorf("descriptor: %v", err)
 				return
 			}
-			rev.keys = was
+			rev.keys, rev.mounted = was.keys, was.mounted
+		case f.Mounted != nil:
+			if rev.revision == "" {
+				w.t.Error("a sandbox was said to be mounted before it was bound")
+			}
+			rev.mounted = true
 		case f.Keys != nil:
 			rev.keys = true
 		}
-		if rev.revision == "" || !rev.keys || rev.ready {
+		if rev.revision == "" || !rev.mounted || !rev.keys || rev.ready {
 			continue
 		}
 		if err := w.hello(rev.function); err != nil {
