@@ -27,7 +27,6 @@ const (
 	DefaultWrite       = 10 * time.Second
 	DefaultExec        = 30 * time.Second
 	DefaultStart       = 30 * time.Second
-	DefaultIdle        = 5 * time.Minute // until an idle sandbox is stopped
 	DefaultUpstream    = "http://127.0.0.1:8080"
 	DefaultMode        = "http"
 	DefaultBundlePath  = "/function"
@@ -69,7 +68,7 @@ type Function struct {
 	Write       time.Duration
 	Exec        time.Duration
 	Start       time.Duration
-	Idle        time.Duration
+	Idle        time.Duration // until an unused sandbox is stopped; 0 leaves it to the nodes
 	MaxQueued   time.Duration // longest age of a queued invocation, 0 refuses them
 	MaxInFlight int
 	Attestation []string

@@ -25,7 +25,7 @@ func (p *parser) function(e pair) (Function, error) {
 		Resources: api.Resources{CPU: DefaultCPU, Memory: DefaultMemory, PIDs: DefaultPIDs},
 		Mode:      DefaultMode, Upstream: DefaultUpstream, BundlePath: DefaultBundlePath,
 		Callers: Callers{Owner: true}, MaxInFlight: DefaultMaxInFlight, Attestation: []string{DefaultAttestation},
-		Read: DefaultRead, Write: DefaultWrite, Exec: DefaultExec, Start: DefaultStart, Idle: DefaultIdle}
+		Read: DefaultRead, Write: DefaultWrite, Exec: DefaultExec, Start: DefaultStart}
 	entries, err := p.mapping(e.node, e.field, functionFields)
 	if err != nil {
 		return fn, err

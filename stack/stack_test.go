@@ -30,7 +30,7 @@ func TestDefaultsAreTheDocumentedOnes(t *testing.T) {
 	want := stack.Function{Name: "hello.openfaas-fn", Image: "hello:latest", Dir: ".", Line: 3,
 		Resources: api.Resources{CPU: 500, Memory: 128 << 20, PIDs: 128, Tmp: 64 << 20},
 		Mode:      "http", Upstream: "http://127.0.0.1:8080", BundlePath: "/function", Callers: stack.Callers{Owner: true},
-		Read: 10 * time.Second, Write: 10 * time.Second, Exec: 30 * time.Second, Start: 30 * time.Second, Idle: 5 * time.Minute,
+		Read: 10 * time.Second, Write: 10 * time.Second, Exec: 30 * time.Second, Start: 30 * time.Second,
 		MaxInFlight: 64, Attestation: []string{"node-key"}}
 	if got := f.Functions[0]; !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)

@@ -117,7 +117,7 @@ func (a *app) printFunction(st api.FunctionStatus) error {
 	line("sequence", "%d", d.Sequence)
 	line("owner", "%s%s", claimed, a.trustNote(st.Name, claimed))
 	line("mode", "%s, upstream %s, at most %d at once", d.Config.Mode, d.Config.Upstream, d.Config.MaxInFlight)
-	line("timeouts", "read %s, write %s, exec %s, start %s, idle %s", ms(d.Config.ReadMS), ms(d.Config.WriteMS), ms(d.Config.ExecMS), ms(d.Config.StartMS), ms(d.Config.IdleMS))
+	line("timeouts", "read %s, write %s, exec %s, start %s, idle %s", ms(d.Config.ReadMS), ms(d.Config.WriteMS), ms(d.Config.ExecMS), ms(d.Config.StartMS), idleText(d.Config.IdleMS))
 	line("callers", "%s", callersText(d.Config.Policy))
 	line("attestation", "%s", attestationText(d.Config.Policy.Attestation))
 	line("key broker", "%s", d.Config.Policy.Broker.Fingerprint())
@@ -171,6 +171,14 @@ func (a *app) sandboxTable(list []api.SandboxStatus) *table {
 		t.row(s.ID, s.Node, s.State, fmt.Sprint(s.InFlight), tierText(s.Evidence), fmt.Sprintf("%dms", s.StartMs), wayText(s), bytesText(s.Memory), first(s.LastError, "-"))
 	}
 	return t
+}
+
+// idleText says when unused sandboxes are stopped.
+func idleText(millis uint64) string {
+	if millis == 0 {
+		return "as the nodes learn"
+	}
+	return ms(millis).String()
 }
 
 // wayText says how a sandbox came to its function, and why not faster.
