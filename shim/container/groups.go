@@ -1,7 +1,6 @@
 package container
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -154,78 +152,6 @@ func (g *Groups) create(l cgroups.Limits) (_ *membership, retErr error) {
 	return m, g.group.Apply(l)
 }
 
-// makeGroup makes the group at path, and those above it, in one hierarchy. The
-// last must be empty: another container's processes would be in it otherwise.
-func makeGroup(hierarchy, path string) (string, error) {
-	cpuset := slices.Contains(strings.Split(filepath.Base(hierarchy), ","), "cpuset")
-	at := hierarchy
-	for part := range strings.SplitSeq(strings.TrimPrefix(path, "/"), "/") {
-		parent := at
-		at = filepath.Join(at, part)
-		if err := os.Mkdir(at, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-			return "", fmt.Errorf("create cgroup: %w", err)
-		}
-		if !cpuset {
-			continue
-		}
-		// Also one that exists: another create may not have filled it yet.
-		if err := inheritCPUSet(parent, at); err != nil {
-			return "", err
-		}
-	}
-	return at, unoccupied(at)
-}
-
-func unoccupied(dir string) error {
-	b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
-	if err != nil {
-		return fmt.Errorf("create cgroup: %w", err)
-	}
-	if len(b) > 0 {
-		return fmt.Errorf("create cgroup: %s has processes already", dir)
-	}
-	return nil
-}
-
-// inheritCPUSet fills what a new cpuset group begins without, and without
-// which it can have no process.
-func inheritCPUSet(parent, dir string) error {
-	for _, name := range []string{"cpuset.cpus", "cpuset.mems"} {
-		have, err := os.ReadFile(filepath.Join(dir, name))
-		if err == nil && len(bytes.TrimSpace(have)) > 0 {
-			continue
-		}
-		if err == nil {
-			have, err = os.ReadFile(filepath.Join(parent, name))
-		}
-		if err == nil {
-			err = os.WriteFile(filepath.Join(dir, name), have, 0)
-		}
-		if err != nil {
-			return fmt.Errorf("create cgroup: %w", err)
-		}
-	}
-	return nil
-}
-
-// restrictDevices denies all devices, then allows the usual ones.
-func restrictDevices(dir string) error {
-	if err := os.WriteFile(filepath.Join(dir, "devices.deny"), []byte("a"), 0); err != nil {
-		return fmt.Errorf("deny devices: %w", err)
-	}
-	f, err := os.OpenFile(filepath.Join(dir, "devices.allow"), os.O_WRONLY, 0)
-	if err != nil {
-		return fmt.Errorf("allow devices: %w", err)
-	}
-	defer f.Close()
-	for _, rule := range deviceRules() { // one write each: the kernel takes one rule at a time
-		if _, err := f.WriteString(rule); err != nil {
-			return fmt.Errorf("allow device %q: %w", rule, err)
-		}
-	}
-	return nil
-}
-
 // Update changes the limits.
 func (g *Groups) Update(l cgroups.Limits) error { return g.group.Apply(l) }
 
@@ -245,4 +171,53 @@ func (g *Groups) Thaw(ctx context.Context) error { return g.group.Thaw(ctx) }
 func (g *Groups) Exists() bool { return g.group.Exists() }
 
 // Remove kills what is left in the groups and deletes them.
-func (g *Groups) Remove(ctx context.Context) error { return g.group.Remove(ctx) }
+func (g *Groups) Remove(ctx context.Context) error {
+	// Nearly always the last process has ended with its pid namespace, and
+	// nobody has to be looked for.
+	if g.removeEmpty() == nil {
+		return nil
+	}
+	return g.group.Remove(ctx)
+}
+
+// removeEmpty deletes the groups, with those inside them, if they are empty.
+func (g *Groups) removeEmpty() error {
+	v1, unified, err := hierarchies()
+	if err != nil {
+		return err
+	}
+	if unified != "" {
+		v1 = append(v1, unified)
+	}
+	for _, h := range v1 {
+		if err := rmdirs(filepath.Join(h, g.path)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rmdirs removes a directory of groups, and what is not there without a word.
+func rmdirs(dir string) error {
+	err := unix.Rmdir(dir)
+	if err == nil || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	entries, rerr := os.ReadDir(dir)
+	if rerr != nil {
+		return errors.Join(err, rerr)
+	}
+	inside := false
+	for _, e := range entries {
+		if e.IsDir() {
+			inside = true
+			if err := rmdirs(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	if !inside {
+		return err
+	}
+	return unix.Rmdir(dir)
+}
