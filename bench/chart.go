@@ -32,7 +32,7 @@ type chart struct {
 // Margins of a chart in pixels; the legend is to the right.
 const (
 	chartWidth, chartHeight = 760, 380
-	left, right, top, below = 64, 210, 40, 48
+	left, right, top, below = 64, 210, 54, 48
 )
 
 // fit widens an axis to values.
@@ -91,14 +91,20 @@ func (a axis) marks() []float64 {
 		}
 	}
 	for i := math.Ceil(a.min/step - 1e-9); i*step <= a.max*(1+1e-9); i++ {
-		out = append(out, i*step)
+		out = append(out, i*step+0) // the sum makes -0 of the first one 0
 	}
 	return out
 }
 
-// round widens a logarithmic axis to marks of 1, 2 and 5.
+// round widens an axis to its next mark, a logarithmic one at both ends.
 func (a *axis) round() {
-	if !a.log || a.min <= 0 || math.IsInf(a.max, 0) {
+	if !a.log {
+		if m := a.marks(); len(m) > 1 && m[len(m)-1] < a.max {
+			a.max = 2*m[len(m)-1] - m[len(m)-2]
+		}
+		return
+	}
+	if a.min <= 0 {
 		return
 	}
 	for _, end := range []struct {
@@ -121,6 +127,9 @@ func (a *axis) round() {
 }
 
 func tick(v float64) string {
+	if v >= 1e6 {
+		return strconv.FormatFloat(v/1e6, 'g', 4, 64) + "M"
+	}
 	if v >= 10_000 && math.Mod(v, 1000) == 0 {
 		return strconv.FormatFloat(v/1000, 'g', 4, 64) + "k"
 	}
@@ -135,11 +144,13 @@ func (c chart) svg() string {
 			c.y.fit(p[1])
 		}
 	}
-	c.x.round()
-	c.y.round()
 	if !c.y.log {
 		c.y.min = min(c.y.min, 0)
 	}
+	if c.x.log {
+		c.x.round()
+	}
+	c.y.round()
 	g := newCanvas(chartWidth, chartHeight, c.title)
 	g.text("title", "start", left, 22, c.title)
 	const x0, x1, y0, y1 = left, chartWidth - right, chartHeight - below, top
@@ -209,7 +220,7 @@ func stackedBars(title, label string, bars []bar) string {
 		}
 		most = max(most, sum)
 	}
-	const barHeight, gap, nameWidth = 34.0, 18.0, 120.0
+	const barHeight, gap, nameWidth = 34.0, 18.0, 120.0 // pixels
 	height := top + float64(len(bars))*(barHeight+gap) + below + 24
 	g := newCanvas(chartWidth, height, title)
 	g.text("title", "start", 12, 22, title)

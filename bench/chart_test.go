@@ -48,7 +48,7 @@ func TestAChartDrawsItsSeries(t *testing.T) {
 	if e["svg"] != 1 || e["polyline"] != 2 || e["circle"] != 2 {
 		t.Errorf("it has %v", e)
 	}
-	for _, want := range []string{"a &lt; b &amp; c", "prefers-color-scheme:dark", ">one<", ">two<", "s c2 dash"} {
+	for _, want := range []string{"a &lt; b &amp; c", "prefers-color-scheme:dark", ">one<", ">two<", "s c1 dash"} {
 		if !strings.Contains(svg, want) {
 			t.Errorf("no %q in it", want)
 		}

@@ -13,9 +13,9 @@ import (
 // own benchmarks run a short while each, over and over, so that floor and
 // subject take turns.
 func (b *bench) crypto(ctx context.Context) error {
-	rounds, each := b.scaled(6, 2), 200*time.Millisecond
+	rounds, each := b.scaled(15, 7), 60*time.Millisecond
 	if b.quick {
-		each = 60 * time.Millisecond
+		each = 20 * time.Millisecond
 	}
 	s, err := b.goBench(ctx, "./sealed/unseal", "^Benchmark(Floor|Seal|Open)$", rounds, each)
 	if err != nil {

@@ -115,9 +115,10 @@ func (r *report) cpuPlot() (plot, bool) {
 			ours.parts = append(ours.parts, part{p, w.Median})
 		}
 	}
-	bars := []bar{ours}
+	var bars []bar
 	if w, ok := r.named("floor/cpu/two-hop/1KiB"); ok {
-		bars = append(bars, bar{name: "plain, two hops", parts: []part{{"all of it", w.Median}}})
+		bars = append(bars, bar{name: "plain, two hops", parts: []part{{"all of the plain one", w.Median}}})
 	}
+	bars = append(bars, ours)
 	return plot{"cpu.svg", title, stackedBars(title, "microseconds per call", bars)}, len(ours.parts) > 0
 }

@@ -29,6 +29,7 @@ text{font:12px system-ui,sans-serif;fill:#24292f}
 .c4{stroke:#8250df}.f4{fill:#8250df}
 .c5{stroke:#bf3989}.f5{fill:#bf3989}
 .c6{stroke:#9a6700}.f6{fill:#9a6700}
+.c7{stroke:#1b7c83}.f7{fill:#1b7c83}
 @media (prefers-color-scheme:dark){
 text{fill:#e6edf3}.faint{fill:#8d96a0}
 .grid{stroke:#30363d}.axis{stroke:#8d96a0}
@@ -39,11 +40,12 @@ text{fill:#e6edf3}.faint{fill:#8d96a0}
 .c4{stroke:#bc8cff}.f4{fill:#bc8cff}
 .c5{stroke:#f778ba}.f5{fill:#f778ba}
 .c6{stroke:#d29922}.f6{fill:#d29922}
+.c7{stroke:#39c5cf}.f7{fill:#39c5cf}
 }
 `
 
 // colours is how many classes c0… and f0… there are.
-const colours = 7
+const colours = 8
 
 func newCanvas(width, height float64, title string) *canvas {
 	c := &canvas{width: width, height: height}
