@@ -81,7 +81,8 @@ func adopt(c *net.UnixConn) (_ *Unix, err error) {
 		return nil, errors.Join(err, unix.Close(u.fd))
 	}
 	u.in.call, u.out.call, u.look = u.receive, u.send, u.peek
-	return u, c.Close()
+	_ = c.Close() // of its number for the socket, which lives on under ours
+	return u, nil
 }
 
 // Read implements net.Conn.
