@@ -107,8 +107,11 @@ func (n *Node) welcome(b *box, h *api.Hello, pidfd int) error {
 		if err := n.prove(ctx, b, h.Statement); err != nil {
 			return err
 		}
-	case h.Bound:
-		return nil // it has its keys and is starting
+	case h.Bound: // it has its keys, and is starting or waits for its root
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.write(b.mounted)
+		return nil
 	case !proved:
 		return api.Errorf(api.CodeStartFailed, "the agent made no statement")
 	}

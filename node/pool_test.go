@@ -198,6 +198,7 @@ func TestBusyBrokerIsAskedAgainAndARefusalIsFinal(t *testing.T) {
 func TestAgentThatDialsAgainDuringItsStartComesUp(t *testing.T) {
 	for what, is := range map[string]func(api.Control) bool{
 		"at its function": func(c api.Control) bool { return c.Bind != nil },
+		"at its root":     func(c api.Control) bool { return c.Mounted != nil },
 		"at its keys":     func(c api.Control) bool { return c.Keys != nil },
 	} {
 		for _, size := range []int{0, 1} { // plain, pooled
