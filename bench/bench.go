@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/faasd-sec/faasd-sec/image"
 )
@@ -149,6 +150,11 @@ func (b *bench) needRunc(ctx context.Context) error {
 	}
 	b.runc = f
 	return nil
+}
+
+// cleanUpContext outlives the run's own, which may have been interrupted.
+func cleanUpContext() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), 2*time.Minute)
 }
 
 // scaled is how often something is done in a full and in a quick run.

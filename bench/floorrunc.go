@@ -142,11 +142,6 @@ func (b *bare) remove() (errs error) {
 	return errs
 }
 
-// cleanUpContext outlives the run's own.
-func cleanUpContext() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.Background(), 30*time.Second)
-}
-
 // close removes everything of the floor from containerd.
 func (f *runcFloor) close() error {
 	ctx, cancel := cleanUpContext()

@@ -1,15 +1,17 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
 	"runtime"
 	"strings"
+	"time"
 )
 
 // machine describes what the figures were measured on.
-func machine() string {
+func machine(ctx context.Context) string {
 	kernel := "?"
 	if b, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
 		kernel = strings.TrimSpace(string(b))
@@ -28,12 +30,14 @@ func machine() string {
 		congestion = strings.TrimSpace(string(b))
 	}
 	return fmt.Sprintf("%d x %s, Linux %s, TCP %s, %s, containerd %s, runc %s", runtime.NumCPU(), cpu, kernel, congestion, runtime.Version(),
-		toolVersion("containerd"), toolVersion("runc"))
+		toolVersion(ctx, "containerd"), toolVersion(ctx, "runc"))
 }
 
 // toolVersion is what "TOOL --version" calls its version.
-func toolVersion(tool string) string {
-	b, err := exec.Command(tool, "--version").Output()
+func toolVersion(ctx context.Context, tool string) string {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	b, err := exec.CommandContext(ctx, tool, "--version").Output()
 	if err != nil {
 		return "?"
 	}

@@ -103,7 +103,7 @@ func run(ctx context.Context, o options) (err error) {
 	if err := os.Chmod(o.scratch, 0o711); err != nil { // programs with ids of their own pass
 		return err
 	}
-	b := newBench(o, newReport(machine(), os.Stderr))
+	b := newBench(o, newReport(machine(ctx), os.Stderr))
 	merr := b.measure(ctx)
 	cerr := b.close()
 	if left := leftovers(o.scratch); left != "" {

@@ -53,9 +53,28 @@ func (r *report) markdown() string {
 				w.Name, w.Unit, better, w.N, num(w.Min), num(w.Median), num(w.P99), tail, w.Floor, floor, times)
 		}
 	}
+	r.againstKernel(&b)
 	notes(&b, "Not measured in this run", r.absent)
 	notes(&b, "Failed in this run", r.failed)
 	return b.String()
+}
+
+// againstKernel compares cold starts with the other floor that they have.
+func (r *report) againstKernel(b *strings.Builder) {
+	var lines []string
+	for _, lang := range []string{"c", "go"} {
+		floor, ok := r.named("cold/clone-floor/" + lang)
+		hit, there := r.named("cold/pool-hit/" + lang)
+		if !ok || !there {
+			continue
+		}
+		if times := ratio(hit.Median, floor.Median); times != nil {
+			lines = append(lines, fmt.Sprintf("- `cold/pool-hit/%s` is %.2f times `cold/clone-floor/%s`, %s ms more", lang, *times, lang, num(hit.Median-floor.Median)))
+		}
+	}
+	if len(lines) > 0 {
+		fmt.Fprintf(b, "\n### cold starts against the kernel alone\n\n%s\n", strings.Join(lines, "\n"))
+	}
 }
 
 func notes(b *strings.Builder, title string, list []note) {

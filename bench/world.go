@@ -92,7 +92,7 @@ func (w *world) close() error {
 	if w.client != nil {
 		w.client.Close()
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := cleanUpContext()
 	defer cancel()
 	return w.Stop(ctx)
 }
