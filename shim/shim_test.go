@@ -27,20 +27,7 @@ import (
 	"github.com/faasd-sec/faasd-sec/shim/shimtest"
 )
 
-func TestMain(m *testing.M) {
-	switch what := os.Getenv(shimtest.Inside); {
-	case what == "":
-		os.Exit(m.Run())
-	case what == "sleep":
-		time.Sleep(time.Hour)
-	default:
-		code, err := strconv.Atoi(what)
-		if err != nil {
-			code = 99
-		}
-		os.Exit(code)
-	}
-}
+func TestMain(m *testing.M) { os.Exit(shimtest.Main(m)) }
 
 // world is a private containerd with the shim's programs, and a namespace.
 type world struct {
@@ -57,7 +44,7 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{Fixture: shimtest.New(t), ns: fmt.Sprintf("shim%d", os.Getpid())}
-	w.shim = shimtest.Build(t, w.Dir)
+	w.shim = shimtest.Shim()
 	w.config = daemon.Default(filepath.Join(w.Dir, "c"))
 	var err error
 	if w.daemon, err = daemon.Start(deadline(t), w.config); err != nil {
@@ -142,6 +129,9 @@ func (w *world) container(t *testing.T, spec *specs.Spec) client.Container {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		if task, err := c.Task(w.ctx(t), nil); err == nil { // of a test that has failed
+			_, _ = task.Delete(w.ctx(t), client.WithProcessKill)
+		}
 		if err := c.Delete(w.ctx(t)); err != nil && !errdefs.IsNotFound(err) {
 			t.Error(err)
 		}
@@ -295,7 +285,7 @@ func TestWhatIsNotServedFailsTheCreate(t *testing.T) {
 
 func TestOneProcessServesAllAndEndsWithTheLast(t *testing.T) {
 	w := newWorld(t)
-	one, exit := w.run(t, "5")
+	one, exit := w.run(t, "exit 5")
 	two, _ := w.run(t, "sleep")
 	if pids := w.shims(t); len(pids) != 1 {
 		t.Errorf("%d shims", len(pids))
@@ -316,7 +306,7 @@ func TestTasksComeAndGoWhileTheProcessEndsAndStarts(t *testing.T) {
 	for range 3 {
 		wg.Go(func() {
 			for range 12 {
-				task, exit := w.run(t, "3")
+				task, exit := w.run(t, "exit 3")
 				await(t, exit, 3)
 				w.remove(t, task)
 			}
@@ -348,7 +338,7 @@ func TestAKilledShimLeavesNothingRunning(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the cgroups are gone", func() bool { return !fs.Group(spec.Linux.CgroupsPath).Exists() })
-	next, exit := w.run(t, "4")
+	next, exit := w.run(t, "exit 4")
 	await(t, exit, 4)
 	w.remove(t, next)
 }

@@ -25,7 +25,7 @@ func create(t testing.TB, s *specs.Spec) *Container {
 }
 
 // look runs a container that gathers facts, and gives them.
-func look(t *testing.T, f *shimtest.Fixture, s *specs.Spec) facts {
+func look(t *testing.T, f *shimtest.Fixture, s *specs.Spec) shimtest.Facts {
 	t.Helper()
 	c := create(t, s)
 	if err := c.Start(deadline(t)); err != nil {
@@ -43,7 +43,7 @@ func look(t *testing.T, f *shimtest.Fixture, s *specs.Spec) facts {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var got facts
+	var got shimtest.Facts
 	if err := json.Unmarshal(b, &got); err != nil {
 		t.Fatal(err)
 	}

@@ -15,12 +15,7 @@ import (
 	"github.com/faasd-sec/faasd-sec/shim/stage"
 )
 
-func TestMain(m *testing.M) {
-	if what := os.Getenv(shimtest.Inside); what != "" {
-		os.Exit(inside(what))
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { os.Exit(shimtest.Main(m)) }
 
 func ptr[T any](v T) *T { return &v }
 

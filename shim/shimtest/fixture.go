@@ -1,10 +1,9 @@
 // Package shimtest makes root file systems and specifications for the tests of
-// the shim, with the test program itself as the only program in them.
+// the shim, with one small program in them.
 package shimtest
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -17,8 +16,8 @@ import (
 	"github.com/faasd-sec/faasd-sec/cgroups"
 )
 
-// Inside is the variable that says to the test program that it is the program
-// of a container, and what it is to do there. A TestMain looks for it.
+// Inside is the variable that tells the program of a container what to do
+// there: "sleep", "exit N", or "facts".
 const Inside = "FAASD_SEC_TEST_INSIDE"
 
 // Need ends a test that cannot run here.
@@ -73,17 +72,11 @@ func New(t testing.TB) *Fixture {
 	if err := os.Chown(f.Shared, IDBase, IDBase); err != nil {
 		t.Fatal(err)
 	}
-	self, err := os.Open("/proc/self/exe")
+	program, err := os.ReadFile(filepath.Join(os.Getenv(programs), "inside"))
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("the tests' program: %v; does TestMain call shimtest.Main?", err)
 	}
-	defer self.Close()
-	out, err := os.OpenFile(filepath.Join(f.Root, "bin", "init"), os.O_CREATE|os.O_WRONLY, 0o755)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer out.Close()
-	if _, err := io.Copy(out, self); err != nil {
+	if err := os.WriteFile(filepath.Join(f.Root, "bin", "init"), program, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	return f

@@ -1,4 +1,6 @@
-package container
+// Command inside is the program of the containers in the shim's tests: it does
+// what the variable shimtest.Inside says.
+package main
 
 import (
 	"encoding/json"
@@ -8,21 +10,13 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/faasd-sec/faasd-sec/shim/shimtest"
 )
 
-// facts are what a program finds out about the container it runs in.
-type facts struct {
-	PID, UID, GID int
-	Files         map[string]string // what reading some files gives, or the error
-	Writable      map[string]bool
-	Exists        map[string]bool
-	Hostname      string
-	Descriptors   int
-	Denied        string // what a call that the filter denies gives
-	NewCall       string // and one that it does not know
-}
+func main() { os.Exit(inside(os.Getenv(shimtest.Inside))) }
 
-// inside is what the test program does as the program of a container.
+// inside does what it is told and gives an exit code.
 func inside(what string) int {
 	switch {
 	case what == "sleep":
@@ -46,8 +40,8 @@ func inside(what string) int {
 	return 100
 }
 
-func gather() facts {
-	f := facts{PID: os.Getpid(), UID: os.Getuid(), GID: os.Getgid(), Files: map[string]string{}, Writable: map[string]bool{}, Exists: map[string]bool{}}
+func gather() shimtest.Facts {
+	f := shimtest.Facts{PID: os.Getpid(), UID: os.Getuid(), GID: os.Getgid(), Files: map[string]string{}, Writable: map[string]bool{}, Exists: map[string]bool{}}
 	for _, name := range []string{
 		"/proc/self/status", "/proc/self/cgroup", "/proc/self/mountinfo", "/proc/self/limits", "/proc/self/uid_map", "/proc/self/oom_score_adj",
 		"/proc/keys", "/proc/sys/net/ipv4/ip_unprivileged_port_start", "/proc/net/dev",
