@@ -34,6 +34,7 @@ type waiting struct {
 	standing int   // in all lines
 	baton    *turn // whose turn it is: the next waits for it
 	arrivals uint64
+	ends     uint64 // calls of ended while somebody waited
 	changed  uint64 // clock at the last event for all
 	lines    map[api.FunctionName]*line
 	ready    []*line // to try, in turn; each line is here, in refused or in neither
@@ -44,12 +45,15 @@ const (
 	// passAfter is how long the next waits for the one whose turn it is. By then
 	// that one has been refused by what is known here, or counts as on its way to
 	// a node, which the next attempt takes into account.
-	passAfter = 250 * time.Microsecond
+	passAfter = 100 * time.Microsecond
 	// settleAfter is when an attempt is taken for one that found room: a node
 	// that refuses does so within a round trip.
 	settleAfter = 2 * time.Millisecond
 	// maxLineTrying bounds a function's attempts that have not settled.
 	maxLineTrying = 2
+	// othersEvery is which of the slots that come free are offered to another
+	// function first.
+	othersEvery = 4
 
 	// retryEvery is how long those that wait rely on being told of room.
 	retryEvery = 250 * time.Millisecond
@@ -166,22 +170,30 @@ func (w *waiting) wait(ctx context.Context, from moment, changed <-chan struct{}
 	}
 }
 
-// ended lets name's line try again at once, as one of its invocations gave up its
-// slot, and before it the line that has waited longest for its turn: else who
-// holds the slots would hand them on among its own for ever. The others have to
-// wait for signal's event, or each end of an invocation would cost an attempt of
-// every function.
+// ended hands the slot that one of name's invocations gave up to the oldest of
+// its line, at once and whoever's turn it is: a slot of that function is of most
+// use to it. Where nobody stands there, and every so often where somebody does,
+// the line that has waited longest for its turn goes before it: else who holds
+// the slots would hand them on among its own for ever.
+// The others have to wait for signal's event, or each end of an invocation would
+// cost an attempt of every function.
 func (w *waiting) ended(name api.FunctionName) {
 	if w.count.Load() == 0 {
 		return
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	now := w.clock.Add(1)
+	w.ends++
 	l := w.lines[name]
-	if l == nil {
-		return
+	if l != nil {
+		l.changed = now
+		if l.turns.Len() > 0 && (w.ends%othersEvery != 0 || len(w.refused) == 0) {
+			t := w.let(l)
+			t.timer = time.AfterFunc(w.settle, t.late)
+			return
+		}
 	}
-	l.changed = w.clock.Add(1)
 	if len(w.refused) > 0 {
 		oldest := w.refused[0]
 		w.revive(func(r *line) bool { return r == oldest })

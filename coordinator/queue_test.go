@@ -183,22 +183,53 @@ func TestAnAttemptOnAnOldViewIsMadeAgain(t *testing.T) {
 	s.want("a1")
 }
 
-func TestEndOfAnInvocationConcernsItsFunctionAndTheOneToWaitLongest(t *testing.T) {
+// let waits until id was let go, without it being its turn.
+func (s *stood) let(id string) {
+	s.t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t := s.all[id].turn; !t.trying || t == s.baton {
+		s.t.Errorf("%s was not handed the slot", id)
+	}
+}
+
+func TestASlotIsHandedOnWithinItsFunction(t *testing.T) {
 	s := newStood(t, 100)
-	s.arrive("a1", "b1", "c1", "d1")
-	s.ended("c.ns")
+	s.arrive("a1", "a2", "b1", "c1")
+	s.event()
+	s.want("a1") // undecided: the others wait for it
+	s.ended("b.ns")
+	s.let("b1")
 	s.want("a1")
-	s.refuse("a1")
-	s.want("c1")
-	s.refuse("c1")
-	s.want("")
-	s.ended("c.ns")
-	s.want("b1")
 	s.refuse("b1")
+	s.ended("a.ns")
+	s.let("a2")
+	s.served("a1")
 	s.want("c1")
 	s.refuse("c1")
-	s.ended("nobody.ns") // its slot is for others when the next event comes
 	s.want("")
+	s.ended("nobody.ns") // who waits longest for a turn may have room now
+	s.want("b1")
+}
+
+func TestNowAndThenASlotIsOfferedToWhoWaitsLongestForATurn(t *testing.T) {
+	s := newStood(t, 100)
+	s.arrive("a1", "b1", "c1", "c2", "c3", "c4", "c5", "c6", "c7")
+	for i, next := range []string{"a1", "b1"} {
+		for n := range othersEvery - 1 {
+			id := fmt.Sprintf("c%d", i*(othersEvery-1)+n+1)
+			s.ended("c.ns")
+			s.want("")
+			s.let(id)
+			s.served(id)
+		}
+		s.ended("c.ns")
+		s.want(next)
+		s.refuse(next)
+		last := fmt.Sprintf("c%d", (i+1)*(othersEvery-1)+1)
+		s.want(last) // it did not help another: back to its own
+		s.refuse(last)
+	}
 }
 
 // Room for one must not wake hundreds.

@@ -118,8 +118,7 @@ func (w *waiting) dispatch() {
 		l := w.ready[0]
 		w.ready = append(w.ready[:0], w.ready[1:]...)
 		l.listed = false
-		front := l.turns.Front()
-		if front == nil {
+		if l.turns.Len() == 0 {
 			continue // listed again when somebody stands in it
 		}
 		if l.trying >= maxLineTrying {
@@ -127,17 +126,23 @@ func (w *waiting) dispatch() {
 			passed++
 			continue
 		}
-		t := front.Value.(*turn)
-		w.take(t)
-		t.trying = true
-		l.trying++
+		t := w.let(l)
 		w.baton = t
 		t.timer = time.AfterFunc(w.pass, t.late)
-		close(t.out)
 		if l.turns.Len() > 0 {
 			w.list(l, true)
 		}
 	}
+}
+
+// let has the oldest of a line try. The caller sets its timer.
+func (w *waiting) let(l *line) *turn {
+	t := l.turns.Front().Value.(*turn)
+	w.take(t)
+	t.trying = true
+	l.trying++
+	close(t.out)
+	return t
 }
 
 // late lets the next try while t's attempt takes its time, and later counts the
