@@ -47,6 +47,9 @@ func (e *Error) Unwrap() error { return e.Code }
 
 // CodeOf returns the code in err's chain, and "" when err is not a refusal.
 func CodeOf(err error) Code {
+	if err == nil {
+		return "" // the usual case, without the allocation below
+	}
 	var c Code
 	if errors.As(err, &c) {
 		return c

@@ -41,17 +41,18 @@ func NewSalts(instance []byte) *Salts {
 var processSalts = sync.OnceValue(func() *Salts { return NewSalts(nil) })
 
 func (s *Salts) draw(dst *[24]byte, seed []byte, random io.Reader) error {
-	var buf [32 + 32 + 8]byte
-	defer clear(buf[:])
-	copy(buf[:], seed)
+	const fixed = 32 + 32 + 8
+	var room [fixed + 64]byte // an instance id of up to 48 bytes fits
+	defer clear(room[:])
+	buf := room[:fixed]
+	copy(buf, seed)
 	if _, err := io.ReadFull(random, buf[32:64]); err != nil {
 		return fmt.Errorf("draw a salt: %w", err)
 	}
 	binary.BigEndian.PutUint64(buf[64:], s.next())
-	h := sm3.New()
-	h.Write(buf[:])
-	h.Write(s.instance)
-	var sum [32]byte
-	copy(dst[:], h.Sum(sum[:0]))
+	all := append(buf, s.instance...)
+	sum := sm3.Sum(all)
+	clear(all)
+	copy(dst[:], sum[:])
 	return nil
 }

@@ -150,6 +150,7 @@ type scratch struct {
 	h      sm3State
 	sum    [32]byte
 	buf    [128]byte
+	block  [sm3.BlockSize]byte // of a MAC's key; zero between two uses
 	linked mac
 }
 
@@ -157,9 +158,9 @@ var pool = sync.Pool{New: func() any { return &scratch{h: sm3.New().(sm3State)} 
 
 func (w *scratch) free() {
 	// Reset leaves the last partial block in the hash: write over it first.
-	var zero [sm3.BlockSize - 1]byte
+	clear(w.block[:])
 	w.h.Reset()
-	w.h.Write(zero[:])
+	w.h.Write(w.block[:sm3.BlockSize-1])
 	w.h.Reset()
 	clear(w.sum[:])
 	clear(w.buf[:])
@@ -169,7 +170,8 @@ func (w *scratch) free() {
 
 // init keys m; key has at most 64 bytes and may lie in w.buf or w.sum.
 func (m *mac) init(w *scratch, key []byte) {
-	var block [sm3.BlockSize]byte
+	block := &w.block
+	clear(block[:])
 	copy(block[:], key)
 	for i := range block {
 		block[i] ^= 0x36
