@@ -39,7 +39,7 @@ type Config struct {
 	Memory     string // lent to functions by each node, such as "2Gi" (default: all nodes together three quarters of the machine's)
 	IdleAfter  time.Duration
 	NodeArgs   []string // more flags for each node, after the cluster's own
-	Gateways   bool // each node serves callers directly as well, on a free port of loopback
+	Gateways   bool     // each node serves callers directly as well, on a free port of loopback
 	Log        *slog.Logger
 }
 
