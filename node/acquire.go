@@ -69,6 +69,9 @@ func (n *Node) enter(s *sandbox) (first bool) {
 // and then stopping idle sandboxes of others if that makes the room. It refuses rather than over-commits. The check and the
 // reservation are one step under the node's mutex.
 func (n *Node) acquire(ctx context.Context, rev *revision) (slot, error) {
+	if rev.full.Load() {
+		return slot{}, api.Errorf(api.CodeBusy, "this node remembers too many messages of the function; try again when some have expired")
+	}
 	cold := false
 	var patience <-chan time.Time
 	for {

@@ -265,3 +265,30 @@ func TestLogbookIsBounded(t *testing.T) {
 		t.Error("readers are not told")
 	}
 }
+
+func TestFloodOfMessagesToOneFunctionCostsTheOthersNothing(t *testing.T) {
+	w := newWorld(t, func(w *world) { w.cfg.ReplayTotal = 20 })
+	f, g := w.known("f"), w.known("g")
+	for _, fn := range []function{f, g} {
+		if status, _, body := w.invoke(fn); status != 200 {
+			t.Fatalf("%d %s", status, body)
+		}
+	}
+	expires := uint64(time.Now().Add(2 * time.Second).UnixMilli())
+	for i := range 25 {
+		if err := w.rev(f).seen.Add(f.digest, sealed.ID{byte(i)}, expires); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.n.revs.weigh()
+	if status, h, _ := w.invoke(f); status != 429 || h.Get(api.HeaderRefused) != string(api.CodeBusy) {
+		t.Errorf("the flooded one: %d %q", status, h.Get(api.HeaderRefused))
+	}
+	if status, _, body := w.do("POST", api.NodePathAdmit+f.target(), nil); status != 429 {
+		t.Errorf("a ticket for it: %d %s", status, body)
+	}
+	if status, _, body := w.invoke(g); status != 200 {
+		t.Errorf("another one: %d %s", status, body)
+	}
+	w.eventually("it is served once they have expired", func() bool { status, _, _ := w.invoke(f); return status == 200 })
+}

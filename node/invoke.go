@@ -101,7 +101,7 @@ func (n *Node) slot(rev *revision) (slot, error) {
 	// The common case needs no timer.
 	n.mu.Lock()
 	s := n.pick(rev)
-	if s != nil && s.state == ready && !n.draining {
+	if s != nil && s.state == ready && !n.draining && !rev.full.Load() {
 		first := n.enter(s)
 		n.mu.Unlock()
 		if first {

@@ -112,6 +112,7 @@ func (n *Node) look() {
 			s.free, s.at = free, time.Now()
 			s.busy, s.short = n.strained(free)
 		}
+		n.revs.weigh()
 	}
 	if time.Since(s.listed) < imagesPause {
 		n.seen.Store(&s)

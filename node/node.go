@@ -48,6 +48,7 @@ type Config struct {
 	MaxBody      int64         // bytes of one sealed request, 0 without limit
 	LogBytes     int           // sealed log kept in memory per function
 	ReplaySize   int           // messages remembered per function until they expire
+	ReplayTotal  int           // and of all functions together, about 70 bytes each
 	PoolMin      int           // sandboxes kept ready without a function at the least
 	PoolMax      int           // and at the most; 0 for no pool
 	PoolCreates  int           // of them made at once, 0 for two
@@ -58,7 +59,7 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		IdleAfter: 5 * time.Minute, StartTimeout: time.Minute, StopGrace: 5 * time.Second,
-		DrainTimeout: 30 * time.Second, MaxBody: 0, LogBytes: 4 << 20, ReplaySize: 1 << 20,
+		DrainTimeout: 30 * time.Second, MaxBody: 0, LogBytes: 4 << 20, ReplaySize: 1 << 20, ReplayTotal: 4 << 20,
 		FreezeAfter: 10 * time.Second, PoolMin: 2, PoolMax: 16, PoolCreates: 2,
 	}
 }
@@ -189,6 +190,9 @@ func New(cfg Config, dep Deps) (*Node, error) {
 	keep := keepalive.Policy{Standard: cfg.IdleAfter, Min: cfg.KeepaliveMin, Max: cfg.KeepaliveMax}
 	if err := keep.Validate(); err != nil {
 		return nil, api.Invalid("keep-alive", "set the minimum below the maximum", err.Error())
+	}
+	if cfg.ReplayTotal <= 0 {
+		cfg.ReplayTotal = def.ReplayTotal
 	}
 	for _, dir := range []string{cfg.StateDir, cfg.RunDir} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/api"
@@ -39,6 +40,7 @@ type revision struct {
 	idle   time.Duration     // until a sandbox is stopped; 0 where the owner does not say
 	seen   *sealed.ReplaySet // shared by the revisions of a function, as is habit
 	habit  *habit
+	full   *atomic.Bool // the function has more than its share of what all may have remembered
 }
 
 // key names a revision under one descriptor: what a sandbox serves for life,
@@ -62,6 +64,7 @@ type revisions struct {
 type replay struct {
 	set   *sealed.ReplaySet
 	habit *habit
+	full  *atomic.Bool
 	used  time.Time
 }
 
@@ -98,7 +101,7 @@ func openRevisions(dir string, cfg Config) (*revisions, error) {
 			continue // cut by a crash: the coordinator tells it again
 		}
 		if rev, err := r.parse(digest, rec); err == nil {
-			if rev.seen, rev.habit, err = r.kept(rev.name); err != nil {
+			if err = r.keep(rev); err != nil {
 				return nil, err
 			}
 			r.byHash[digest] = rev
@@ -137,7 +140,7 @@ func (r *revisions) put(digest string, rec api.Revision) (*revision, error) {
 		return nil, api.Errorf(api.CodeBusy, "this node knows %d revisions already", maxRevisions)
 	}
 	// Only for what is kept: names that are refused cost nothing.
-	if rev.seen, rev.habit, err = r.kept(rev.name); err != nil {
+	if err = r.keep(rev); err != nil {
 		return nil, err
 	}
 	b, err := json.Marshal(rec)
@@ -260,25 +263,42 @@ func (r *revisions) hasLocked(name api.FunctionName) bool {
 	return false
 }
 
-// kept is a function's one replay set and its habit on this node.
-func (r *revisions) kept(name api.FunctionName) (*sealed.ReplaySet, *habit, error) {
+// keep gives rev its function's one replay set, and its habit, on this node.
+func (r *revisions) keep(rev *revision) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
 	for other, p := range r.replay {
-		if other != name && now.Sub(p.used) > replayAfter && !r.hasLocked(other) {
+		if other != rev.name && now.Sub(p.used) > replayAfter && !r.hasLocked(other) {
 			delete(r.replay, other)
 		}
 	}
-	if p, ok := r.replay[name]; ok {
-		p.used = now
-		return p.set, p.habit, nil
+	p, ok := r.replay[rev.name]
+	if !ok {
+		set, err := sealed.NewReplaySet(sealed.ReplayConfig{Size: r.cfg.ReplaySize})
+		if err != nil {
+			return fmt.Errorf("replay set: %w", err)
+		}
+		p = &replay{set: set, habit: &habit{}, full: new(atomic.Bool)}
+		r.replay[rev.name] = p
 	}
-	s, err := sealed.NewReplaySet(sealed.ReplayConfig{Size: r.cfg.ReplaySize})
-	if err != nil {
-		return nil, nil, fmt.Errorf("replay set: %w", err)
+	p.used = now
+	rev.seen, rev.habit, rev.full = p.set, p.habit, p.full
+	return nil
+}
+
+// weigh holds all replay sets together to a bound: while they are over it, those
+// functions get no invocations that have more than an equal share, so that a
+// flood to one costs the others nothing. It is called every second.
+func (r *revisions) weigh() {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	total, sizes := 0, make(map[*replay]int, len(r.replay))
+	for _, p := range r.replay {
+		sizes[p] = p.set.Len()
+		total += sizes[p]
 	}
-	p := &replay{set: s, habit: &habit{}, used: now}
-	r.replay[name] = p
-	return p.set, p.habit, nil
+	for p, n := range sizes {
+		p.full.Store(total > r.cfg.ReplayTotal && n > r.cfg.ReplayTotal/len(sizes))
+	}
 }

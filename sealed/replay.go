@@ -146,9 +146,10 @@ func (s *ReplaySet) forget(sec uint64) {
 	delete(s.due, sec)
 }
 
-// Len returns the number of remembered messages.
+// Len returns the number of remembered messages that have not expired.
 func (s *ReplaySet) Len() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.sweep(s.tick() / 1000)
 	return len(s.seen)
 }
