@@ -2,6 +2,9 @@
 // reservations, starts a sandbox where none is warm, passes sealed bodies to
 // the agent inside and sealed replies back, and stops what nobody uses.
 //
+// It makes sandboxes ahead of their functions when the machine has leisure, and
+// freezes those that nobody calls. A sandbox serves one revision for its life.
+//
 // It guarantees that the sum of what it reserved never passes its capacity,
 // that a refused invocation reached no agent, that every sandbox it started is
 // removed or, after a crash, adopted or removed at the next start. It cannot

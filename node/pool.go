@@ -37,6 +37,8 @@ type pool struct {
 	short    bool      // of memory: none is kept
 	closed   bool
 
+	agentless bool // the agent's binary could not be looked at
+
 	kick chan struct{}
 }
 

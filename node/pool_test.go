@@ -298,6 +298,7 @@ func TestMachineThatCannotMakeThemAheadDoesWithout(t *testing.T) {
 	if all := w.listed(f); len(all) != 1 || all[0].Start != api.StartPlain || !strings.Contains(all[0].StartWhy, "an old kernel") {
 		t.Errorf("%+v", all)
 	}
+	w.eventually("what was begun has failed", func() bool { w.n.mu.Lock(); defer w.n.mu.Unlock(); return w.n.pool.making == 0 })
 	n := w.fake.Calls(runtimetest.OpBlank)
 	time.Sleep(2 * poolEvery)
 	if now := w.fake.Calls(runtimetest.OpBlank); n > 2 || now != n || w.depth() != 0 {

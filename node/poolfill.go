@@ -186,11 +186,12 @@ func (n *Node) worked() {
 // of a replaced agent, or in the way of the machine, and renews evidence.
 func (n *Node) tendPool(now time.Time) {
 	agent, err := n.agent.current()
-	if err != nil {
-		n.log.Warn("the agent's binary", "err", err)
-	}
 	n.mu.Lock()
 	p := &n.pool
+	if (err != nil) != p.agentless { // said once, not twice a second
+		p.agentless = err != nil
+		n.log.Warn("the agent's binary", "usable", err == nil, "err", err)
+	}
 	if seen := n.seen.Load(); seen != nil && seen.short != p.short {
 		p.short = seen.short
 		n.log.Info("the pool follows the machine's memory", "short", p.short)
