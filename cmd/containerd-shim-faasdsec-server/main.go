@@ -12,7 +12,6 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"runtime"
 	"runtime/debug"
 	"syscall"
 	"time"
@@ -69,9 +68,6 @@ func serve(g boot.Group, debugLog bool) error {
 	// One process for many sandboxes, idle nearly always: memory matters more
 	// than the speed of its collector.
 	debug.SetGCPercent(50)
-	// Making a network namespace holds a processor of the scheduler for
-	// milliseconds, in a call that it must not know of.
-	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), 4))
 	tasks, err := listener(taskFD)
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package container
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -144,7 +145,16 @@ func TestDevicesAndLimitsAreSetBeforeTheProgramRuns(t *testing.T) {
 	if err != nil || len(pids) != 1 || pids[0] != c.PID {
 		t.Errorf("processes %v, %v; want %d", pids, err, c.PID)
 	}
-	b, err := os.ReadFile("/proc/self/cgroup")
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", c.PID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if !strings.HasSuffix(strings.TrimSpace(line), ":"+s.Linux.CgroupsPath) {
+			t.Errorf("the process is in %s", line)
+		}
+	}
+	b, err = os.ReadFile("/proc/self/cgroup")
 	if err != nil || strings.Contains(string(b), "faasd-sec-test") {
 		t.Errorf("this process has moved: %q, %v", b, err)
 	}
