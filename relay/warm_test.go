@@ -111,6 +111,9 @@ func (h *hop) bytesPerCall(t testing.TB, size int) float64 {
 }
 
 func TestWarmExchangesAllocateNothingThatGrowsWithTheBody(t *testing.T) {
+	if raceEnabled {
+		t.Skip("pools forget on purpose under the race detector")
+	}
 	h := newHop(t)
 	small, large := h.bytesPerCall(t, 1<<10), h.bytesPerCall(t, 128<<10)
 	t.Logf("%.0f bytes per call of 1 KiB, %.0f of 128 KiB", small, large)
