@@ -158,8 +158,8 @@ func (s *Service) forget(ctx context.Context, id string) (boot.Exit, error) {
 }
 
 // endIfIdle ends the process if it has no task and none is expected. It takes
-// the lock that whoever announces a task holds, and keeps it, so that nobody
-// finds a process that is about to end.
+// the lock that whoever announces a task holds, so that nobody finds a process
+// that is about to end.
 func (s *Service) endIfIdle() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -175,8 +175,8 @@ func (s *Service) endIfIdle() {
 		return
 	}
 	s.lock = lock
-	if err := s.group.RemoveSockets(); err != nil {
-		s.log.Warn("the shim's sockets stay", "error", err)
+	if err := s.group.Retire(); err != nil {
+		s.log.Warn("the shim's files stay", "error", err)
 	}
 	close(s.done)
 }

@@ -87,8 +87,26 @@ func TestALockIsHeldByOne(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// One that waits while the holder removes the file gets a lock that holds.
+	got := make(chan error, 1)
+	go func() {
+		three, err := g.Lock(true)
+		if err == nil {
+			if _, err := g.Lock(false); !errors.Is(err, ErrBusy) {
+				t.Errorf("a lock that is held: %v", err)
+			}
+			err = three.Close()
+		}
+		got <- err
+	}()
+	if err := g.Retire(); err != nil {
+		t.Fatal(err)
+	}
 	if err := two.Close(); err != nil {
 		t.Fatal(err)
+	}
+	if err := <-got; err != nil {
+		t.Error(err)
 	}
 }
 

@@ -55,7 +55,7 @@ func Start(g Group, id, bundle string, s Server) (string, error) {
 
 // spawn starts the group's process on new sockets. The lock must be held.
 func (s Server) spawn(g Group) error {
-	if err := g.RemoveSockets(); err != nil {
+	if err := g.removeSockets(); err != nil {
 		return fmt.Errorf("start the shim: %w", err)
 	}
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
@@ -80,7 +80,7 @@ func (s Server) spawn(g Group) error {
 		Sys: &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {
-		return errors.Join(fmt.Errorf("start the shim: %w", err), g.RemoveSockets())
+		return errors.Join(fmt.Errorf("start the shim: %w", err), g.removeSockets())
 	}
 	return p.Release()
 }

@@ -47,32 +47,66 @@ func (g Group) Lock(wait bool) (*os.File, error) {
 	if err := os.MkdirAll(g.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("lock the shim: %w", err)
 	}
-	f, err := os.OpenFile(g.path(".lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	for {
+		f, err := lockFile(g.path(".lock"), wait)
+		if err != nil {
+			return nil, fmt.Errorf("lock the shim: %w", err)
+		}
+		// Whoever had it before may have removed it: then it locks nothing.
+		same, err := isAt(f, g.path(".lock"))
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("lock the shim: %w", err), f.Close())
+		}
+		if same {
+			return f, nil
+		}
+		_ = f.Close()
+	}
+}
+
+func lockFile(path string, wait bool) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("lock the shim: %w", err)
+		return nil, err
 	}
 	how := unix.LOCK_EX
 	if !wait {
 		how |= unix.LOCK_NB
 	}
-	for {
-		err = unix.Flock(int(f.Fd()), how)
-		if !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
+	err = retry(func() error { return unix.Flock(int(f.Fd()), how) })
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		err = ErrBusy
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("lock the shim: %w", err), f.Close())
+		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
 }
 
-// RemoveSockets makes the process unreachable for new connections. The lock
-// must be held.
-func (g Group) RemoveSockets() error {
+// isAt reports whether an open file is the one at path.
+func isAt(f *os.File, path string) (bool, error) {
+	open, err := f.Stat()
+	if err != nil {
+		return false, err
+	}
+	there, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && os.SameFile(open, there), err
+}
+
+// Retire makes the process unreachable and removes the group's files. The lock
+// must be held, and is until the process has ended.
+func (g Group) Retire() error {
+	err := g.removeSockets()
+	if lerr := os.Remove(g.path(".lock")); lerr != nil && !errors.Is(lerr, os.ErrNotExist) {
+		err = errors.Join(err, lerr)
+	}
+	return err
+}
+
+func (g Group) removeSockets() error {
 	var errs []error
 	for _, path := range []string{g.ControlSocket(), g.TaskSocket()} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
