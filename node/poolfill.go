@@ -96,7 +96,11 @@ func (n *Node) mayMake(now time.Time) bool {
 			return false
 		}
 	}
-	return !now.Before(p.yielding) && now.Sub(p.taken) >= poolPause && len(p.idle)+p.making-p.queue.len() < want
+	have := len(p.idle) + p.making - p.queue.len()
+	if now.Sub(p.taken) < poolPause && 2*have >= want {
+		return false // or starts that follow each other closely would empty it
+	}
+	return !now.Before(p.yielding) && have < want
 }
 
 // makeBox makes one box and gives it to who waits for it, or keeps it.
