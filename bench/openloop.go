@@ -3,8 +3,11 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"time"
+
+	"github.com/faasd-sec/faasd-sec/api"
 )
 
 // maxUnderWay bounds the calls of an open loop that are not done.
@@ -58,6 +61,10 @@ func (b *bench) atRate(ctx context.Context, list []contender, rate float64, roun
 			switch {
 			case ctx.Err() != nil:
 				return ctx.Err()
+			case errors.Is(err, errOverrun) || api.CodeOf(err) == api.CodeBusy:
+				// No defect, and no latency either: with time it grows without bound.
+				out[i] = true
+				b.leave(c.row, "this machine does not sustain the rate: "+err.Error())
 			case err != nil:
 				out[i] = true
 				b.fail(c.row, err)

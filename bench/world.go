@@ -123,6 +123,7 @@ func (w *world) deploy(ctx context.Context, lang string) (api.FunctionName, erro
 func invoke(ctx context.Context, c *client.Client, fn api.FunctionName, req client.Request, want int64) (client.Meta, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
+	began := time.Now()
 	resp, err := c.Invoke(ctx, fn, req)
 	if err != nil {
 		return client.Meta{}, err
@@ -130,7 +131,7 @@ func invoke(ctx context.Context, c *client.Client, fn api.FunctionName, req clie
 	defer resp.Body.Close()
 	n, err := io.Copy(io.Discard, resp.Body)
 	if err != nil {
-		return client.Meta{}, err
+		return client.Meta{}, fmt.Errorf("after %d bytes of the reply in %v: %w", n, time.Since(began).Round(time.Millisecond), err)
 	}
 	if resp.Status != http.StatusOK || n != want {
 		return client.Meta{}, fmt.Errorf("status %d, %d bytes came back of %d", resp.Status, n, want)
