@@ -56,13 +56,13 @@ func (s *Service) answer(ctx context.Context, c net.Conn) error {
 		return fmt.Errorf("read a command: %w", err)
 	}
 	var exit boot.Exit
-	verb, id, err := boot.ParseCommand(line)
+	cmd, err := boot.ParseCommand(line)
 	if err == nil {
-		switch verb {
+		switch cmd.Verb {
 		case boot.Expect:
-			err = s.expect(id)
+			err = s.expect(cmd.ID, cmd.Bundle)
 		case boot.Forget:
-			exit, err = s.forget(ctx, id)
+			exit, err = s.forget(ctx, cmd.ID)
 		}
 	}
 	if _, werr := io.WriteString(c, boot.Answer(exit, err)); werr != nil {

@@ -27,15 +27,21 @@ type Service struct {
 
 	mu       sync.Mutex
 	tasks    map[string]*task // nil while being created
-	expected map[string]time.Time
+	expected map[string]announcement
 	lock     *os.File // held from the decision to end until the process has
+}
+
+// announcement is of a task that containerd is about to create.
+type announcement struct {
+	bundle string
+	until  time.Time
 }
 
 // expectation is how long a task that was announced may take to be created.
 const expectation = 30 * time.Second
 
 func newService(g boot.Group, pub *publisher, log *slog.Logger) *Service {
-	return &Service{group: g, pub: pub, log: log, done: make(chan struct{}), tasks: make(map[string]*task), expected: make(map[string]time.Time)}
+	return &Service{group: g, pub: pub, log: log, done: make(chan struct{}), tasks: make(map[string]*task), expected: make(map[string]announcement)}
 }
 
 // find gives a task that was created and not deleted.
@@ -131,13 +137,13 @@ func (s *Service) delete(ctx context.Context, id string, force bool) (*taskapi.D
 }
 
 // expect keeps the process from ending until the task is created.
-func (s *Service) expect(id string) error {
+func (s *Service) expect(id, bundle string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.lock != nil {
 		return fmt.Errorf("the shim is about to end: %w", errdefs.ErrUnavailable)
 	}
-	s.expected[id] = time.Now().Add(expectation)
+	s.expected[id] = announcement{bundle, time.Now().Add(expectation)}
 	return nil
 }
 
@@ -211,19 +217,21 @@ func (s *Service) patrol(ctx context.Context) {
 func (s *Service) lost(now time.Time) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for id, until := range s.expected {
-		if now.After(until) {
+	for id, a := range s.expected {
+		if now.After(a.until) || missing(a.bundle) {
 			delete(s.expected, id)
 		}
 	}
 	var ids []string
 	for id, t := range s.tasks {
-		if t == nil {
-			continue
-		}
-		if _, err := os.Lstat(t.bundle); errors.Is(err, os.ErrNotExist) {
+		if t != nil && missing(t.bundle) {
 			ids = append(ids, id)
 		}
 	}
 	return ids
+}
+
+func missing(dir string) bool {
+	_, err := os.Lstat(dir)
+	return errors.Is(err, os.ErrNotExist)
 }

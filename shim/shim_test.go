@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -406,4 +407,24 @@ func TestATaskWhoseBundleIsGoneIsEnded(t *testing.T) {
 	if _, err := task.Delete(w.ctx(t)); err != nil && !errdefs.IsNotFound(err) && !errors.Is(err, context.Canceled) {
 		t.Log(err)
 	}
+}
+
+func TestATaskThatIsOnlyAnnouncedDoesNotKeepTheProcess(t *testing.T) {
+	w := newWorld(t)
+	bundle := filepath.Join(w.Dir, "bundle")
+	if err := os.Mkdir(bundle, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(deadline(t), w.shim, "-namespace", w.ns, "-address", w.daemon.Address(), "-id", "x", "start")
+	cmd.Dir = bundle
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.HasPrefix(string(out), "unix://") {
+		t.Fatalf("start: %s, %v", out, err)
+	}
+	if len(w.shims(t)) != 1 {
+		t.Error("no shim waits for the task")
+	}
+	if err := os.RemoveAll(bundle); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the shim has ended", func() bool { return len(w.shims(t)) == 0 })
 }

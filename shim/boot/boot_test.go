@@ -49,12 +49,17 @@ func TestAnswersAndCommandsSurviveTheLine(t *testing.T) {
 			t.Errorf("%q gave %+v", line, e)
 		}
 	}
-	if verb, id, err := ParseCommand("forget a-b\n"); err != nil || verb != Forget || id != "a-b" {
-		t.Errorf("%q %q %v", verb, id, err)
+	if c, err := ParseCommand("forget a-b /run/the bundle\n"); err != nil || c != (Command{Forget, "a-b", "/run/the bundle"}) {
+		t.Errorf("%+v %v", c, err)
 	}
-	for _, line := range []string{"", "\n", "forget\n", "forget \n", "delete x\n"} {
-		if _, _, err := ParseCommand(line); err == nil {
-			t.Errorf("%q was taken for a command", line)
+	for _, line := range []string{"", "\n", "forget\n", "forget \n", "forget x\n", "forget x \n", "forget  /b\n", "delete x /b\n"} {
+		if c, err := ParseCommand(line); err == nil {
+			t.Errorf("%q was taken for %+v", line, c)
+		}
+	}
+	for _, id := range []string{"", "a b", "a\nb"} {
+		if _, err := (Group{}).command(Command{Forget, id, "/b"}, time.Second); err == nil || !strings.Contains(err.Error(), "cannot be named") {
+			t.Errorf("id %q: %v", id, err)
 		}
 	}
 }
@@ -146,7 +151,7 @@ func TestStartAnnouncesTheTaskAndRecordsTheAddress(t *testing.T) {
 	if b, err := os.ReadFile(filepath.Join(bundle, "address")); err != nil || string(b) != url {
 		t.Errorf("the bundle says %q, %v", b, err)
 	}
-	if fmt.Sprint(heard) != "[expect task1\n]" {
+	if fmt.Sprint(heard) != "[expect task1 "+bundle+"\n]" {
 		t.Errorf("the shim heard %q", heard)
 	}
 }

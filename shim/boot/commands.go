@@ -38,10 +38,11 @@ func Start(g Group, id, bundle string, s Server) (string, error) {
 		return "", err
 	}
 	defer lock.Close()
-	_, err = g.command(Expect, id, expectTimeout)
+	announce := Command{Verb: Expect, ID: id, Bundle: bundle}
+	_, err = g.command(announce, expectTimeout)
 	if errors.Is(err, errNone) {
 		if err = s.spawn(g); err == nil {
-			_, err = g.command(Expect, id, expectTimeout)
+			_, err = g.command(announce, expectTimeout)
 		}
 	}
 	if err != nil {
@@ -99,7 +100,7 @@ func Delete(g Group, id, bundle string) (Exit, error) {
 	if _, err := os.Lstat(filepath.Join(bundle, addressFile)); errors.Is(err, os.ErrNotExist) {
 		return Exit{Code: Killed, At: time.Now()}, nil
 	}
-	e, err := g.command(Forget, id, forgetTimeout)
+	e, err := g.command(Command{Verb: Forget, ID: id, Bundle: bundle}, forgetTimeout)
 	if err != nil {
 		return Exit{}, fmt.Errorf("%w: %w", ErrNotDone, err)
 	}

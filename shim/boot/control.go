@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A command is one line, "expect ID" or "forget ID"; so is its answer, "ok"
-// with what the command gives, or "error" with a reason.
+// A command is one line, "expect ID BUNDLE" or "forget ID BUNDLE"; so is its
+// answer, "ok" with what the command gives, or "error" with a reason.
 const (
 	Expect = "expect"
 	Forget = "forget"
@@ -51,22 +51,30 @@ func parseAnswer(line string) (Exit, error) {
 	return e, nil
 }
 
+// Command is what a line asks for.
+type Command struct {
+	Verb   string // Expect or Forget
+	ID     string // of a task
+	Bundle string // its directory
+}
+
 // ParseCommand reads a command's line.
-func ParseCommand(line string) (verb, id string, err error) {
-	verb, id, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
-	if !ok || id == "" || (verb != Expect && verb != Forget) {
-		return "", "", fmt.Errorf("%q is no command", line)
+func ParseCommand(line string) (Command, error) {
+	f := strings.SplitN(strings.TrimSuffix(line, "\n"), " ", 3)
+	if len(f) != 3 || f[1] == "" || f[2] == "" || (f[0] != Expect && f[0] != Forget) {
+		return Command{}, fmt.Errorf("%q is no command", line)
 	}
-	return verb, id, nil
+	return Command{Verb: f[0], ID: f[1], Bundle: f[2]}, nil
 }
 
 // errNone means that nobody serves the group.
 var errNone = errors.New("no shim serves this namespace")
 
 // command sends one command to the group's process and waits for its answer.
-func (g Group) command(verb, id string, timeout time.Duration) (Exit, error) {
-	if strings.ContainsAny(id, " \n") || len(id) > MaxLine/2 {
-		return Exit{}, fmt.Errorf("task id %q is not one", id)
+func (g Group) command(c Command, timeout time.Duration) (Exit, error) {
+	line := fmt.Sprintf("%s %s %s\n", c.Verb, c.ID, c.Bundle)
+	if parsed, err := ParseCommand(line); err != nil || parsed != c || strings.Count(line, "\n") > 1 || len(line) > MaxLine {
+		return Exit{}, fmt.Errorf("task %q in bundle %q cannot be named in a command", c.ID, c.Bundle)
 	}
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -84,13 +92,13 @@ func (g Group) command(verb, id string, timeout time.Duration) (Exit, error) {
 		return Exit{}, errNone
 	}
 	if err == nil {
-		err = retry(func() error { return unix.Sendto(fd, []byte(verb+" "+id+"\n"), unix.MSG_NOSIGNAL, nil) })
+		err = retry(func() error { return unix.Sendto(fd, []byte(line), unix.MSG_NOSIGNAL, nil) })
 	}
 	if err != nil {
 		return Exit{}, fmt.Errorf("connect to the shim: %w", err)
 	}
-	var line []byte
-	for !strings.HasSuffix(string(line), "\n") && len(line) < MaxLine {
+	var answer []byte
+	for !strings.HasSuffix(string(answer), "\n") && len(answer) < MaxLine {
 		buf := make([]byte, MaxLine)
 		var n int
 		if err := retry(func() error { n, err = unix.Read(fd, buf); return err }); err != nil {
@@ -99,9 +107,9 @@ func (g Group) command(verb, id string, timeout time.Duration) (Exit, error) {
 		if n == 0 {
 			return Exit{}, errors.New("the shim hung up")
 		}
-		line = append(line, buf[:n]...)
+		answer = append(answer, buf[:n]...)
 	}
-	return parseAnswer(string(line))
+	return parseAnswer(string(answer))
 }
 
 // retry makes a call again that a signal has interrupted.
