@@ -294,3 +294,18 @@ func plainPair(t testing.TB) (net.Conn, net.Conn) {
 	t.Cleanup(func() { a.Close(); b.Close() })
 	return a, b
 }
+
+// A writer that waits for room is woken each time there is some, also when the
+// reader has emptied the socket before the wait begins.
+func TestAWriterIsWokenWheneverThereIsRoom(t *testing.T) {
+	a, _ := pair(t, "unix")
+	u := a.(*Unix)
+	if err := u.SetWriteDeadline(time.Now().Add(2 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 5 {
+		if err := u.awaitRoom(); err != nil {
+			t.Fatalf("wait %d, on a socket that has room: %v", i+1, err)
+		}
+	}
+}

@@ -165,8 +165,11 @@ func (u *Unix) awaitRoom() error {
 	}
 	armed := false
 	rerr := raw.Read(func(ep uintptr) bool {
+		// The event has to be taken: one that stays makes the kernel tell of no
+		// other when it is armed again, for a socket that has room by then.
+		taken := taken(int(ep))
 		if armed {
-			return true
+			return taken
 		}
 		armed = true
 		err = unix.EpollCtl(int(ep), unix.EPOLL_CTL_MOD, u.fd, &unix.EpollEvent{Events: unix.EPOLLOUT | unix.EPOLLONESHOT})
@@ -176,6 +179,18 @@ func (u *Unix) awaitRoom() error {
 		return rerr
 	}
 	return os.NewSyscallError("epoll_ctl", err)
+}
+
+// taken takes what an epoll instance has to tell, without waiting, and reports
+// whether there was anything.
+func taken(ep int) bool {
+	var events [1]unix.EpollEvent
+	for {
+		n, err := unix.EpollWait(ep, events[:], 0)
+		if err != unix.EINTR {
+			return n > 0 || err != nil // a broken instance shows at the next call on it
+		}
+	}
 }
 
 // Close implements net.Conn.
