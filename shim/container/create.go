@@ -45,7 +45,12 @@ func Create(ctx context.Context, plan *Plan) (_ *Container, retErr error) {
 		return nil, err
 	}
 	defer prog.Close()
-	if err := plan.program(prog, member.tasks); err != nil {
+	sources, err := plan.openSources()
+	if err != nil {
+		return nil, err
+	}
+	defer sources.close()
+	if err := plan.program(prog, member.tasks, sources); err != nil {
 		return nil, err
 	}
 	child, err := prog.Start(plan.namespaces&^unix.CLONE_NEWCGROUP, member.unified)

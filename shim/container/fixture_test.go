@@ -71,5 +71,5 @@ func dryProgram(t testing.TB, pl *Plan) error {
 		t.Fatal(err)
 	}
 	defer p.Close()
-	return pl.program(p, nil)
+	return pl.program(p, nil, nil)
 }

@@ -124,19 +124,16 @@ func devices() []string { return []string{"null", "random", "full", "tty", "zero
 
 // tree opens a detached copy of the mount at path, still seen from the host's
 // root, and keeps it in r.
-func tree(p *stage.Program, what, path string, all bool, r stage.Register) {
+func tree(p *stage.Program, what, path string, r stage.Register) {
 	flags := uint32(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
-	if all {
-		flags |= unix.AT_RECURSIVE
-	}
 	p.Call(what, unix.SYS_OPEN_TREE, stage.Num(unix.AT_FDCWD), p.Text(path), stage.Num(flags)).Into(r)
 }
 
-// attach puts the detached mount in r at path. A symbolic link at path itself
+// attach puts the detached mount tree at path. A symbolic link at path itself
 // is not followed; one on the way cannot lead out of the root, which is the
 // container's already.
-func attach(p *stage.Program, what, path string, r stage.Register) {
-	p.Call(what, unix.SYS_MOVE_MOUNT, stage.From(r), p.Text(""), stage.Num(unix.AT_FDCWD), p.Text(path), stage.Num(unix.MOVE_MOUNT_F_EMPTY_PATH))
+func attach(p *stage.Program, what, path string, tree stage.Arg) {
+	p.Call(what, unix.SYS_MOVE_MOUNT, tree, p.Text(""), stage.Num(unix.AT_FDCWD), p.Text(path), stage.Num(unix.MOVE_MOUNT_F_EMPTY_PATH))
 }
 
 // mountAttr is struct mount_attr: the attributes to set, and 24 bytes of 0.
@@ -145,15 +142,6 @@ func mountAttr(p *stage.Program, set uint64) stage.Arg {
 }
 
 const mountAttrSize = 32
-
-// setAttrs adds attributes to the one mount in r.
-func setAttrs(p *stage.Program, what string, set uint64, r stage.Register, all bool) {
-	flags := uint32(unix.AT_EMPTY_PATH)
-	if all {
-		flags |= unix.AT_RECURSIVE
-	}
-	p.Call(what, unix.SYS_MOUNT_SETATTR, stage.From(r), p.Text(""), stage.Num(flags), mountAttr(p, set), stage.Num(mountAttrSize))
-}
 
 // readOnly makes the mount at path read-only, leaving its other attributes.
 func readOnly(p *stage.Program, what, path string) *stage.Step {
@@ -167,24 +155,13 @@ func plainMount(p *stage.Program, what, source, target, kind string, flags uintp
 // enterRoot makes the container's root the root of the process, with all of
 // its mounts. Whatever a path in the image leads to, it is resolved when that
 // root is the only one that absolute paths and ".." can reach.
-func enterRoot(p *stage.Program, s *specs.Spec, mounts []mount) error {
+func enterRoot(p *stage.Program, s *specs.Spec, mounts []mount, sources sources) error {
 	// The first registers hold the trees, which come from the host's paths.
 	next := stage.Register(0)
 	trees := make(map[string]stage.Register)
 	for _, name := range devices() {
 		trees["/dev/"+name] = next
-		tree(p, "open /dev/"+name, "/dev/"+name, false, next)
-		next++
-	}
-	for _, m := range mounts {
-		if m.kind != "bind" {
-			continue
-		}
-		if int(next) >= stage.Registers {
-			return fmt.Errorf("mounts: more than %d bind mounts are not implemented", stage.Registers-len(devices()))
-		}
-		trees[m.at] = next
-		tree(p, "open "+m.source, m.source, m.all, next)
+		tree(p, "open /dev/"+name, "/dev/"+name, next)
 		next++
 	}
 	plainMount(p, "make mounts private", "", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
@@ -199,7 +176,7 @@ func enterRoot(p *stage.Program, s *specs.Spec, mounts []mount) error {
 	// mounts a new proc only beside one that is already visible.
 	p.Call("clear the umask", unix.SYS_UMASK, stage.Num(0))
 	for _, m := range mounts {
-		makeMount(p, m, trees)
+		makeMount(p, m, sources)
 		if m.at == "/dev" {
 			for _, name := range devices() {
 				makeDevice(p, "/dev/"+name, trees["/dev/"+name])
@@ -211,12 +188,10 @@ func enterRoot(p *stage.Program, s *specs.Spec, mounts []mount) error {
 	return nil
 }
 
-func makeMount(p *stage.Program, m mount, trees map[string]stage.Register) {
+func makeMount(p *stage.Program, m mount, sources sources) {
 	what := "mount " + m.at
 	if m.kind == "bind" {
-		r := trees[m.at]
-		setAttrs(p, what, m.attrs, r, m.all)
-		attach(p, what, m.at, r)
+		attach(p, what, m.at, stage.Num(sources[m.at]))
 		return
 	}
 	p.Call("make "+m.at, unix.SYS_MKDIRAT, stage.Num(unix.AT_FDCWD), p.Text(m.at), stage.Num(0o755)).Accept(unix.EEXIST, 0)
@@ -225,7 +200,7 @@ func makeMount(p *stage.Program, m mount, trees map[string]stage.Register) {
 
 func makeDevice(p *stage.Program, path string, r stage.Register) {
 	p.Call("make "+path, unix.SYS_MKNODAT, stage.Num(unix.AT_FDCWD), p.Text(path), stage.Num(unix.S_IFREG|0o666), stage.Num(0))
-	attach(p, "mount "+path, path, r)
+	attach(p, "mount "+path, path, stage.From(r))
 }
 
 // deviceLinks are what programs expect in /dev beside devices.

@@ -74,7 +74,8 @@ func namespacesOf(list []specs.LinuxNamespace) (uint64, error) {
 
 // program writes down what the init process does until it executes the
 // container's program. tasks are the files by which it enters its cgroups.
-func (pl *Plan) program(p *stage.Program, tasks []int) error {
+// sources are the trees that it binds.
+func (pl *Plan) program(p *stage.Program, tasks []int, sources sources) error {
 	s := pl.spec
 	// A process that moves itself, alone in its thread group, does so without
 	// the lock whose RCU grace period costs milliseconds.
@@ -82,7 +83,7 @@ func (pl *Plan) program(p *stage.Program, tasks []int) error {
 	for _, fd := range tasks {
 		p.Call("enter the cgroups", unix.SYS_WRITE, stage.Num(fd), zero, stage.Num(1)).Exactly(1)
 	}
-	p.CloseOthers()
+	p.CloseOthers(sources.list()...)
 	p.Wait("wait for the user ids")
 	becomeRoot(p)
 	// Only now, so that the namespace's root is the container's group.
@@ -91,7 +92,7 @@ func (pl *Plan) program(p *stage.Program, tasks []int) error {
 	// Without its own, the process would have the session keyring of containerd.
 	p.Call("make a session keyring", unix.SYS_KEYCTL, stage.Num(unix.KEYCTL_JOIN_SESSION_KEYRING), stage.Num(0)).Accept(unix.ENOSYS, 0)
 	loopbackUp(p)
-	if err := enterRoot(p, s, pl.mounts); err != nil {
+	if err := enterRoot(p, s, pl.mounts, sources); err != nil {
 		return err
 	}
 	deviceLinks(p)

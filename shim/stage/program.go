@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -209,15 +210,20 @@ func (p *Program) Ready() {
 	p.Call("report to the shim", unix.SYS_WRITE, p.controlFD(), p.Words(ready, 0), Num(recordSize)).Exactly(recordSize)
 }
 
-// CloseOthers closes every descriptor from 3 on but the connection to the
-// parent, which execve closes.
-func (p *Program) CloseOthers() {
+// CloseOthers closes every descriptor from 3 on but keep and the connection to
+// the parent, all of which execve closes.
+func (p *Program) CloseOthers(keep ...int) {
 	const what = "close inherited files"
-	own := p.controlFD().value
-	if own > 3 {
-		p.Call(what, unix.SYS_CLOSE_RANGE, Num(3), Num(own-1), Num(0))
+	stay := append([]int{int(p.controlFD().value)}, keep...)
+	slices.Sort(stay)
+	from := 3
+	for _, fd := range stay {
+		if fd > from {
+			p.Call(what, unix.SYS_CLOSE_RANGE, Num(from), Num(fd-1), Num(0))
+		}
+		from = max(from, fd+1)
 	}
-	p.Call(what, unix.SYS_CLOSE_RANGE, Num(own+1), Num(uint32(1<<32-1)), Num(0))
+	p.Call(what, unix.SYS_CLOSE_RANGE, Num(from), Num(uint32(1<<32-1)), Num(0))
 }
 
 func (p *Program) controlFD() Arg {
