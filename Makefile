@@ -3,7 +3,7 @@ SHELL := /bin/bash
 GO ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
-BINARIES := faasd-sec coordinator keybroker node agent
+BINARIES := faasd-sec coordinator keybroker node agent containerd-shim-faasdsec-v1 containerd-shim-faasdsec-server
 FUZZTIME ?= 20s
 export CGO_ENABLED := 0
 

@@ -72,6 +72,7 @@ var may = map[string]string{
 	"client":             "api attest image reqauth sealed sealed/unseal stack upstream",
 	"upstream":           "nbio sealed",
 	"enrol":              "api gossip pki store",
+	"shim":               "cgroups",
 }
 
 // agentMay is what the agent's packages import of ours, below agent itself.

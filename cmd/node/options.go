@@ -23,6 +23,7 @@ type options struct {
 	gossipListen, gossipAdvertise string
 	opsListen                     string
 	containerd, namespace         string
+	shim                          string
 	cpu, memory                   string
 	pids                          int64
 	labels                        string
@@ -57,6 +58,7 @@ func parse(args []string) (options, error) {
 	fs.StringVar(&o.opsListen, "ops-listen", "127.0.0.1:7481", "`address` of /metrics, /healthz and /readyz; empty for none")
 	fs.StringVar(&o.containerd, "containerd", "/run/containerd/containerd.sock", "`socket` of containerd")
 	fs.StringVar(&o.namespace, "containerd-namespace", "faasd-sec", "containerd `namespace` of this node alone")
+	fs.StringVar(&o.shim, "shim", shimAuto, "what makes sandboxes: `own`, runc, or auto for own where it lies beside this binary and the machine has cgroup v1")
 	fs.StringVar(&o.cpu, "capacity-cpu", "", "CPU lent to functions, such as 8 or 7500m (default: four times the cores; limits are rarely used up at once)")
 	fs.StringVar(&o.memory, "capacity-memory", "", "memory lent to functions, such as 12Gi (default: three quarters of the machine's)")
 	fs.Int64Var(&o.pids, "capacity-pids", 16384, "processes and threads lent to functions")
@@ -98,6 +100,9 @@ func (o *options) resolve() error {
 		o.advertise = o.listen
 	}
 	var err error
+	if o.shim, err = shimFor(o.shim); err != nil {
+		return err
+	}
 	o.capacity.CPU = int64(goruntime.NumCPU()) * 4000
 	if o.cpu != "" {
 		if o.capacity.CPU, err = api.ParseCPU("capacity-cpu", o.cpu); err != nil {

@@ -54,7 +54,7 @@ func run(ctx context.Context, o options) (err error) {
 	}}
 	rc := containerd.Default(o.containerd, o.namespace, filepath.Join(o.runDir, "rt"))
 	rc.Registries = map[string]containerd.Registry{n.Registry: {Client: toRegistry}}
-	rc.Log, rc.IOPath = log, o.state
+	rc.Log, rc.IOPath, rc.Shim = log, o.state, o.shim
 	rt, err := containerd.New(ctx, rc)
 	if err != nil {
 		return fmt.Errorf("runtime: %w", err)

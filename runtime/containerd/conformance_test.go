@@ -13,14 +13,16 @@ import (
 	"github.com/faasd-sec/faasd-sec/runtime/runtimetest"
 )
 
-func TestContainerdKeepsTheContract(t *testing.T) {
-	b := need(t)
+func TestContainerdKeepsTheContract(t *testing.T) { eachShim(t, containerdKeepsTheContract) }
+
+func containerdKeepsTheContract(t *testing.T, b *bench) {
 	runtimetest.Run(t, func(t *testing.T) runtimetest.Env { return b.env(t) })
 }
 
 // The same contract for sandboxes that were made before their function.
-func TestBoundSandboxesKeepTheContract(t *testing.T) {
-	b := need(t)
+func TestBoundSandboxesKeepTheContract(t *testing.T) { eachShim(t, boundSandboxesKeepTheContract) }
+
+func boundSandboxesKeepTheContract(t *testing.T, b *bench) {
 	runtimetest.Run(t, func(t *testing.T) runtimetest.Env {
 		e := b.env(t)
 		e.Create = func(ctx context.Context, spec runtime.Spec) (runtime.Sandbox, error) {

@@ -48,8 +48,9 @@ func plainMay() []string {
 // the launcher, which belongs to the function's user. Ending it ends the function.
 func boundMay() []string { return []string{"signal_agent"} }
 
-func TestNothingEscapesFromASandbox(t *testing.T) {
-	b := need(t)
+func TestNothingEscapesFromASandbox(t *testing.T) { eachShim(t, nothingEscapesFromASandbox) }
+
+func nothingEscapesFromASandbox(t *testing.T, b *bench) {
 	r := b.open(t)
 	p := b.prey(t, r)
 	for _, inet := range []bool{false, true} {
@@ -73,8 +74,9 @@ func TestNothingEscapesFromASandbox(t *testing.T) {
 	}
 }
 
-func TestNothingEscapesFromABoundSandbox(t *testing.T) {
-	b := need(t)
+func TestNothingEscapesFromABoundSandbox(t *testing.T) { eachShim(t, nothingEscapesFromABoundSandbox) }
+
+func nothingEscapesFromABoundSandbox(t *testing.T, b *bench) {
 	r := b.open(t)
 	p := b.prey(t, r)
 	for _, inet := range []bool{false, true} {

@@ -15,6 +15,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/cgroups"
 	"github.com/faasd-sec/faasd-sec/runtime"
 	"github.com/faasd-sec/faasd-sec/runtime/containerd/daemon"
 	"github.com/faasd-sec/faasd-sec/runtime/runtimetest"
@@ -27,7 +28,34 @@ type bench struct {
 	daemon *daemon.Daemon
 	agent  string
 	probe  string
-	serial atomic.Int64
+	shim   string // of the tests at work: "" for runc's
+	own    string // path of our own shim
+	serial *atomic.Int64
+}
+
+// eachShim runs a test with runc's shim and with our own: the verdicts are to be
+// the same.
+func eachShim(t *testing.T, test func(t *testing.T, b *bench)) {
+	b := need(t)
+	for name, path := range map[string]string{"runc": "", "own": b.own} {
+		t.Run(name, func(t *testing.T) {
+			if path != "" && cgroupsV2(t) {
+				t.Skip("our own shim does not serve cgroup v2 alone") // and says so, see the shim's tests
+			}
+			with := *b
+			with.shim = path
+			test(t, &with)
+		})
+	}
+}
+
+func cgroupsV2(t testing.TB) bool {
+	t.Helper()
+	fs, err := cgroups.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fs.Mode() == cgroups.V2
 }
 
 const crashChild = "FAASD_SEC_CRASH_CHILD"
@@ -71,7 +99,14 @@ func newBench() (_ *bench, retErr error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	b := &bench{dir: dir, agent: filepath.Join(dir, "agent"), probe: filepath.Join(dir, "probe")}
+	b := &bench{dir: dir, agent: filepath.Join(dir, "agent"), probe: filepath.Join(dir, "probe"),
+		own: filepath.Join(dir, "containerd-shim-faasdsec-v1"), serial: new(atomic.Int64)}
+	for _, part := range []string{"v1", "server"} {
+		name := "containerd-shim-faasdsec-" + part
+		if err := runtimetest.Build(ctx, "github.com/faasd-sec/faasd-sec/cmd/"+name, filepath.Join(dir, name)); err != nil {
+			return nil, err
+		}
+	}
 	if err := runtimetest.Build(ctx, runtimetest.TestAgent, b.agent); err != nil {
 		return nil, err
 	}
@@ -106,6 +141,9 @@ func need(t testing.TB) *bench {
 func (b *bench) config(t testing.TB) Config {
 	name := fmt.Sprintf("t%d-%d", os.Getpid(), b.serial.Add(1))
 	cfg := Default(b.daemon.Address(), name, filepath.Join(b.dir, "r", name))
+	if b.shim != "" {
+		cfg.Shim = b.shim
+	}
 	if testing.Verbose() {
 		cfg.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
 	}

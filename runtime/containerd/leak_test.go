@@ -61,8 +61,9 @@ func handlesOpen(t *testing.T) int {
 	return n
 }
 
-func TestASandboxTakesAllItHeldWithIt(t *testing.T) {
-	b := need(t)
+func TestASandboxTakesAllItHeldWithIt(t *testing.T) { eachShim(t, aSandboxTakesAllItHeldWithIt) }
+
+func aSandboxTakesAllItHeldWithIt(t *testing.T, b *bench) {
 	r := b.open(t)
 	img := b.basic(t, r)
 	cycle := func() {
@@ -95,7 +96,11 @@ func TestASandboxTakesAllItHeldWithIt(t *testing.T) {
 	for range 3 {
 		cycle()
 	}
-	if after := r.holdings(t); after != before {
+	after := r.holdings(t)
+	if after.fds < before.fds { // the test's own connections, closed meanwhile
+		after.fds = before.fds
+	}
+	if after != before {
 		t.Errorf("held before %+v, and after %+v", before, after)
 	}
 }

@@ -3,6 +3,7 @@ package containerd
 import (
 	"context"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -28,7 +29,7 @@ func TestSandboxesSurviveARestartOfContainerd(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	own := &bench{dir: shared.dir, daemon: d, agent: shared.agent}
+	own := &bench{dir: shared.dir, daemon: d, agent: shared.agent, serial: new(atomic.Int64)}
 	own.serial.Store(1000)
 	r := own.open(t)
 	img := own.basic(t, r)

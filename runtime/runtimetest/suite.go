@@ -429,6 +429,9 @@ func testClose(t *testing.T, e Env) {
 func testFreeze(t *testing.T, e Env) {
 	s, _ := create(t, e)
 	defer remove(t, s)
+	if !e.Alive(t, s) { // and listens, which it may not have done yet
+		t.Fatal("the agent does not answer")
+	}
 	for range 2 { // both are idempotent
 		if err := s.Freeze(t.Context()); err != nil {
 			t.Fatal(err)

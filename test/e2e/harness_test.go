@@ -61,7 +61,7 @@ var binaries = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for _, b := range []string{"coordinator", "keybroker", "node", "agent", "faasd-sec"} {
+	for _, b := range []string{"coordinator", "keybroker", "node", "agent", "faasd-sec", "containerd-shim-faasdsec-v1", "containerd-shim-faasdsec-server"} {
 		if err := goBuild(filepath.Join(dir, b), "github.com/faasd-sec/faasd-sec/cmd/"+b); err != nil {
 			return "", err
 		}
