@@ -133,6 +133,9 @@ func (a *Agent) serve(ctx context.Context) error {
 	if err == nil && stop == nil {
 		a.fn.Store(f)
 		a.link.say(&api.Control{Ready: &api.Empty{}})
+		if a.cfg.Processors != nil {
+			a.cfg.Processors(f.b.desc.Config.Resources.CPUMillis)
+		}
 		stop, err = a.wait(ctx, f)
 	}
 	if err != nil {
@@ -295,9 +298,6 @@ func (a *Agent) bind(ctx context.Context) (*function, error) {
 	if err != nil {
 		return nil, err
 	}
-	if a.cfg.Processors != nil {
-		a.cfg.Processors(n.desc.Config.Resources.CPUMillis)
-	}
 	a.mu.Lock()
 	a.bound = n
 	a.mu.Unlock()
@@ -322,11 +322,12 @@ func (a *Agent) bind(ctx context.Context) (*function, error) {
 		unlocked <- err
 	}()
 	open := n.desc.Config.Bundle.IsZero()
-	err = a.launcher.Enter(deadline, enter)
-	if err != nil {
-		err = fmt.Errorf("prepare the launcher: %w", err)
-	} else if open {
+	entered := a.launcher.Enter(deadline, enter)
+	if open {
 		err = f.start(deadline, nil)
+	}
+	if eerr := entered(); eerr != nil { // which is why the start failed, too
+		err = fmt.Errorf("prepare the launcher: %w", eerr)
 	}
 	if err != nil && deadline.Err() == nil {
 		cancel()

@@ -36,6 +36,7 @@ type function struct {
 
 	inFlight atomic.Int64
 	stopping atomic.Bool
+	primed   atomic.Bool // the first request's reply grant is being made
 
 	dead  chan struct{} // closed when the function's process ended, http mode
 	cause *api.Error    // why; after dead
@@ -197,6 +198,23 @@ func (f *function) logPipe(stream uint) (*os.File, error) {
 		f.logs.lines(stream, r)
 	})
 	return w, nil
+}
+
+// prime makes the grant of the first reply while the function, which may not even
+// have started, works on the request. A grant that cannot be made shows again when
+// the reply needs it.
+func (f *function) prime(replyKey sealed.PublicKey) {
+	if replyKey == (sealed.PublicKey{}) {
+		return
+	}
+	if g, err := f.grants.Get(f.replyGrant(replyKey)); err == nil {
+		g.Release()
+	}
+}
+
+// replyGrant asks for the grant of replies to one key.
+func (f *function) replyGrant(to sealed.PublicKey) sealed.GrantParams {
+	return sealed.GrantParams{Role: sealed.RoleReply, Recipient: to, Sender: f.b.signer, Context: f.b.revision, Name: f.b.name}
 }
 
 // begin admits an invocation; end must follow.

@@ -62,8 +62,7 @@ func (inv *invocation) reply(o outcome) {
 		inv.discard(o)
 		return
 	}
-	g, err := f.grants.Get(sealed.GrantParams{Role: sealed.RoleReply, Recipient: inv.msg.Grant.ReplyKey,
-		Sender: f.b.signer, Context: f.b.revision, Name: f.b.name})
+	g, err := f.grants.Get(f.replyGrant(inv.msg.Grant.ReplyKey))
 	if err != nil {
 		inv.abandon(o)
 		f.cfg.Logger.Warn("grant for a reply", "err", err)

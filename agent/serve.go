@@ -333,6 +333,9 @@ func (inv *invocation) run(life context.Context) {
 	inv.addCallID()
 	inv.watch = time.AfterFunc(time.Hour, inv.checkCaller)
 	inv.watch.Reset(callerCheck) // only now: the check uses inv.watch
+	if !inv.f.primed.Swap(true) {
+		go inv.f.prime(inv.msg.Grant.ReplyKey)
+	}
 	var result outcome
 	if inv.f.b.hosts() {
 		result = inv.viaHTTP(life)

@@ -37,7 +37,7 @@ const NodeQueryPrefetch = "prefetch"
 // Paths that the coordinator serves to callers and owners.
 const (
 	GatewayPathInvoke    = "/function/"    // POST NAME[.NAMESPACE], sealed body
-	GatewayPathFunctions = "/v1/functions" // GET list; GET/PUT/DELETE /NAME; GET /NAME/logs
+	GatewayPathFunctions = "/v1/functions" // GET list; GET/PUT/DELETE /NAME, GET /NAME?brief=1; GET /NAME/logs
 	GatewayPathNodes     = "/v1/nodes"     // GET
 	GatewayPathBroker    = "/v1/broker"    // GET BrokerInfo
 	GatewayPathDeposits  = "/v1/deposits"  // POST, a sealed key deposit, relayed to the broker
@@ -45,6 +45,10 @@ const (
 	GatewayPathRenew     = "/v1/renew"     // POST JoinRequest without token; on the cluster listener, from nodes
 	GatewayPathRegistry  = "/v2/"          // OCI distribution, signed requests only
 )
+
+// GatewayQueryBrief asks for one function without its sandboxes, which no node
+// is asked about then.
+const GatewayQueryBrief = "brief"
 
 // Paths that the key broker serves over mutual TLS.
 const (

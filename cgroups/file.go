@@ -3,27 +3,75 @@ package cgroups
 import (
 	"bytes"
 	"fmt"
-	"os"
+	"io"
+	"io/fs"
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // write puts value into a kernel file, in one write as the kernel demands.
 // It never creates a file, and truncates one only where the kernel ignores it.
+//
+// The files are opened without package os, which would try to have each of them
+// polled: a start writes and reads some forty of them before a function may run.
 func write(path, value string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_TRUNC, 0)
+	fd, err := open(path, unix.O_WRONLY|unix.O_TRUNC)
 	if err != nil {
 		return fmt.Errorf("write %q: %w", value, err)
 	}
-	_, err = f.WriteString(value)
-	if cerr := f.Close(); err == nil {
+	n, err := retry(func() (int, error) { return unix.Write(fd, []byte(value)) })
+	if err == nil && n != len(value) {
+		err = io.ErrShortWrite
+	}
+	if cerr := unix.Close(fd); err == nil {
 		err = cerr
 	}
 	if err != nil {
-		return fmt.Errorf("write %q: %w", value, err)
+		return fmt.Errorf("write %q: %w", value, &fs.PathError{Op: "write", Path: path, Err: err})
 	}
 	return nil
+}
+
+func open(path string, flags int) (int, error) {
+	fd, err := retry(func() (int, error) { return unix.Open(path, flags|unix.O_CLOEXEC, 0) })
+	if err != nil {
+		return -1, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	return fd, nil
+}
+
+// retry makes a call again that a signal interrupted.
+func retry(call func() (int, error)) (int, error) {
+	for {
+		if n, err := call(); err != unix.EINTR {
+			return n, err
+		}
+	}
+}
+
+// readFile gives the content of a kernel file.
+func readFile(path string) ([]byte, error) {
+	fd, err := open(path, unix.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	b := make([]byte, 0, 512)
+	for {
+		n, err := retry(func() (int, error) { return unix.Read(fd, b[len(b):cap(b)]) })
+		if err != nil {
+			return nil, &fs.PathError{Op: "read", Path: path, Err: err}
+		}
+		if n == 0 {
+			return b, nil
+		}
+		if b = b[:len(b)+n]; len(b) == cap(b) {
+			b = append(b, 0)[:len(b)]
+		}
+	}
 }
 
 // file is the path of one of the group's files.
@@ -33,7 +81,7 @@ func (g Group) file(c Controller, name string) string {
 
 // read gives the content of one of the group's files without the last newline.
 func (g Group) read(c Controller, name string) (string, error) {
-	b, err := os.ReadFile(g.file(c, name))
+	b, err := readFile(g.file(c, name))
 	if err != nil {
 		return "", err
 	}

@@ -3,6 +3,8 @@ package client
 import (
 	"context"
 	"fmt"
+	"net/http"
+	"net/url"
 	"sync/atomic"
 	"time"
 
@@ -56,7 +58,9 @@ func (c *Client) function(ctx context.Context, name api.FunctionName) (*function
 
 // fetch asks the gateway and verifies the answer.
 func (c *Client) fetch(ctx context.Context, name api.FunctionName) (*function, error) {
-	st, err := c.Describe(ctx, name)
+	var st api.FunctionStatus
+	err := c.do(ctx, call{method: http.MethodGet, path: api.GatewayPathFunctions + "/" + string(name),
+		query: url.Values{api.GatewayQueryBrief: {"1"}}}, &st)
 	if err != nil {
 		return nil, err
 	}

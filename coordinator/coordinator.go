@@ -246,7 +246,7 @@ func (c *Coordinator) serveGateway(ctx *fasthttp.RequestCtx) {
 			return
 		}
 	case isFunction && ctx.IsGet():
-		out, err = c.describeFunction(name)
+		out, err = c.describeFunction(name, ctx.QueryArgs().Has(api.GatewayQueryBrief))
 	case isFunction && ctx.IsPut():
 		out, err = c.putFunction(ctx, name)
 	case isFunction && ctx.IsDelete():

@@ -230,7 +230,7 @@ func (c *Coordinator) listFunctions() []api.FunctionStatus {
 // a stranger does not become one to each node for ever more of them.
 const maxLooks = 16
 
-func (c *Coordinator) describeFunction(path string) (*api.FunctionStatus, error) {
+func (c *Coordinator) describeFunction(path string, brief bool) (*api.FunctionStatus, error) {
 	name, err := api.ParseFunctionName(path)
 	if err != nil {
 		return nil, err
@@ -241,6 +241,9 @@ func (c *Coordinator) describeFunction(path string) (*api.FunctionStatus, error)
 	}
 	st := c.statusOf(r.rec)
 	st.Descriptor = r.rec.Descriptor
+	if brief {
+		return &st, nil
+	}
 	select {
 	case c.looks <- struct{}{}:
 		st.Sandboxes = c.sandboxesOf(name)

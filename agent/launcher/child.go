@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime"
 	"strconv"
 	"sync"
 	"syscall"
@@ -52,6 +53,7 @@ func Main(blank bool, private ...string) error {
 		return errors.New("launcher: descriptor 3 is not a unix socket")
 	}
 	defer conn.Close()
+	reserveThreads(spareThreads)
 	filter, err := Filter(FilterOptions{AllowEnter: blank})
 	if err != nil {
 		return err
@@ -62,6 +64,29 @@ func Main(blank bool, private ...string) error {
 	c := &child{conn: conn, blank: blank,
 		running: make(map[int]uint64), pids: make(map[uint64]int)}
 	return c.serve()
+}
+
+// spareThreads is how many idle threads the launcher keeps. It shares the
+// function's limit of processes, and a Go program that needs a thread and gets
+// none ends: a function that forks to its limit must not take the launcher along.
+const spareThreads = 4
+
+// reserveThreads has n more threads made, which the runtime keeps and reuses.
+func reserveThreads(n int) {
+	var ready, all sync.WaitGroup
+	release := make(chan struct{})
+	for range n {
+		ready.Add(1)
+		all.Go(func() {
+			runtime.LockOSThread() // so that each has one of its own
+			defer runtime.UnlockOSThread()
+			ready.Done()
+			<-release
+		})
+	}
+	ready.Wait()
+	close(release)
+	all.Wait()
 }
 
 // checkPowerless refuses to run with a capability: nothing the agent does wrong
@@ -87,6 +112,7 @@ func checkPowerless() error {
 type child struct {
 	conn  *net.UnixConn
 	blank bool // not entered yet
+	unfit bool // entering failed: nothing may start any more
 
 	mu      sync.Mutex     // held from before a fork until its pid is in the maps
 	running map[int]uint64 // pid → id
@@ -128,7 +154,7 @@ func (c *child) serve() error {
 		}
 		switch m.Op {
 		case opStart:
-			if c.blank {
+			if c.blank || c.unfit {
 				c.reply(m.ID, 0, errors.New("there is no function yet"))
 				break
 			}
@@ -136,9 +162,11 @@ func (c *child) serve() error {
 		case opSignal:
 			c.signal(m)
 		case opEnter:
-			c.reply(m.ID, 0, c.enter(m))
+			err := c.enter(m)
+			c.unfit = c.unfit || err != nil
+			c.reply(m.ID, 0, err)
 		case opUnpack:
-			if len(fds) != 1 || c.blank {
+			if len(fds) != 1 || c.blank || c.unfit {
 				c.reply(m.ID, 0, errors.New("unpack needs one file, and a function"))
 				break
 			}

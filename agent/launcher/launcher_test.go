@@ -268,7 +268,7 @@ func TestFilterOnFunctions(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, out)
 		}
 	}
-	if err := l.Enter(t.Context(), EnterOptions{FilterOptions: FilterOptions{DenyInet: true}}); err != nil {
+	if err := l.Enter(t.Context(), EnterOptions{FilterOptions: FilterOptions{DenyInet: true}})(); err != nil {
 		t.Fatal(err)
 	}
 	out, _ = run(t, l, testBinary, "probe")

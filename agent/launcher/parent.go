@@ -171,10 +171,21 @@ func (l *Launcher) fail() {
 // call sends a request and waits for its reply. before runs with the lock held
 // once the id is known.
 func (l *Launcher) call(ctx context.Context, m message, before func(id uint64), files ...*os.File) (message, error) {
+	return l.callAsked(ctx, m, before, nil, files...)
+}
+
+// callAsked is call, which closes asked once the request is on its way or failed.
+func (l *Launcher) callAsked(ctx context.Context, m message, before func(id uint64), asked chan<- struct{}, files ...*os.File) (message, error) {
+	told := func() {
+		if asked != nil {
+			close(asked)
+		}
+	}
 	ch := make(chan message, 1)
 	l.mu.Lock()
 	if l.gone {
 		l.mu.Unlock()
+		told()
 		return message{}, ErrGone
 	}
 	l.next++
@@ -184,7 +195,9 @@ func (l *Launcher) call(ctx context.Context, m message, before func(id uint64), 
 		before(m.ID)
 	}
 	l.mu.Unlock()
-	if err := send(l.conn, m, files...); err != nil {
+	err := send(l.conn, m, files...)
+	told()
+	if err != nil {
 		l.mu.Lock()
 		delete(l.replies, m.ID)
 		l.mu.Unlock()
@@ -235,10 +248,18 @@ type EnterOptions struct {
 }
 
 // Enter makes the launcher the function's: everything started from now on is
-// under its root, its ids and the narrower filter.
-func (l *Launcher) Enter(ctx context.Context, o EnterOptions) error {
-	_, err := l.call(ctx, message{Op: opEnter, DenyInet: o.DenyInet, Root: o.Root, UID: o.UID, GID: o.GID}, nil)
-	return err
+// under its root, its ids and the narrower filter. It asks and returns; done says
+// how it went. What is asked for next waits in the launcher until then, and is
+// refused where it went wrong.
+func (l *Launcher) Enter(ctx context.Context, o EnterOptions) (done func() error) {
+	asked := make(chan struct{})
+	failed := make(chan error, 1)
+	go func() {
+		_, err := l.callAsked(ctx, message{Op: opEnter, DenyInet: o.DenyInet, Root: o.Root, UID: o.UID, GID: o.GID}, nil, asked)
+		failed <- err
+	}()
+	<-asked
+	return func() error { return <-failed }
 }
 
 // Unpack has the launcher write the bundle that comes through archive, the

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -50,15 +51,18 @@ func (s *Sandbox) Bind(ctx context.Context, spec runtime.Spec) error {
 	if err != nil {
 		return err
 	}
-	defer h.close()
+	var done closers
+	defer func() {
+		if !bound {
+			done.close()
+			h.close()
+		}
+	}()
 	limited := make(chan error, 1)
 	go func() { limited <- s.limit(limits) }()
-	proc := h.proc
-	h.proc = -1 // rootTree's now
 	layers := append([]string{skel}, img.layers...)
-	root, err := s.r.rootTree(spec, layers, s.base, s.userns, proc)
+	root, err := s.r.rootTree(spec, layers, s.base, s.userns, h.proc, &done)
 	if err == nil {
-		defer unix.Close(root)
 		err = s.r.attach.in(h.mntns, func() error {
 			if err := unix.MoveMount(root, "", h.root, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
 				return fmt.Errorf("mount the function's root: %w", err)
@@ -78,7 +82,9 @@ func (s *Sandbox) Bind(ctx context.Context, spec runtime.Spec) error {
 	s.settled = make(chan struct{})
 	s.mu.Unlock()
 	bound = true
-	s.r.spawn(func() { s.settle(spec.Image.Digest) })
+	s.r.spawn(func() {
+		s.settle(spec.Image.Digest, func() { done.close(); h.close() })
+	})
 	return nil
 }
 
@@ -102,15 +108,31 @@ func (s *Sandbox) limit(limits cgroups.Limits) error {
 	return nil
 }
 
+// settlePause is how long a bound sandbox is on its own before containerd hears
+// of it. A node that is killed meanwhile loses the sandbox.
+const settlePause = 300 * time.Millisecond
+
 // settle tells containerd what the sandbox has become: its lease keeps the
 // image's layers, its labels give it back after a restart of the node. A node
 // that dies before that loses the sandbox, and nothing else.
-func (s *Sandbox) settle(digest string) {
+func (s *Sandbox) settle(digest string, release func()) {
 	s.mu.Lock()
 	settled := s.settled
 	s.mu.Unlock()
 	defer close(settled)
 	defer s.r.images.unhold(digest)
+	// Not now: what containerd does of it would take the processor from the
+	// function's start.
+	pause := time.NewTimer(settlePause)
+	defer pause.Stop()
+	select {
+	case <-pause.C:
+	case <-s.ending:
+		release()
+		return // there will be nothing to give back
+	case <-s.r.life.Done():
+	}
+	release()
 	ctx := context.WithoutCancel(s.r.life) // the next daemon is to find it
 	err := s.r.createLease(ctx, s.info.ID, digest)
 	if err == nil {
@@ -185,6 +207,7 @@ func (r *Runtime) probeBind() error {
 		return unsupported(err)
 	}
 	err = place(shm, dev, "shm")
+	_ = unix.Close(shm)
 	_ = unix.Close(dev)
 	if err != nil {
 		return unsupported(err)

@@ -124,7 +124,7 @@ func (r *Runtime) create(ctx context.Context, spec runtime.Spec, blank bool) (_ 
 		Resources: spec.Resources, UID: spec.UID, GID: spec.GID, CreatedAt: time.Now().UTC().Truncate(time.Millisecond),
 		Start: start, Blank: blank,
 	}
-	s := &Sandbox{r: r, info: info, base: rng.base, limits: limits, group: r.cgroups.Group(r.cgroupPath(spec.ID)), gone: make(chan struct{})}
+	s := &Sandbox{r: r, info: info, base: rng.base, limits: limits, group: r.cgroups.Group(r.cgroupPath(spec.ID)), gone: make(chan struct{}), ending: make(chan struct{})}
 	undo.add("remove what was made", s.destroy)
 	s.userns = rng.userns
 	if blank {

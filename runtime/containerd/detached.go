@@ -41,10 +41,9 @@ func bounded(size int64, mode string) [][2]string {
 	return [][2]string{{"size", strconv.FormatInt(size, 10)}, {"nr_inodes", strconv.FormatInt(max(size/4096, 64), 10)}, {"mode", mode}}
 }
 
-// place attaches the detached mount fd to name inside the detached tree root,
-// and closes fd. Linux 6.15.
+// place attaches the detached mount fd to name inside the detached tree root.
+// Linux 6.15.
 func place(fd, root int, name string) error {
-	defer unix.Close(fd)
 	if err := unix.MoveMount(fd, "", root, name, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return fmt.Errorf("place a mount on /%s: %w", name, err)
 	}
@@ -95,19 +94,14 @@ func mountDev() (fd int, retErr error) {
 	return fd, nil
 }
 
-// rootTree composes all that a function will see, mounted nowhere yet. proc is
-// taken over.
-func (r *Runtime) rootTree(spec runtime.Spec, layers []string, base uint32, userns *os.File, proc int) (root int, retErr error) {
-	root, err := r.compose.composeDetached(layers, userns)
+// rootTree composes all that a function will see, mounted nowhere yet. done gets
+// every descriptor that is opened for it, the root's included.
+func (r *Runtime) rootTree(spec runtime.Spec, layers []string, base uint32, userns *os.File, proc int, done *closers) (root int, err error) {
+	root, err = r.compose.composeDetached(layers, userns, done)
 	if err != nil {
-		_ = unix.Close(proc)
 		return -1, fmt.Errorf("compose the root file system: %w", err)
 	}
-	defer func() {
-		if retErr != nil {
-			_ = unix.Close(root)
-		}
-	}()
+	done.add(root)
 	if err := place(proc, root, "proc"); err != nil {
 		return -1, err
 	}
@@ -115,6 +109,7 @@ func (r *Runtime) rootTree(spec runtime.Spec, layers []string, base uint32, user
 	if err != nil {
 		return -1, fmt.Errorf("clone /dev: %w", err)
 	}
+	done.add(dev)
 	if err := place(dev, root, "dev"); err != nil {
 		return -1, err
 	}
@@ -134,6 +129,7 @@ func (r *Runtime) rootTree(spec runtime.Spec, layers []string, base uint32, user
 		if err != nil {
 			return -1, fmt.Errorf("%s: %w", t.Path, err)
 		}
+		done.add(fd)
 		if err := place(fd, root, strings.TrimPrefix(t.Path, "/")); err != nil {
 			return -1, err
 		}

@@ -66,22 +66,32 @@ func (c composer) compose(target, scratch string, layers []string, userns *os.Fi
 }
 
 // composeDetached is compose for a tree that is mounted nowhere yet, which the
-// caller closes or moves. It needs detached.
-func (c composer) composeDetached(layers []string, userns *os.File) (root int, err error) {
+// caller closes or moves. It needs detached. done goes on to hold what the tree
+// needs no longer.
+func (c composer) composeDetached(layers []string, userns *os.File, done *closers) (root int, err error) {
 	fds := make([]int, 0, len(layers))
-	defer func() {
-		for _, fd := range fds {
-			_ = unix.Close(fd)
-		}
-	}()
 	for _, dir := range layers {
 		fd, err := idmapped(dir, userns)
 		if err != nil {
 			return -1, err
 		}
 		fds = append(fds, fd)
+		done.add(fd)
 	}
 	return overlay(fds)
+}
+
+// closers are descriptors to be closed when there is time: closing the last one
+// of a mount that is mounted nowhere waits for all processors, each time.
+type closers []int
+
+func (c *closers) add(fd int) { *c = append(*c, fd) }
+
+func (c *closers) close() {
+	for _, fd := range *c {
+		_ = unix.Close(fd)
+	}
+	*c = nil
 }
 
 // idmapped is a detached clone of the mount at dir on which host ids 0..65535

@@ -85,7 +85,7 @@ func (r *Runtime) sandboxOf(labels map[string]string) (*Sandbox, error) {
 	}
 	return &Sandbox{
 		r: r, info: info, base: uint32(base), limits: limits,
-		group: r.cgroups.Group(r.cgroupPath(id)), gone: make(chan struct{}),
+		group: r.cgroups.Group(r.cgroupPath(id)), gone: make(chan struct{}), ending: make(chan struct{}),
 	}, nil
 }
 

@@ -33,6 +33,8 @@ type Sandbox struct {
 	proc  *process      // nil until the task was created
 	gone  chan struct{} // closed when PID 1 has ended and its exit code is known
 
+	ending  chan struct{} // closed by the first Remove
+	ended   sync.Once
 	removal sync.Mutex // held by the Remove at work
 	removed bool
 }
@@ -152,6 +154,7 @@ func (s *Sandbox) Remove(ctx context.Context, grace time.Duration) error {
 	if err := s.proc.stop(ctx, grace, s.gone); err != nil {
 		return fmt.Errorf("remove sandbox %s: %w", s.info.ID, err)
 	}
+	s.ended.Do(func() { close(s.ending) })
 	s.dropHandles() // they keep the sandbox's mounts alive
 	s.mu.Lock()
 	settled := s.settled

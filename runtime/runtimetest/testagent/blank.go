@@ -64,7 +64,7 @@ func (s *session) enter(args []string) error {
 		return err
 	}
 	return s.launcher.Enter(context.Background(), launcher.EnterOptions{
-		FilterOptions: launcher.FilterOptions{DenyInet: args[2] != "inet"}, Root: api.FunctionRoot, UID: uid, GID: gid})
+		FilterOptions: launcher.FilterOptions{DenyInet: args[2] != "inet"}, Root: api.FunctionRoot, UID: uid, GID: gid})()
 }
 
 // launched is a function that the launcher runs.
