@@ -133,27 +133,21 @@ func (b *birth) run() (uintptr, syscall.Errno) {
 	if errno != 0 || pid != 0 {
 		return pid, errno
 	}
-	for {
-		if _, _, errno = syscall.RawSyscall(unix.SYS_SETSID, 0, 0, 0); errno != 0 {
-			break
-		}
-		for i := 0; i < len(b.files) && errno == 0; i++ {
-			_, _, errno = syscall.RawSyscall(unix.SYS_DUP3, uintptr(b.files[i]), uintptr(i), 0)
-		}
-		if errno != 0 {
-			break
-		}
-		if _, _, errno = syscall.RawSyscall(unix.SYS_CHDIR, uintptr(unsafe.Pointer(b.dir)), 0, 0); errno != 0 {
-			break
-		}
-		if _, _, errno = syscall.RawSyscall6(unix.SYS_READLINKAT, atCWD, uintptr(unsafe.Pointer(b.self)), uintptr(unsafe.Pointer(b.pid)), pidRoom-1, 0, 0); errno != 0 {
-			break
-		}
-		if _, _, errno = syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(b.mask)), 0, sigsetBytes, 0, 0); errno != 0 {
-			break
-		}
+	_, _, errno = syscall.RawSyscall(unix.SYS_SETSID, 0, 0, 0)
+	for i := 0; i < len(b.files) && errno == 0; i++ {
+		_, _, errno = syscall.RawSyscall(unix.SYS_DUP3, uintptr(b.files[i]), uintptr(i), 0)
+	}
+	if errno == 0 {
+		_, _, errno = syscall.RawSyscall(unix.SYS_CHDIR, uintptr(unsafe.Pointer(b.dir)), 0, 0)
+	}
+	if errno == 0 {
+		_, _, errno = syscall.RawSyscall6(unix.SYS_READLINKAT, atCWD, uintptr(unsafe.Pointer(b.self)), uintptr(unsafe.Pointer(b.pid)), pidRoom-1, 0, 0)
+	}
+	if errno == 0 {
+		_, _, errno = syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(b.mask)), 0, sigsetBytes, 0, 0)
+	}
+	if errno == 0 {
 		_, _, errno = syscall.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(b.path)), uintptr(unsafe.Pointer(b.argv)), uintptr(unsafe.Pointer(b.env)))
-		break
 	}
 	b.errno[0] = uint32(errno)
 	_, _, _ = syscall.RawSyscall(unix.SYS_WRITE, uintptr(b.report), uintptr(unsafe.Pointer(b.errno)), 4)

@@ -42,12 +42,11 @@ func main() {
 		}
 		return
 	}
-	if err := serve(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(70)
-	}
+	fmt.Fprintln(os.Stderr, serve())
+	os.Exit(70)
 }
 
+// serve returns only with an error.
 func serve() error {
 	// As the real agent does: nobody else in the sandbox can look into it.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
