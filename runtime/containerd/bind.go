@@ -79,6 +79,15 @@ func (s *Sandbox) Bind(ctx context.Context, spec runtime.Spec) error {
 	s.mu.Lock()
 	s.info.Function, s.info.Revision, s.info.Resources = spec.Function, spec.Revision, spec.Resources
 	s.info.UID, s.info.GID, s.info.Blank = spec.UID, spec.GID, false
+	s.mu.Unlock()
+	// From here on a daemon that is killed leaves a sandbox that the next one
+	// gives back.
+	rec := s.record()
+	rec.Labels, rec.Image = s.labels(), spec.Image.Digest
+	if err := s.r.rewriteRecord(rec); err != nil {
+		return fail(err)
+	}
+	s.mu.Lock()
 	s.settled = make(chan struct{})
 	s.mu.Unlock()
 	bound = true
@@ -109,12 +118,11 @@ func (s *Sandbox) limit(limits cgroups.Limits) error {
 }
 
 // settlePause is how long a bound sandbox is on its own before containerd hears
-// of it. A node that is killed meanwhile loses the sandbox.
+// of it. Until then its record alone says what it is.
 const settlePause = 300 * time.Millisecond
 
 // settle tells containerd what the sandbox has become: its lease keeps the
-// image's layers, its labels give it back after a restart of the node. A node
-// that dies before that loses the sandbox, and nothing else.
+// image's layers, its labels show people whose it is.
 func (s *Sandbox) settle(digest string, release func()) {
 	s.mu.Lock()
 	settled := s.settled

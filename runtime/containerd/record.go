@@ -89,10 +89,29 @@ func (r *Runtime) sandboxOf(labels map[string]string) (*Sandbox, error) {
 	}, nil
 }
 
-// record is what is left of a sandbox that never got as far as a container.
+// record is what is left of a sandbox that never got as far as a container. Of
+// one that was bound it says what it became, before containerd is told.
 type record struct {
-	ID        string `json:"id"`
-	SocketDir string `json:"socket_dir"`
+	ID        string            `json:"id"`
+	SocketDir string            `json:"socket_dir"`
+	Labels    map[string]string `json:"labels,omitempty"` // of a bound one, as its container will have them
+	Image     string            `json:"image,omitempty"`  // its digest
+}
+
+// rewriteRecord puts rec in the place of the record that is there, or leaves that.
+func (r *Runtime) rewriteRecord(rec record) error {
+	b, err := json.Marshal(rec)
+	if err != nil {
+		return fmt.Errorf("record the sandbox: %w", err)
+	}
+	path := filepath.Join(r.dir(rec.ID), "record")
+	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
+		return fmt.Errorf("record the sandbox: %w", err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return fmt.Errorf("record the sandbox: %w", err)
+	}
+	return nil
 }
 
 func (s *Sandbox) record() record { return record{ID: s.info.ID, SocketDir: s.info.SocketDir} }

@@ -76,10 +76,24 @@ func (r *Runtime) adoptRunning(ctx context.Context) ([]runtime.Sandbox, error) {
 		// A blank has nothing that anybody would miss, and the handles that Bind
 		// needs were taken before anything foreign could run in it: they cannot be
 		// taken again. It falls to the sweep.
-		if !ok || task.Status != tasktypes.Status_RUNNING || c.Labels[labelBlank] != "" {
+		if !ok || task.Status != tasktypes.Status_RUNNING {
 			continue
 		}
+		var image string // of one that was bound, and of which containerd has not heard
+		if c.Labels[labelBlank] != "" {
+			rec, err := r.readRecord(c.ID)
+			if err != nil {
+				return nil, err
+			}
+			if rec.Labels == nil {
+				continue
+			}
+			c.Labels, image = rec.Labels, rec.Image
+		}
 		s, err := r.readopt(ctx, c, int(task.Pid))
+		if err == nil && image != "" {
+			err = r.settleLate(ctx, s, image)
+		}
 		if err != nil {
 			r.cfg.Log.Warn("a sandbox of an earlier life cannot be adopted and is removed", "sandbox", c.ID, "error", err)
 			continue // and falls to the sweep
@@ -87,6 +101,23 @@ func (r *Runtime) adoptRunning(ctx context.Context) ([]runtime.Sandbox, error) {
 		found = append(found, s)
 	}
 	return found, nil
+}
+
+// settleLate is settle for a sandbox whose daemon was killed before. Its image is
+// held by nothing but the view that came with it: if that is gone, so is the
+// sandbox.
+func (r *Runtime) settleLate(ctx context.Context, s *Sandbox, image string) error {
+	err := r.createLease(ctx, s.info.ID, image)
+	if errdefs.IsAlreadyExists(err) {
+		err = nil
+	}
+	if err == nil {
+		err = r.relabel(ctx, s)
+	}
+	if err != nil {
+		return errors.Join(err, s.Remove(ctx, 0))
+	}
+	return nil
 }
 
 // readopt makes the Sandbox of a running task anew. Its limits are verified
