@@ -254,14 +254,14 @@ func (r *Runtime) sweepOne(ctx context.Context, id, socketDir string) error {
 	if err := r.killTask(ctx, id); err != nil {
 		return fmt.Errorf("sweep sandbox %s: %w", id, err)
 	}
-	if err := s.destroy(ctx); err != nil {
+	if err := s.dismantle(ctx); err != nil {
 		return fmt.Errorf("sweep sandbox %s: %w", id, err)
 	}
 	// The task is gone, and its shim with it, unless containerd lost that.
 	if err := r.killShims(id); err != nil {
 		return fmt.Errorf("sweep sandbox %s: %w", id, err)
 	}
-	if err := removeSocketDir(socketDir); err != nil {
+	if err := s.erase(ctx); err != nil {
 		return fmt.Errorf("sweep sandbox %s: %w", id, err)
 	}
 	r.cfg.Log.Info("removed the remains of a sandbox", "sandbox", id)

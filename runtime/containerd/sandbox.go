@@ -176,7 +176,7 @@ func (s *Sandbox) Remove(ctx context.Context, grace time.Duration) error {
 		return fmt.Errorf("remove sandbox %s: %w", s.info.ID, err)
 	}
 	defer s.r.slots.Release(1)
-	if err := errors.Join(s.destroy(ctx), removeSocketDir(s.info.SocketDir)); err != nil {
+	if err := s.erase(ctx); err != nil {
 		return fmt.Errorf("remove sandbox %s: %w", s.info.ID, err)
 	}
 	s.r.ranges.giveBack(s.base)
@@ -185,10 +185,27 @@ func (s *Sandbox) Remove(ctx context.Context, grace time.Duration) error {
 	return nil
 }
 
-// destroy deletes all that build and boot made, whatever of it there is. Each
-// step is tried even if one before it failed; only what would leave another
-// without its name waits: the record goes last, and only if all else went.
+// destroy deletes all that build and boot made, whatever of it there is, but
+// the socket directory, which is the caller's where a Create failed.
 func (s *Sandbox) destroy(ctx context.Context) error {
+	if err := s.dismantle(ctx); err != nil {
+		return err
+	}
+	return removeDir(s.r.dir(s.info.ID))
+}
+
+// erase is destroy for a sandbox that was there, with its socket directory: that
+// goes before the record, which alone says where it is.
+func (s *Sandbox) erase(ctx context.Context) error {
+	if err := errors.Join(s.dismantle(ctx), removeSocketDir(s.info.SocketDir)); err != nil {
+		return err
+	}
+	return removeDir(s.r.dir(s.info.ID))
+}
+
+// dismantle deletes all but the record and the socket directory. Each step is
+// tried even if one before it failed.
+func (s *Sandbox) dismantle(ctx context.Context) error {
 	r, id := s.r, s.info.ID
 	r.watcher.Remove(id)
 	var errs []error
@@ -204,10 +221,7 @@ func (s *Sandbox) destroy(ctx context.Context) error {
 		unmountAll(r.dir(id)),
 		r.deleteLease(ctx, id),
 	)
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	return removeDir(r.dir(id))
+	return errors.Join(errs...)
 }
 
 // unmountAll unmounts everything on and below dir, last mounted first.
