@@ -5,20 +5,34 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strconv"
+	"time"
 )
 
 // idleMemory reads the proportional set sizes of what waits: per sandbox the
 // agent, the launcher and its share of shims, beside the shim of one bare
 // container; and the node.
-func (b *bench) idleMemory(ctx context.Context) error {
+func (b *bench) idleMemory(ctx context.Context) (retErr error) {
 	if err := b.needRunc(ctx); err != nil {
 		return err
 	}
-	watch, err := b.world.watch()
+	// As many as a pool holds at the most: what they share, they share by all.
+	const waiting = 16
+	w, err := b.newWorld(ctx, "idle", "-pool-min", strconv.Itoa(waiting), "-pool-max", strconv.Itoa(waiting))
 	if err != nil {
 		return err
 	}
-	if err := watch.quiet(ctx); err != nil {
+	defer func() { retErr = errors.Join(retErr, w.close()) }()
+	watch, err := w.watch()
+	if err != nil {
+		return err
+	}
+	full := func(s nodeState) bool { return s.creating == 0 && s.depth >= waiting }
+	if err := watch.until(ctx, "a full pool", 10*time.Millisecond, time.Minute, twice(full)); err != nil {
+		return err
+	}
+	// Agents give memory back once they have waited for a moment.
+	if err := (wall{}).Sleep(ctx, time.Now().Add(time.Second)); err != nil {
 		return err
 	}
 	if err := b.runc.start(ctx, b.programs[0].lang); err != nil {
@@ -29,7 +43,7 @@ func (b *bench) idleMemory(ctx context.Context) error {
 		return err
 	}
 	b.add("floor/memory/runc-shim", "MiB", "", []float64{bare})
-	all, err := processesOf(b.world.State())
+	all, err := processesOf(w.State())
 	if err != nil {
 		return err
 	}
