@@ -25,6 +25,7 @@ func TestBoundSandboxesKeepTheContract(t *testing.T) { eachShim(t, boundSandboxe
 func boundSandboxesKeepTheContract(t *testing.T, b *bench) {
 	runtimetest.Run(t, func(t *testing.T) runtimetest.Env {
 		e := b.env(t)
+		needBind(t, e.Runtime)
 		e.Create = func(ctx context.Context, spec runtime.Spec) (runtime.Sandbox, error) {
 			return b.tryBind(ctx, t, e.Runtime, spec)
 		}
