@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -104,6 +105,35 @@ func (f *runcFloor) start(ctx context.Context, lang string) (retErr error) {
 		return fmt.Errorf("floor: %w", err)
 	}
 	f.live = b
+	return nil
+}
+
+// pause freezes the last container that start made.
+func (f *runcFloor) pause(ctx context.Context) error { return f.live.task.Pause(ctx) }
+
+// resume thaws it by containerd's Resume, and returns with a byte that its
+// program, started as Go's, has echoed.
+func (f *runcFloor) resume(ctx context.Context) error {
+	if err := f.live.task.Resume(ctx); err != nil {
+		return fmt.Errorf("floor: resume: %w", err)
+	}
+	return f.live.echo(ctx)
+}
+
+// echo has the program echo one byte.
+func (b *bare) echo(ctx context.Context) error {
+	if at, ok := ctx.Deadline(); ok {
+		if err := b.conn.SetDeadline(at); err != nil {
+			return err
+		}
+	}
+	one := []byte{'2'}
+	if _, err := b.conn.Write(one); err != nil {
+		return fmt.Errorf("floor: write to the program: %w", err)
+	}
+	if _, err := io.ReadFull(b.conn, one); err != nil {
+		return fmt.Errorf("floor: read from the program: %w", err)
+	}
 	return nil
 }
 

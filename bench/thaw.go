@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -16,8 +17,17 @@ import (
 
 // thaw measures a frozen function to its reply: the call reaches a node that has
 // frozen it, and thaws it by a write to its cgroup file; the write is made here,
-// before the call; and, as the floor, by containerd's Resume.
-func (b *bench) thaw(ctx context.Context) error {
+// before the call; containerd's Resume is, through our own shim; and, as the
+// floor, containerd's Resume of a bare container of runc's to the byte that its
+// program echoes over a unix socket.
+func (b *bench) thaw(ctx context.Context) (err error) {
+	if err := b.needRunc(ctx); err != nil {
+		return err
+	}
+	if err := b.runc.start(ctx, "go"); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.runc.remove(ctx)) }()
 	// Nodes freeze only on purpose in one cluster, and at once in the other.
 	awake, err := b.newWorld(ctx, "awake", "-freeze-after", "0", "-pool-max", "0")
 	if err != nil {
@@ -71,7 +81,8 @@ func (b *bench) thaw(ctx context.Context) error {
 	}()
 	hello := func(ctx context.Context) error { _, err := awake.hello(ctx, fn); return err }
 	list := []trial{
-		{contender: contender{row: "thaw/resume-floor", unit: "ms", call: func(ctx context.Context) error {
+		{contender: contender{row: "thaw/resume-floor", unit: "ms", call: b.runc.resume}, before: b.runc.pause},
+		{contender: contender{row: "thaw/own-shim-resume", floor: "thaw/resume-floor", unit: "ms", call: func(ctx context.Context) error {
 			if err := task.Resume(ns); err != nil {
 				return fmt.Errorf("resume: %w", err)
 			}
