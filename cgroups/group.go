@@ -62,6 +62,9 @@ func (g Group) parent() Group { return Group{fs: g.fs, path: filepath.Dir(g.path
 // delegate hands controller c down to the children of g, where it is not yet.
 func (g Group) delegate(c Controller) error {
 	name := g.fs.unifiedName(c)
+	if name == "" {
+		return nil
+	}
 	file := filepath.Join(g.fs.dir(c, g.path), "cgroup.subtree_control")
 	have, err := os.ReadFile(file)
 	if err != nil {
