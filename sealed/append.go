@@ -33,42 +33,41 @@ func (g *Grant) appendWithHead(dst []byte, p MessageParams, role Role, head func
 	if g.header.Role != role {
 		return dst, MessageHeader{}, Link{}, fmt.Errorf("sealed: seal: a %s under a grant for a %s", role, g.header.Role)
 	}
-	var room [512]byte // most heads fit; a longer one is allocated
-	encoded, err := head(room[:0])
-	defer clear(room[:])
-	if err != nil {
-		return dst, MessageHeader{}, Link{}, err
-	}
-	return g.appendSealed(dst, p, encoded, body)
+	return g.appendSealed(dst, p, head, body)
 }
 
-// appendSealed seals head and body as one plaintext. On an error dst is returned
-// as it was.
-func (g *Grant) appendSealed(dst []byte, p MessageParams, head, body []byte) ([]byte, MessageHeader, Link, error) {
+// appendSealed seals a head, if there is one, and body as one plaintext. On an
+// error dst is returned as it was.
+func (g *Grant) appendSealed(dst []byte, p MessageParams, encode func([]byte) ([]byte, error), body []byte) ([]byte, MessageHeader, Link, error) {
 	fail := func(err error) ([]byte, MessageHeader, Link, error) { return dst, MessageHeader{}, Link{}, err }
-	total := int64(len(head)) + int64(len(body))
-	if total > MaxRecord*MaxRecords {
-		return fail(errHuge)
-	}
 	o, err := g.open(p)
 	if err != nil {
 		return fail(err)
 	}
-	defer o.keys.Wipe()
+	defer o.free()
+	var head []byte
+	if encode != nil {
+		if head, err = encode(o.head[:0]); err != nil {
+			return fail(err)
+		}
+	}
+	total := int64(len(head)) + int64(len(body))
+	if total > MaxRecord*MaxRecords {
+		return fail(errHuge)
+	}
 	aead, err := o.keys.AEAD()
 	if err != nil {
 		return fail(fmt.Errorf("sealed: seal: %w", err))
 	}
 	out := o.appendPrefix(slices.Grow(dst, int(g.SealedLen(total))), g)
 
-	nonce := new([12]byte)
 	for i := uint64(0); ; i++ {
 		n := min(MaxRecord, len(head)+len(body))
 		final := n == len(head)+len(body)
 		at, text := len(out), len(out)+wire.RecordHeader
 		out = out[:text]
 		putRecordHeader(out[at:], n, final)
-		keysched.RecordNonce(nonce, &o.keys.Nonce, i)
+		keysched.RecordNonce(&o.nonce, &o.keys.Nonce, i)
 		plain := body[:n-len(head)]
 		body = body[n-len(head):]
 		if len(head) > 0 {
@@ -77,10 +76,10 @@ func (g *Grant) appendSealed(dst []byte, p MessageParams, head, body []byte) ([]
 			out = append(append(out, head...), plain...)
 			plain, head = out[text:], nil
 		}
-		aead.Seal(out[text:text], nonce[:], plain, out[at:text])
+		aead.Seal(out[text:text], o.nonce[:], plain, out[at:text])
 		out = out[:text+n+wire.Tag]
 		if final {
-			return out, o.header, o.link(g.header.Role), nil
+			return out, o.header, o.export(), nil
 		}
 	}
 }

@@ -318,5 +318,5 @@ func unsealSeed(key *liveKey, grant, enc []byte, role sealed.Role) (*keysched.Sc
 	var seed [keysched.SeedSize]byte
 	copy(seed[:], plain)
 	defer clear(seed[:])
-	return keysched.New(grant, key.pub[:], &seed, role == sealed.RoleReply), nil
+	return keysched.New(grant, key.pub[:], &seed, sealed.LinksOf(role)), nil
 }
