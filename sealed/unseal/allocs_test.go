@@ -10,8 +10,8 @@ import (
 )
 
 // TestFewAllocations: each of these happens in every call. Cipher and mode are
-// two, a message and its head three, a pending reply one, and a pool that drops
-// what it holds now and then may cost one more.
+// two, a message and its head three, a pending reply one. Built for the race
+// detector, the library allocates two for a reply's key wherever one is derived.
 func TestFewAllocations(t *testing.T) {
 	w := newWorld(t)
 	g, back := w.requestGrant(t), w.replyGrant(t)
@@ -25,9 +25,12 @@ func TestFewAllocations(t *testing.T) {
 
 	few := func(what string, limit float64, f func()) {
 		t.Helper()
-		f() // fills pools and caches
-		if n := testing.AllocsPerRun(200, f); n > limit {
-			t.Errorf("%s: %v allocations, want at most %v", what, n, limit)
+		least := testing.AllocsPerRun(1, f)
+		for range 100 { // pools lose what they hold now and then
+			least = min(least, testing.AllocsPerRun(1, f))
+		}
+		if least > limit {
+			t.Errorf("%s: %v allocations, want at most %v", what, least, limit)
 		}
 	}
 	sealRequest := func() []byte {
@@ -58,14 +61,14 @@ func TestFewAllocations(t *testing.T) {
 			t.Fatal(n, err)
 		}
 	}
-	few("seal a request", 3, func() { sealRequest() })
-	few("seal a reply", 3, func() { sealReply() })
+	few("seal a request", 2, func() { sealRequest() })
+	few("seal a reply", 2+2, func() { sealReply() })
 	fn, caller := w.opener(t, w.fn.Decrypter(), true), w.opener(t, w.caller.Decrypter(), true)
-	few("seal and open a request", 3+6, func() {
+	few("seal and open a request", 2+5, func() {
 		r.Reset(sealRequest())
 		read(fn.Open(&r, want))
 	})
-	few("seal and open a reply", 3+7, func() {
+	few("seal and open a reply", 2+6+4, func() {
 		r.Reset(sealReply())
 		p, err := caller.ExpectReply(unseal.ExpectReply{ID: id, Link: link, Name: w.name, Context: w.revision, Sender: w.fn.SigningKey()})
 		if err != nil {
