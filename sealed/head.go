@@ -227,7 +227,7 @@ func readFields(d *dcbor.Decoder) []Field {
 		}
 		return nil
 	}
-	fields := make([]Field, n/2)
+	fields := make([]Field, n/2, n/2+1) // an agent adds the id of the call
 	for i := range fields {
 		fields[i].Name = d.Text(maxFieldName)
 		fields[i].Value = d.ByteString(maxFieldValue)
