@@ -11,13 +11,33 @@ import (
 // AppendRequest appends a whole sealed request to dst and returns the request's
 // header and its link: what opening the reply takes.
 func (g *Grant) AppendRequest(dst []byte, p MessageParams, h RequestHead, body []byte) ([]byte, MessageHeader, Link, error) {
-	return g.appendWithHead(dst, p, RoleRequest, h.AppendTo, body)
+	o, err := g.openAs(p, RoleRequest)
+	if err != nil {
+		return dst, MessageHeader{}, Link{}, err
+	}
+	defer o.free()
+	head, err := h.AppendTo(o.head[:0])
+	if err != nil {
+		return dst, MessageHeader{}, Link{}, err
+	}
+	if dst, err = g.appendSealed(dst, o, head, body); err != nil {
+		return dst, MessageHeader{}, Link{}, err
+	}
+	return dst, o.header, o.export(), nil
 }
 
 // AppendReply appends a whole sealed reply to dst.
 func (g *Grant) AppendReply(dst []byte, p MessageParams, h ReplyHead, body []byte) ([]byte, error) {
-	dst, _, _, err := g.appendWithHead(dst, p, RoleReply, h.AppendTo, body)
-	return dst, err
+	o, err := g.openAs(p, RoleReply)
+	if err != nil {
+		return dst, err
+	}
+	defer o.free()
+	head, err := h.AppendTo(o.head[:0])
+	if err != nil {
+		return dst, err
+	}
+	return g.appendSealed(dst, o, head, body)
 }
 
 // Append appends a whole sealed message of a role without head (3 to 7) to dst.
@@ -25,50 +45,41 @@ func (g *Grant) Append(dst []byte, p MessageParams, body []byte) ([]byte, error)
 	if g.header.Role.HasHead() {
 		return dst, fmt.Errorf("sealed: seal: a %s needs a head", g.header.Role)
 	}
-	dst, _, _, err := g.appendSealed(dst, p, nil, body)
-	return dst, err
+	o, err := g.open(p)
+	if err != nil {
+		return dst, err
+	}
+	defer o.free()
+	return g.appendSealed(dst, o, nil, body)
 }
 
-func (g *Grant) appendWithHead(dst []byte, p MessageParams, role Role, head func([]byte) ([]byte, error), body []byte) ([]byte, MessageHeader, Link, error) {
+func (g *Grant) openAs(p MessageParams, role Role) (*opening, error) {
 	if g.header.Role != role {
-		return dst, MessageHeader{}, Link{}, fmt.Errorf("sealed: seal: a %s under a grant for a %s", role, g.header.Role)
+		return nil, fmt.Errorf("sealed: seal: a %s under a grant for a %s", role, g.header.Role)
 	}
-	var room [512]byte // most heads fit; a longer one is allocated
-	encoded, err := head(room[:0])
-	defer clear(room[:])
-	if err != nil {
-		return dst, MessageHeader{}, Link{}, err
-	}
-	return g.appendSealed(dst, p, encoded, body)
+	return g.open(p)
 }
 
 // appendSealed seals head and body as one plaintext. On an error dst is returned
 // as it was.
-func (g *Grant) appendSealed(dst []byte, p MessageParams, head, body []byte) ([]byte, MessageHeader, Link, error) {
-	fail := func(err error) ([]byte, MessageHeader, Link, error) { return dst, MessageHeader{}, Link{}, err }
+func (g *Grant) appendSealed(dst []byte, o *opening, head, body []byte) ([]byte, error) {
 	total := int64(len(head)) + int64(len(body))
 	if total > MaxRecord*MaxRecords {
-		return fail(errHuge)
+		return dst, errHuge
 	}
-	o, err := g.open(p)
-	if err != nil {
-		return fail(err)
-	}
-	defer o.keys.Wipe()
 	aead, err := o.keys.AEAD()
 	if err != nil {
-		return fail(fmt.Errorf("sealed: seal: %w", err))
+		return dst, fmt.Errorf("sealed: seal: %w", err)
 	}
 	out := o.appendPrefix(slices.Grow(dst, int(g.SealedLen(total))), g)
 
-	nonce := new([12]byte)
 	for i := uint64(0); ; i++ {
 		n := min(MaxRecord, len(head)+len(body))
 		final := n == len(head)+len(body)
 		at, text := len(out), len(out)+wire.RecordHeader
 		out = out[:text]
 		putRecordHeader(out[at:], n, final)
-		keysched.RecordNonce(nonce, &o.keys.Nonce, i)
+		keysched.RecordNonce(&o.nonce, &o.keys.Nonce, i)
 		plain := body[:n-len(head)]
 		body = body[n-len(head):]
 		if len(head) > 0 {
@@ -77,10 +88,10 @@ func (g *Grant) appendSealed(dst []byte, p MessageParams, head, body []byte) ([]
 			out = append(append(out, head...), plain...)
 			plain, head = out[text:], nil
 		}
-		aead.Seal(out[text:text], nonce[:], plain, out[at:text])
+		aead.Seal(out[text:text], o.nonce[:], plain, out[at:text])
 		out = out[:text+n+wire.Tag]
 		if final {
-			return out, o.header, o.link(g.header.Role), nil
+			return out, nil
 		}
 	}
 }

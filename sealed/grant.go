@@ -115,7 +115,7 @@ func NewGrant(p GrantParams) (*Grant, error) {
 
 	g := &Grant{
 		header: HeaderOf(&w), bytes: b, digest: sm3.Sum(b), recipient: p.Recipient,
-		schedule: keysched.New(b, p.Recipient[:], &seed, p.Role == RoleReply),
+		schedule: keysched.New(b, p.Recipient[:], &seed, LinksOf(p.Role)),
 		random:   p.Random, salts: p.Salts,
 	}
 	g.refs.Store(1)

@@ -93,7 +93,7 @@ func SplitHead(record []byte) (head, body []byte, err error) {
 // ParseRequestHead decodes a request's head strictly, without its length.
 func ParseRequestHead(b []byte) (RequestHead, error) {
 	var h RequestHead
-	d := dcbor.NewDecoder(b)
+	d := dcbor.NewStringDecoder(b)
 	d.Field("head").MapOf(4)
 	h.Method = d.Key(1, "method").Text(maxMethod)
 	h.Path = d.Key(2, "path").Text(maxPath)
@@ -112,7 +112,7 @@ func ParseRequestHead(b []byte) (RequestHead, error) {
 // ParseReplyHead decodes a reply's head strictly, without its length.
 func ParseReplyHead(b []byte) (ReplyHead, error) {
 	var h ReplyHead
-	d := dcbor.NewDecoder(b)
+	d := dcbor.NewStringDecoder(b)
 	d.Field("head").MapOf(2)
 	status := d.Key(1, "status").Uint()
 	h.Status = int(min(status, 1000))
@@ -227,10 +227,10 @@ func readFields(d *dcbor.Decoder) []Field {
 		}
 		return nil
 	}
-	fields := make([]Field, n/2)
+	fields := make([]Field, n/2, n/2+1) // an agent adds the id of the call
 	for i := range fields {
 		fields[i].Name = d.Text(maxFieldName)
-		fields[i].Value = string(d.Bytes(maxFieldValue))
+		fields[i].Value = d.ByteString(maxFieldValue)
 	}
 	return fields
 }

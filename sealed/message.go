@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"math"
+	"sync"
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/sealed/internal/keysched"
@@ -108,11 +109,24 @@ func issuedInside(issuedMS, notBefore, notAfter uint64) bool {
 	return notBefore <= s && (s < notAfter || s == notAfter && rest == 0)
 }
 
-// opening is a message whose header is made and whose records are to come.
+// opening is a message whose header is made and whose records are to come, with
+// room to work. It is pooled and holds secrets: free it.
 type opening struct {
 	header MessageHeader
 	bound  [wire.BoundSize]byte
 	keys   keysched.Keys
+	link   Link     // role 2: the request's
+	nonce  [12]byte // of the record that is being sealed
+	drawn  [len(ID{}) + saltRandom]byte
+	salt   [saltFixed + 64]byte // an instance id of up to 48 bytes fits
+	head   [512]byte            // most heads fit; a longer one is allocated
+}
+
+var openings = sync.Pool{New: func() any { return new(opening) }}
+
+func (o *opening) free() {
+	*o = opening{}
+	openings.Put(o)
 }
 
 func (g *Grant) open(p MessageParams) (*opening, error) {
@@ -122,33 +136,46 @@ func (g *Grant) open(p MessageParams) (*opening, error) {
 	if err := p.check(&g.header); err != nil {
 		return nil, fmt.Errorf("sealed: seal: %w", err)
 	}
-	if p.ID.IsZero() {
-		id, err := NewID(g.random)
-		if err != nil {
-			return nil, err
-		}
-		p.ID = id
-	}
 	issued := uint64(p.Issued.UnixMilli())
 	if issued > math.MaxInt64-uint64(MaxQueuedLife/time.Millisecond) {
 		return nil, errors.New("sealed: seal: issued: lies too far ahead")
 	}
-	m := wire.Message{ID: p.ID, Issued: issued, Expires: issued + uint64(p.Life/time.Millisecond), Flags: uint8(p.Flags), Grant: g.digest}
-	if err := g.salts.draw(&m.Salt, g.schedule.Seed(), g.random); err != nil {
-		return nil, fmt.Errorf("sealed: seal: %w", err)
+	o := openings.Get().(*opening)
+	if err := g.begin(o, &p, issued); err != nil {
+		o.free()
+		return nil, err
 	}
-	o := new(opening)
+	return o, nil
+}
+
+// begin makes o's header and keys. What is random of a message is drawn at once,
+// for this message alone: nothing of it is kept that a clone could use again.
+func (g *Grant) begin(o *opening, p *MessageParams, issued uint64) error {
+	drawn := o.drawn[:]
+	if !p.ID.IsZero() {
+		drawn = drawn[:saltRandom]
+	}
+	if _, err := io.ReadFull(g.random, drawn); err != nil {
+		return fmt.Errorf("sealed: seal: draw the id and the salt: %w", err)
+	}
+	id := p.ID
+	if id.IsZero() {
+		id, drawn = ID(drawn), drawn[len(id):]
+	}
+	m := wire.Message{ID: id, Issued: issued, Expires: issued + uint64(p.Life/time.Millisecond), Flags: uint8(p.Flags), Grant: g.digest}
+	g.salts.fill(&m.Salt, o.salt[:0], g.schedule.Seed(), drawn)
 	m.AppendBound(o.bound[:0])
 	var link *[keysched.LinkSize]byte
 	if g.header.Role == RoleReply {
-		link = (*[keysched.LinkSize]byte)(&p.Link)
+		o.link = p.Link
+		link = (*[keysched.LinkSize]byte)(&o.link)
 	}
 	if err := g.schedule.Derive(&o.keys, o.bound[:], link); err != nil {
-		return nil, fmt.Errorf("sealed: seal: %w", err)
+		return fmt.Errorf("sealed: seal: %w", err)
 	}
 	m.Commit = o.keys.Commit
 	o.header = messageHeader(&m)
-	return o, nil
+	return nil
 }
 
 // appendPrefix appends GRANT and MESSAGE.
@@ -158,10 +185,5 @@ func (o *opening) appendPrefix(dst []byte, g *Grant) []byte {
 	return append(dst, o.keys.Commit[:]...)
 }
 
-// link returns what a request's reply is bound to.
-func (o *opening) link(role Role) Link {
-	if role != RoleRequest {
-		return Link{}
-	}
-	return o.keys.Export
-}
+// export returns what a request's reply is bound to; zero in other roles.
+func (o *opening) export() Link { return o.keys.Export }

@@ -3,12 +3,12 @@ package sealed
 import (
 	"crypto/rand"
 	"encoding/binary"
-	"fmt"
-	"io"
 	"sync"
 	"sync/atomic"
 
 	"github.com/emmansun/gmsm/sm3"
+
+	"github.com/faasd-sec/faasd-sec/sealed/internal/keysched"
 )
 
 // Salts makes message salts that no clone of the process makes again. A salt is
@@ -40,19 +40,18 @@ func NewSalts(instance []byte) *Salts {
 // processSalts is what grants use that were given no Salts.
 var processSalts = sync.OnceValue(func() *Salts { return NewSalts(nil) })
 
-func (s *Salts) draw(dst *[24]byte, seed []byte, random io.Reader) error {
-	const fixed = 32 + 32 + 8
-	var room [fixed + 64]byte // an instance id of up to 48 bytes fits
-	defer clear(room[:])
-	buf := room[:fixed]
-	copy(buf, seed)
-	if _, err := io.ReadFull(random, buf[32:64]); err != nil {
-		return fmt.Errorf("draw a salt: %w", err)
-	}
-	binary.BigEndian.PutUint64(buf[64:], s.next())
-	all := append(buf, s.instance...)
-	sum := sm3.Sum(all)
-	clear(all)
+// Sizes in bytes of what a salt is hashed from, beside the instance id.
+const (
+	saltRandom = 32
+	saltFixed  = keysched.SeedSize + saltRandom + 8
+)
+
+// fill sets dst to a new salt, hashing in the room behind buf.
+func (s *Salts) fill(dst *[24]byte, buf, seed, drawn []byte) {
+	buf = append(append(buf, seed...), drawn...)
+	buf = binary.BigEndian.AppendUint64(buf, s.next())
+	buf = append(buf, s.instance...)
+	sum := sm3.Sum(buf)
+	clear(buf)
 	copy(dst[:], sum[:])
-	return nil
 }

@@ -30,11 +30,9 @@ const smPublicParams = "\x00\x80" + "1234567812345678" +
 // SignatureDigest returns e = SM3(Z_A || label || NUL || message parts) for the
 // signer pub and the default signer id: what an SM2 crypto.Signer is given.
 func SignatureDigest(pub PublicKey, label string, parts ...[]byte) [32]byte {
-	za := sm3.New()
-	io.WriteString(za, smPublicParams)
-	za.Write(pub[1:])
-	var z [32]byte
-	za.Sum(z[:0])
+	var za [len(smPublicParams) + len(pub) - 1]byte
+	copy(za[copy(za[:], smPublicParams):], pub[1:])
+	z := sm3.Sum(za[:])
 
 	h := sm3.New()
 	h.Write(z[:])
@@ -52,10 +50,7 @@ func SignatureDigest(pub PublicKey, label string, parts ...[]byte) [32]byte {
 // options crypto.Hash(0); its result is checked to be strict DER. It returns the
 // signer's public key too.
 func Sign(random io.Reader, signer crypto.Signer, label string, parts ...[]byte) (sig []byte, pub PublicKey, err error) {
-	if signer == nil {
-		return nil, PublicKey{}, errors.New("sealed: sign: no signing key")
-	}
-	if pub, err = PublicKeyOf(signer.Public()); err != nil {
+	if pub, err = signerKey(signer); err != nil {
 		return nil, PublicKey{}, fmt.Errorf("sealed: sign: %w", err)
 	}
 	e := SignatureDigest(pub, label, parts...)

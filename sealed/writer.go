@@ -83,12 +83,12 @@ func (g *Grant) newWriter(dst io.Writer, p MessageParams) (*Writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer o.keys.Wipe()
+	defer o.free()
 	aead, err := o.keys.AEAD()
 	if err != nil {
 		return nil, fmt.Errorf("sealed: seal: %w", err)
 	}
-	w := &Writer{dst: dst, header: o.header, link: o.link(g.header.Role), aead: aead, base: o.keys.Nonce, buf: slab.Get()}
+	w := &Writer{dst: dst, header: o.header, link: o.export(), aead: aead, base: o.keys.Nonce, buf: slab.Get()}
 	prefix := o.appendPrefix(w.buf[:0], g)
 	w.body = len(prefix) + wire.RecordHeader
 	w.used = w.body

@@ -34,7 +34,7 @@ func (m *Message) hold(spool SpoolFunc, see func([]byte) error) (io.Reader, erro
 		return nil, err
 	}
 	if m.recs.final { // all of it is in the source's buffer
-		return &stream{m: m, recs: &m.recs, text: m.text}, nil
+		return m.stream(), nil
 	}
 	h := &held{m: m}
 	kept := len(m.text)

@@ -24,12 +24,14 @@ type Message struct {
 	Grant  sealed.GrantHeader
 	Header sealed.MessageHeader
 
-	recs    records
+	src     source
+	recs    records // off src
 	link    sealed.Link
 	request sealed.RequestHead
 	reply   sealed.ReplyHead
 
 	text  []byte // of the record that is being read; aliases the source's buffer
+	body  stream // what Stream and Hold hand out
 	taken bool
 	done  bool
 
@@ -116,7 +118,13 @@ func (m *Message) Stream() (io.Reader, error) {
 		m.taken = false
 		return nil, ErrUnfinished
 	}
-	return &stream{m: m, recs: &m.recs, text: m.text}, nil
+	return m.stream(), nil
+}
+
+// stream reads the records from here on; there is one per message.
+func (m *Message) stream() io.Reader {
+	m.body = stream{m: m, recs: &m.recs, text: m.text}
+	return &m.body
 }
 
 func (m *Message) take() error {

@@ -72,14 +72,10 @@ func (o *Opener) Open(r io.Reader, want Expect) (*Message, error) {
 	if want.Role.Once() && o.cfg.Replay == nil {
 		return nil, fmt.Errorf("unseal: open: a %s needs a replay set", want.Role)
 	}
-	e := expectation{
+	return o.open(r, &expectation{
 		role: want.Role, name: want.Name, anyName: want.AnyName, context: want.Context,
 		senders: want.Senders, maxQueued: want.MaxQueued,
-	}
-	if want.Role.Once() {
-		e.once = func(h *sealed.MessageHeader) error { return o.cfg.Replay.Add(h.Grant, h.ID, h.Expires) }
-	}
-	return o.open(r, &e)
+	})
 }
 
 // ExpectReply prepares for the one reply of a request.
@@ -87,16 +83,15 @@ func (o *Opener) ExpectReply(want ExpectReply) (*PendingReply, error) {
 	if err := want.check(); err != nil {
 		return nil, err
 	}
-	return &PendingReply{opener: o, want: want, senders: Only(want.Sender)}, nil
+	return &PendingReply{opener: o, want: want}, nil
 }
 
 // PendingReply opens one reply, once. It is safe for concurrent use, apart from
 // Discard.
 type PendingReply struct {
-	opener  *Opener
-	want    ExpectReply
-	senders SenderPolicy
-	taken   atomic.Bool
+	opener *Opener
+	want   ExpectReply
+	taken  atomic.Bool
 }
 
 // Open opens the reply and reads its first record. A second reply whose
@@ -106,14 +101,8 @@ func (p *PendingReply) Open(r io.Reader) (*Message, error) {
 		return nil, errors.New("unseal: open reply: it was discarded")
 	}
 	return p.opener.open(r, &expectation{
-		role: sealed.RoleReply, name: p.want.Name, context: p.want.Context, senders: p.senders,
+		role: sealed.RoleReply, name: p.want.Name, context: p.want.Context, reply: p,
 		link: (*[keysched.LinkSize]byte)(&p.want.Link), id: &p.want.ID,
-		once: func(*sealed.MessageHeader) error {
-			if p.taken.Swap(true) {
-				return refuse(sealed.CodeReplay, "this request had its reply already")
-			}
-			return nil
-		},
 	})
 }
 
@@ -126,18 +115,40 @@ type expectation struct {
 	name      string
 	anyName   bool
 	context   sealed.Digest
-	senders   SenderPolicy
+	senders   SenderPolicy // but in role 2
 	maxQueued time.Duration
 	link      *[keysched.LinkSize]byte // role 2
 	id        *sealed.ID               // role 2
-	once      func(*sealed.MessageHeader) error
+	reply     *PendingReply            // role 2
+}
+
+// admits reports whether e's sender may send. A reply's is one known key, which
+// is compared as it is: the same key has the same fingerprint.
+func (w *expectation) admits(e *entry) bool {
+	if w.reply != nil {
+		return e.header.Sender == w.reply.want.Sender
+	}
+	return w.senders.AllowSender(e.fingerprint)
+}
+
+// claim takes a message that may be opened once.
+func (o *Opener) claim(want *expectation, h *sealed.MessageHeader) error {
+	switch {
+	case want.reply != nil && want.reply.taken.Swap(true):
+		return refuse(sealed.CodeReplay, "this request had its reply already")
+	case want.role.Once():
+		return o.cfg.Replay.Add(h.Grant, h.ID, h.Expires)
+	}
+	return nil
 }
 
 // open makes the checks in the order of the format. Each returns at once, so
 // that a message is refused with the first code that applies, and costs no more
 // than the checks before it.
 func (o *Opener) open(r io.Reader, want *expectation) (_ *Message, retErr error) {
-	src := newSource(r)
+	m := new(Message)
+	src := &m.src
+	src.init(r)
 	defer func() {
 		if retErr != nil {
 			src.close()
@@ -210,7 +221,7 @@ func (o *Opener) open(r io.Reader, want *expectation) (_ *Message, retErr error)
 	}
 
 	// sender
-	if !want.senders.AllowSender(e.fingerprint) {
+	if !want.admits(e) {
 		return nil, refuse(sealed.CodeSender, "sender "+e.fingerprint.String()+" is not admitted")
 	}
 
@@ -237,10 +248,8 @@ func (o *Opener) open(r io.Reader, want *expectation) (_ *Message, retErr error)
 	}
 
 	// replay
-	if want.once != nil {
-		if err := want.once(&header); err != nil {
-			return nil, err
-		}
+	if err := o.claim(want, &header); err != nil {
+		return nil, err
 	}
 
 	aead, err := keys.AEAD()
@@ -248,10 +257,8 @@ func (o *Opener) open(r io.Reader, want *expectation) (_ *Message, retErr error)
 		return nil, fmt.Errorf("unseal: open: %w", err)
 	}
 	src.skip(size + wire.MessageSize)
-	m := &Message{Grant: e.header, Header: header, recs: records{src: src, aead: aead, base: keys.Nonce}}
-	if e.header.Role == sealed.RoleRequest {
-		m.link = keys.Export
-	}
+	m.Grant, m.Header, m.link = e.header, header, keys.Export
+	m.recs = records{src: src, aead: aead, base: keys.Nonce}
 	if e.header.Role.HasHead() {
 		if err := m.readHead(); err != nil {
 			return nil, err
@@ -318,5 +325,5 @@ func unsealSeed(key *liveKey, grant, enc []byte, role sealed.Role) (*keysched.Sc
 	var seed [keysched.SeedSize]byte
 	copy(seed[:], plain)
 	defer clear(seed[:])
-	return keysched.New(grant, key.pub[:], &seed, role == sealed.RoleReply), nil
+	return keysched.New(grant, key.pub[:], &seed, sealed.LinksOf(role)), nil
 }

@@ -23,9 +23,16 @@ type source struct {
 	lo, hi int // what was read and not yet taken
 	used   int // of buf, to be wiped
 	eof    bool
+	one    [1]byte // to look for more in; not buf: the final record's plaintext lies there
 }
 
-func newSource(r io.Reader) *source { return &source{r: r, buf: slab.Get()} }
+func newSource(r io.Reader) *source {
+	s := new(source)
+	s.init(r)
+	return s
+}
+
+func (s *source) init(r io.Reader) { s.r, s.buf = r, slab.Get() }
 
 func (s *source) close() {
 	slab.Put(s.buf, s.used)
@@ -77,9 +84,8 @@ func (s *source) ended() error {
 	if s.lo != s.hi {
 		return refuse(sealed.CodeTruncated, "goes on after its final record")
 	}
-	var one [1]byte // not into buf: the final record's plaintext lies there
 	for idle := 0; !s.eof; {
-		n, err := s.r.Read(one[:])
+		n, err := s.r.Read(s.one[:])
 		switch {
 		case n > 0:
 			return refuse(sealed.CodeTruncated, "goes on after its final record")

@@ -84,30 +84,41 @@ func TestFirstFailureSticksAndNamesItsField(t *testing.T) {
 // encodes to the same bytes again.
 func FuzzDecoder(f *testing.F) {
 	f.Add([]byte("\x82\x01\x43abc\x62hi\xf5"), []byte("aubtx"))
+	f.Add([]byte("\x82\x01\x43abc\x62hi\xf5"), []byte("ausx"))
 	f.Fuzz(func(t *testing.T, in, script []byte) {
-		d := NewDecoder(in)
-		var out []byte
-		for _, op := range script {
-			if d.Err() != nil {
-				return
-			}
-			switch op {
-			case 'u':
-				out = AppendUint(out, d.Uint())
-			case 'b':
-				out = AppendBytes(out, d.Bytes(100))
-			case 't':
-				out = AppendText(out, d.Text(100))
-			case 'a':
-				out = AppendArray(out, d.Array(100))
-			case 'm':
-				out = AppendMap(out, d.Map(100))
-			case 'x':
-				out = AppendBool(out, d.Bool())
-			}
-		}
-		if d.Err() == nil && !bytes.Equal(append(out, d.Rest()...), in) {
+		out, err := again(NewDecoder(in), script)
+		if err == nil && !bytes.Equal(out, in) {
 			t.Fatalf("%x was read as %x", in, out)
 		}
+		shared, sharedErr := again(NewStringDecoder(in), script)
+		if (err == nil) != (sharedErr == nil) || !bytes.Equal(shared, out) {
+			t.Fatalf("%x was read as %x (%v), with strings as %x (%v)", in, out, err, shared, sharedErr)
+		}
 	})
+}
+
+// again writes what it reads, one item per step of script, and what is left.
+func again(d *Decoder, script []byte) (out []byte, err error) {
+	for _, op := range script {
+		switch op {
+		case 'u':
+			out = AppendUint(out, d.Uint())
+		case 'b':
+			out = AppendBytes(out, d.Bytes(100))
+		case 's':
+			out = AppendBytes(out, d.ByteString(100))
+		case 't':
+			out = AppendText(out, d.Text(100))
+		case 'a':
+			out = AppendArray(out, d.Array(100))
+		case 'm':
+			out = AppendMap(out, d.Map(100))
+		case 'x':
+			out = AppendBool(out, d.Bool())
+		}
+		if d.Err() != nil {
+			return out, d.Err()
+		}
+	}
+	return append(out, d.Rest()...), nil
 }

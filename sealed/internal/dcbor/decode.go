@@ -11,12 +11,17 @@ import (
 // field.
 type Decoder struct {
 	rest  []byte
+	all   string // a copy of the input that strings are parts of, or empty
 	field string
 	err   error
 }
 
 // NewDecoder reads b.
 func NewDecoder(b []byte) *Decoder { return &Decoder{rest: b} }
+
+// NewStringDecoder reads b, of which most becomes strings: all of them are parts
+// of one copy, so that many cost no more than one.
+func NewStringDecoder(b []byte) *Decoder { return &Decoder{rest: b, all: string(b)} }
 
 // Field names what is read next, for errors.
 func (d *Decoder) Field(name string) *Decoder { d.field = name; return d }
@@ -111,8 +116,20 @@ func (d *Decoder) str(major byte, what string, limit int) []byte {
 // Uint reads an unsigned integer.
 func (d *Decoder) Uint() uint64 { return d.head(majorUint, "unsigned integer") }
 
+// last returns v, which was taken off the input last, as a string.
+func (d *Decoder) last(v []byte) string {
+	if d.all == "" {
+		return string(v)
+	}
+	end := len(d.all) - len(d.rest)
+	return d.all[end-len(v) : end]
+}
+
 // Bytes reads a byte string of at most limit bytes; it aliases the input.
 func (d *Decoder) Bytes(limit int) []byte { return d.str(majorBytes, "byte string", limit) }
+
+// ByteString is Bytes as a Go string.
+func (d *Decoder) ByteString(limit int) string { return d.last(d.Bytes(limit)) }
 
 // Fixed reads a byte string of exactly len(dst) bytes into dst.
 func (d *Decoder) Fixed(dst []byte) {
@@ -131,7 +148,7 @@ func (d *Decoder) Text(limit int) string {
 		d.Fail("is not UTF-8")
 		return ""
 	}
-	return string(v)
+	return d.last(v)
 }
 
 // Bool reads false or true.

@@ -59,17 +59,27 @@ func RecordNonce(dst, base *[12]byte, counter uint64) {
 	binary.BigEndian.PutUint64(dst[4:], binary.BigEndian.Uint64(base[4:])^counter)
 }
 
+// Links says what a grant's messages have to do with links.
+type Links uint8
+
+// What it can be.
+const (
+	NoLinks    Links = iota // they neither need one nor make one
+	MakesLinks              // each makes one: its export
+	TakesLinks              // each needs one
+)
+
 // Schedule is what the messages under one grant share. It is safe for
 // concurrent use until Wipe.
 type Schedule struct {
 	seed    [SeedSize]byte
 	extract mac // keyed with the grant's salt
 	expand  mac // keyed with prk; only where no link enters
-	linked  bool
+	links   Links
 }
 
-// New computes a grant's schedule. With linked set every message needs a link.
-func New(grant, recipient []byte, seed *[SeedSize]byte, linked bool) *Schedule {
+// New computes a grant's schedule.
+func New(grant, recipient []byte, seed *[SeedSize]byte, links Links) *Schedule {
 	w := pool.Get().(*scratch)
 	defer w.free()
 	w.h.Reset()
@@ -77,9 +87,9 @@ func New(grant, recipient []byte, seed *[SeedSize]byte, linked bool) *Schedule {
 	w.h.Write(recipient)
 	salt := w.h.Sum(append(w.buf[:0], labelPRK...))
 
-	s := &Schedule{seed: *seed, linked: linked}
+	s := &Schedule{seed: *seed, links: links}
 	s.extract.init(w, salt)
-	if !linked {
+	if links != TakesLinks {
 		s.extract.begin(w)
 		w.h.Write(s.seed[:])
 		s.extract.end(w)
@@ -89,15 +99,17 @@ func New(grant, recipient []byte, seed *[SeedSize]byte, linked bool) *Schedule {
 }
 
 // Derive sets out to the keys of the message whose header begins with bound.
-// link is nil exactly if the schedule is not linked.
+// link is given exactly if the schedule takes links. Export stays zero unless it
+// makes them: nobody else uses it, and it takes a third of the hashing.
 func (s *Schedule) Derive(out *Keys, bound []byte, link *[LinkSize]byte) error {
-	if len(bound) != BoundSize || (link != nil) != s.linked {
-		return fmt.Errorf("key schedule: %d header bytes and link %t, want %d and %t", len(bound), link != nil, BoundSize, s.linked)
+	linked := s.links == TakesLinks
+	if len(bound) != BoundSize || (link != nil) != linked {
+		return fmt.Errorf("key schedule: %d header bytes and link %t, want %d and %t", len(bound), link != nil, BoundSize, linked)
 	}
 	w := pool.Get().(*scratch)
 	defer w.free()
 	expand := &s.expand
-	if s.linked {
+	if linked {
 		s.extract.begin(w)
 		w.h.Write(s.seed[:])
 		w.h.Write(link[:])
@@ -108,7 +120,11 @@ func (s *Schedule) Derive(out *Keys, bound []byte, link *[LinkSize]byte) error {
 	info := append(append(w.buf[:0], labelMessage...), bound...)
 	info = append(info, 0)
 	var okm [96]byte
-	for i := range 3 {
+	blocks := 2 // up to commit's end
+	if s.links == MakesLinks {
+		blocks = 3
+	}
+	for i := range blocks {
 		info[len(info)-1] = byte(i + 1)
 		expand.begin(w)
 		if i > 0 {
@@ -121,7 +137,9 @@ func (s *Schedule) Derive(out *Keys, bound []byte, link *[LinkSize]byte) error {
 	copy(out.Key[:], okm[0:])
 	copy(out.Nonce[:], okm[16:])
 	copy(out.Commit[:], okm[28:])
-	copy(out.Export[:], okm[60:outputSize])
+	if s.links == MakesLinks {
+		copy(out.Export[:], okm[60:outputSize])
+	}
 	clear(okm[:])
 	return nil
 }

@@ -27,13 +27,16 @@ func plain(t *testing.T, grant, pub, seed, link, bound []byte) []byte {
 func TestMatchesPlainHKDF(t *testing.T) {
 	grant, pub, bound := bytes.Repeat([]byte{7}, 420), bytes.Repeat([]byte{8}, 65), bytes.Repeat([]byte{9}, BoundSize)
 	seed, link := [32]byte{1}, [32]byte{2}
-	for _, l := range []*[32]byte{nil, &link} {
-		s := New(grant, pub, &seed, l != nil)
+	for links, l := range map[Links]*[32]byte{NoLinks: nil, MakesLinks: nil, TakesLinks: &link} {
+		s := New(grant, pub, &seed, links)
 		var with []byte
 		if l != nil {
 			with = l[:]
 		}
 		want := plain(t, grant, pub, seed[:], with, bound)
+		if links != MakesLinks {
+			clear(want[60:])
+		}
 		var wg sync.WaitGroup
 		for range 8 {
 			wg.Go(func() {
@@ -43,7 +46,7 @@ func TestMatchesPlainHKDF(t *testing.T) {
 				}
 				got := append(append(append(append([]byte(nil), k.Key[:]...), k.Nonce[:]...), k.Commit[:]...), k.Export[:]...)
 				if !bytes.Equal(got, want) {
-					t.Errorf("%x, want %x", got, want)
+					t.Errorf("links %d: %x, want %x", links, got, want)
 				}
 			})
 		}
@@ -54,15 +57,15 @@ func TestMatchesPlainHKDF(t *testing.T) {
 func TestLinkMustFitTheSchedule(t *testing.T) {
 	var k Keys
 	bound := make([]byte, BoundSize)
-	if New(nil, nil, new([32]byte), true).Derive(&k, bound, nil) == nil ||
-		New(nil, nil, new([32]byte), false).Derive(&k, bound, new([32]byte)) == nil ||
-		New(nil, nil, new([32]byte), false).Derive(&k, bound[1:], nil) == nil {
+	if New(nil, nil, new([32]byte), TakesLinks).Derive(&k, bound, nil) == nil ||
+		New(nil, nil, new([32]byte), MakesLinks).Derive(&k, bound, new([32]byte)) == nil ||
+		New(nil, nil, new([32]byte), NoLinks).Derive(&k, bound[1:], nil) == nil {
 		t.Fatal("a schedule took what does not fit it")
 	}
 }
 
 func TestWipeLeavesNothing(t *testing.T) {
-	s := New([]byte("g"), []byte("p"), &[32]byte{1}, false)
+	s := New([]byte("g"), []byte("p"), &[32]byte{1}, MakesLinks)
 	s.Wipe()
 	if *s != (Schedule{}) {
 		t.Fatal("something is left")
