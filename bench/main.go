@@ -79,6 +79,7 @@ func sections() []section {
 		{name: "openloop", run: (*bench).openLoopRows},
 		{name: "cpu", run: (*bench).cpu},
 		{name: "bulk", run: (*bench).bulk},
+		{name: "zz", run: (*bench).zz},
 	}
 }
 

@@ -282,13 +282,11 @@ func TestAFrozenGroupStandsStill(t *testing.T) {
 
 func TestRemoveKillsWhatRuns(t *testing.T) {
 	_, g := kernel(t)
-	if err := g.Child("inner").Create(Memory, PIDs); err != nil {
+	inner := g.Child("inner") // on v2 a group with children holds no process itself
+	if err := inner.Create(CPU, CPUAcct, Memory, PIDs, Freezer); err != nil {
 		t.Fatal(err)
 	}
-	_, cmd := limited(t, g, "sleep")
-	if err := g.Child("inner").Add(cmd.Process.Pid, Memory, PIDs); err != nil {
-		t.Fatal(err)
-	}
+	_, cmd := limited(t, inner, "sleep")
 	var reaper sync.WaitGroup
 	reaper.Go(func() { _ = cmd.Wait() })
 	err := g.Remove(t.Context())
