@@ -27,7 +27,7 @@ type fleet struct {
 	d        *sealed.Descriptor
 }
 
-func newFleet(t *testing.T, options ...func(*rig)) *fleet {
+func newFleet(t testing.TB, options ...func(*rig)) *fleet {
 	t.Helper()
 	f := &fleet{keys: map[string]*ecdsa.PrivateKey{}}
 	for _, id := range []string{"n1", "n2"} {
