@@ -44,6 +44,12 @@ func (k *known) verify(name api.FunctionName, r *record) (*sealed.Descriptor, se
 	if err != nil {
 		return nil, sealed.Digest{}, fmt.Errorf("keybroker: revision of %s: %w", name, err)
 	}
+	k.keep(name, r, desc, rev)
+	return desc, rev, nil
+}
+
+// keep remembers what r.descriptor returned.
+func (k *known) keep(name api.FunctionName, r *record, desc *sealed.Descriptor, rev sealed.Digest) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.of == nil {
@@ -51,7 +57,6 @@ func (k *known) verify(name api.FunctionName, r *record) (*sealed.Descriptor, se
 	}
 	makeRoom(k.of, name)
 	k.of[name] = &knownDescriptor{owner: bytes.Clone(r.Owner), signed: bytes.Clone(r.Descriptor), desc: desc, revision: rev}
-	return desc, rev, nil
 }
 
 // makeRoom drops any one entry of a map that is full and lacks name.

@@ -13,8 +13,8 @@ import (
 const (
 	// maxSeen bounds the bytes of a file that is kept: a few keys fit by far.
 	maxSeen = 16 << 10
-	// settled is how long ago a file must have changed for its times to tell of
-	// the next change. The kernel's stamps are milliseconds apart.
+	// settled is how long ago a file that was found must have changed for its times
+	// to tell of the next change: the kernel's stamps are milliseconds apart.
 	settled = time.Second
 )
 
@@ -56,14 +56,22 @@ func (v *vault) recall(name api.FunctionName) (*record, error) {
 	if b == nil || err != nil {
 		return nil, err
 	}
-	if age := time.Since(time.Unix(id.ctime.Unix())); len(b) <= maxSeen && age > settled {
-		v.seenMu.Lock()
-		if v.seen == nil {
-			v.seen = make(map[api.FunctionName]seenFile)
-		}
-		makeRoom(v.seen, name)
-		v.seen[name] = seenFile{id: id, bytes: b}
-		v.seenMu.Unlock()
+	if time.Since(time.Unix(id.ctime.Unix())) > settled {
+		v.keep(name, id, b)
 	}
 	return v.decode(name, b)
+}
+
+// keep holds on to the bytes of name's file.
+func (v *vault) keep(name api.FunctionName, id fileID, b []byte) {
+	if len(b) > maxSeen {
+		return
+	}
+	v.seenMu.Lock()
+	defer v.seenMu.Unlock()
+	if v.seen == nil {
+		v.seen = make(map[api.FunctionName]seenFile)
+	}
+	makeRoom(v.seen, name)
+	v.seen[name] = seenFile{id: id, bytes: b}
 }

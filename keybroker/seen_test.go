@@ -6,6 +6,8 @@ import (
 	"os"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func testVault(t testing.TB) *vault {
@@ -25,7 +27,11 @@ func testRecord(mark byte) *record {
 // settle reads name until its file is kept in memory.
 func settle(t testing.TB, v *vault) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); len(v.seen) == 0; time.Sleep(20 * time.Millisecond) {
+	var st unix.Stat_t
+	if err := unix.Stat(v.path("f.ns"), &st); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(10 * time.Second); v.seen["f.ns"].id != idOf(&st); time.Sleep(20 * time.Millisecond) {
 		r, err := v.recall("f.ns")
 		if err != nil || time.Now().After(end) {
 			t.Fatalf("not kept: %v", err)

@@ -142,7 +142,15 @@ func (v *vault) write(name api.FunctionName, r *record) error {
 	v.seenMu.Lock()
 	delete(v.seen, name) // also where the write fails half way
 	v.seenMu.Unlock()
-	return writeFile(v.path(name), v.aead.Seal(b, nonce, plain, aad(name)))
+	b = v.aead.Seal(b, nonce, plain, aad(name))
+	if err := writeFile(v.path(name), b); err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(v.path(name), &st); err == nil && st.Size == int64(len(b)) {
+		v.keep(name, idOf(&st), b)
+	}
+	return nil
 }
 
 func aad(name api.FunctionName) []byte { return []byte(vaultMagic + string(name)) }
