@@ -54,6 +54,7 @@ const GatewayQueryBrief = "brief"
 const (
 	BrokerPathInfo     = "/v1/broker"   // GET, any role
 	BrokerPathDeposits = "/v1/deposits" // POST sealed role 5, from coordinators
+	BrokerPathAttest   = "/v1/attest"   // POST AttestRequest, from nodes
 	BrokerPathRelease  = "/v1/release"  // POST ReleaseRequest, from nodes
 )
 
@@ -137,6 +138,14 @@ type ReleaseRequest struct {
 	Revision  string     `json:"revision"`  // digest, hex
 	Statement []byte     `json:"statement"` // made by the agent: CBOR of Statement
 	Evidence  []Evidence `json:"evidence"`  // made by the node, about the statement
+}
+
+// AttestRequest shows the broker the statement and evidence of a sandbox that
+// waits for a function, so that it can verify them ahead: the same bytes that the
+// ReleaseRequest will carry.
+type AttestRequest struct {
+	Statement []byte     `json:"statement"`
+	Evidence  []Evidence `json:"evidence"`
 }
 
 // Statement is what a sandbox says of itself; evidence vouches for its digest.

@@ -3,6 +3,7 @@ package attest
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
@@ -21,13 +22,11 @@ type Statement struct {
 }
 
 // strictCBOR refuses what two readers could read differently.
-func strictCBOR() (cbor.DecMode, error) {
-	return cbor.DecOptions{
-		DupMapKey: cbor.DupMapKeyEnforcedAPF, IndefLength: cbor.IndefLengthForbidden,
-		ExtraReturnErrors: cbor.ExtraDecErrorUnknownField, TagsMd: cbor.TagsForbidden,
-		MaxArrayElements: 16, MaxMapPairs: 16, MaxNestedLevels: 4,
-	}.DecMode()
-}
+var strictCBOR = sync.OnceValues(cbor.DecOptions{
+	DupMapKey: cbor.DupMapKeyEnforcedAPF, IndefLength: cbor.IndefLengthForbidden,
+	ExtraReturnErrors: cbor.ExtraDecErrorUnknownField, TagsMd: cbor.TagsForbidden,
+	MaxArrayElements: 16, MaxMapPairs: 16, MaxNestedLevels: 4,
+}.DecMode)
 
 // ParseStatement decodes and checks a statement: its fields, and that it was
 // made at most MaxAge before now. It proves nothing about who made it.

@@ -29,7 +29,7 @@ type Config struct {
 
 	AllowedOwners []sealed.Fingerprint // who may deposit; empty: everybody, the first one owns a name
 	AllowedAgents []sealed.Digest      // agent binaries that evidence may name; empty: all
-	NodeRate      Rate                 // releases per node; zero is DefaultNodeRate
+	NodeRate      Rate                 // releases per node, and hand-ins of evidence; zero is DefaultNodeRate
 }
 
 // Broker takes deposits and releases keys. It is safe for concurrent use.
@@ -38,7 +38,9 @@ type Broker struct {
 	vault   *vault
 	opener  *unseal.Opener
 	owners  *reqauth.Verifier
-	nodes   *limiter
+	nodes   *limiter // releases
+	attests *limiter
+	known   known
 	once    *onceOnly
 	metrics *metrics
 }
@@ -78,7 +80,7 @@ func New(cfg Config) (*Broker, error) {
 		cfg.NodeRate = DefaultNodeRate()
 	}
 	return &Broker{cfg: cfg, vault: v, opener: opener, metrics: m,
-		owners: reqauth.NewVerifier(cfg.Now), nodes: newLimiter(cfg.NodeRate, cfg.Now), once: newOnceOnly(cfg.Now)}, nil
+		owners: reqauth.NewVerifier(cfg.Now), nodes: newLimiter(cfg.NodeRate, cfg.Now), attests: newLimiter(cfg.NodeRate, cfg.Now), once: newOnceOnly(cfg.Now)}, nil
 }
 
 // Info is the broker's public identity.

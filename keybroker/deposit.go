@@ -62,6 +62,7 @@ func (b *Broker) deposit(r io.Reader) (Deposited, error) {
 	if err := b.replace(name, next); err != nil {
 		return Deposited{Function: name}, err
 	}
+	b.known.keep(name, next, desc, rev) // the first release may be soon
 	return Deposited{Function: name, Revision: rev.String(), Sequence: next.Sequence,
 		Owner: m.Grant.Sender.Fingerprint().String()}, nil
 }

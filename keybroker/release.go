@@ -49,7 +49,7 @@ func (b *Broker) release(ctx context.Context, node string, req api.ReleaseReques
 		return reply, err
 	}
 	b.vault.mu.RLock()
-	current, err := b.vault.read(name)
+	current, err := b.vault.recall(name)
 	b.vault.mu.RUnlock()
 	if err != nil {
 		return reply, err
@@ -58,13 +58,9 @@ func (b *Broker) release(ctx context.Context, node string, req api.ReleaseReques
 	if current == nil || current.removed() {
 		return reply, notFound(name)
 	}
-	desc, err := current.descriptor()
+	desc, rev, err := b.known.verify(name, current)
 	if err != nil {
-		return reply, fmt.Errorf("keybroker: stored descriptor of %s: %w", name, err)
-	}
-	rev, err := desc.Revision()
-	if err != nil {
-		return reply, fmt.Errorf("keybroker: revision of %s: %w", name, err)
+		return reply, err
 	}
 	if rev != d.revision {
 		return reply, &api.Error{Code: api.CodeStaleRevision, Field: "revision",
@@ -84,6 +80,34 @@ func (b *Broker) release(ctx context.Context, node string, req api.ReleaseReques
 		return reply, err
 	}
 	return api.ReleaseReply{Sealed: sealedKeys, Type: d.claims.Type}, nil
+}
+
+// Attest verifies the evidence about a sandbox that waits for a function, as a
+// release would, so that the release finds the arithmetic done. It decides
+// nothing and binds nothing: a release goes through every check itself, and does
+// as well without. Errors are those of Release.
+func (b *Broker) Attest(ctx context.Context, node string, req api.AttestRequest) error {
+	err := b.attest(ctx, node, req)
+	b.counted("attest", err)
+	if err != nil {
+		b.cfg.Log.Warn("key broker would refuse", "node", node, "error", err)
+	}
+	return err
+}
+
+func (b *Broker) attest(ctx context.Context, node string, req api.AttestRequest) error {
+	// A bucket of its own: who hands in much takes nothing from its releases.
+	if !b.attests.allow(node) {
+		return &api.Error{Code: api.CodeBusy, Field: "node", Message: "this node hands in evidence too often", Remedy: "retry later"}
+	}
+	if _, err := attest.ParseStatement(req.Statement, b.cfg.Now()); err != nil {
+		return err
+	}
+	c, err := b.cfg.Verifiers.Verify(ctx, req.Statement, req.Evidence, b.cfg.Verifiers.Types())
+	if err != nil {
+		return err
+	}
+	return b.checkClaims(c, node)
 }
 
 // checkClaims ties the evidence to the connection it came by, and to the agents

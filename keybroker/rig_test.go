@@ -52,6 +52,8 @@ type rig struct {
 	allow []sealed.Fingerprint
 	agent []sealed.Digest
 	rate  keybroker.Rate
+	set   *attest.Verifiers   // believes words unless it is set
+	as    *keybroker.Identity // opened before, which takes a while
 }
 
 var pass = []byte("correct horse")
@@ -79,12 +81,16 @@ func identity(t testing.TB) *unseal.Identity {
 func (r *rig) start() {
 	r.t.Helper()
 	var err error
-	if r.id, _, err = keybroker.OpenIdentity(filepath.Join(r.dir, "identity"), pass, rand.Reader); err != nil {
-		r.t.Fatal(err)
+	if r.id = r.as; r.id == nil {
+		if r.id, _, err = keybroker.OpenIdentity(filepath.Join(r.dir, "identity"), pass, rand.Reader); err != nil {
+			r.t.Fatal(err)
+		}
 	}
-	set, err := attest.NewVerifiers(word{})
-	if err != nil {
-		r.t.Fatal(err)
+	set := r.set
+	if set == nil {
+		if set, err = attest.NewVerifiers(word{}); err != nil {
+			r.t.Fatal(err)
+		}
 	}
 	r.b, err = keybroker.New(keybroker.Config{Identity: r.id, VaultDir: filepath.Join(r.dir, "vault"), Verifiers: set, Random: rand.Reader,
 		Now: func() time.Time { return r.now }, Log: slog.New(slog.NewTextHandler(&r.log, nil)), Registerer: prometheus.NewRegistry(),

@@ -110,9 +110,11 @@ func (s *Server) route(ctx context.Context, c *fasthttp.RequestCtx) (int, any, e
 		return s.deposit(who, c)
 	case path == api.BrokerPathRelease && method == "POST":
 		return s.release(ctx, who, c)
+	case path == api.BrokerPathAttest && method == "POST":
+		return s.attest(ctx, who, c)
 	case strings.HasPrefix(path, api.BrokerPathDeposits+"/") && method == "DELETE":
 		return s.remove(who, path, c)
-	case path == api.BrokerPathInfo || path == api.BrokerPathDeposits || path == api.BrokerPathRelease:
+	case path == api.BrokerPathInfo || path == api.BrokerPathDeposits || path == api.BrokerPathRelease || path == api.BrokerPathAttest:
 		return 0, nil, &api.Error{Code: api.CodeMethod, Message: method + " is not served here"}
 	}
 	return 0, nil, &api.Error{Code: api.CodeNotFound, Message: "no such path"}
@@ -139,6 +141,17 @@ func (s *Server) release(ctx context.Context, who Caller, c *fasthttp.RequestCtx
 	}
 	reply, err := s.Broker.Release(ctx, who.ID, req)
 	return 200, reply, err
+}
+
+func (s *Server) attest(ctx context.Context, who Caller, c *fasthttp.RequestCtx) (int, any, error) {
+	if !who.Node {
+		return 0, nil, &api.Error{Code: api.CodeForbidden, Message: "evidence is taken from nodes"}
+	}
+	var req api.AttestRequest
+	if err := json.Unmarshal(c.PostBody(), &req); err != nil {
+		return 0, nil, api.Wrap(api.CodeInvalid, err, "the body is not an attest request")
+	}
+	return 204, nil, s.Broker.Attest(ctx, who.ID, req)
 }
 
 func (s *Server) remove(who Caller, path string, c *fasthttp.RequestCtx) (int, any, error) {

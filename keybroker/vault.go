@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"github.com/emmansun/gmsm/sm4"
+	"golang.org/x/sys/unix"
 
 	"github.com/faasd-sec/faasd-sec/api"
 )
@@ -33,6 +34,9 @@ type vault struct {
 	aead   cipher.AEAD
 	random io.Reader
 	mu     sync.RWMutex // held for writing from reading a record to replacing it
+
+	seenMu sync.Mutex
+	seen   map[api.FunctionName]seenFile
 }
 
 func openVault(dir string, key []byte, random io.Reader) (*vault, error) {
@@ -74,17 +78,34 @@ func (v *vault) path(name api.FunctionName) string {
 // read returns the record of name, or nil when there is none. The caller holds
 // the lock and wipes the record.
 func (v *vault) read(name api.FunctionName) (*record, error) {
+	b, _, err := v.load(name)
+	if b == nil || err != nil {
+		return nil, err
+	}
+	return v.decode(name, b)
+}
+
+// load returns the bytes of name's file, nil when there is none.
+func (v *vault) load(name api.FunctionName) ([]byte, fileID, error) {
 	f, err := os.Open(v.path(name))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil, fileID{}, nil
 	} else if err != nil {
-		return nil, fmt.Errorf("keybroker: vault: %w", err)
+		return nil, fileID{}, fmt.Errorf("keybroker: vault: %w", err)
 	}
 	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return nil, fileID{}, fmt.Errorf("keybroker: vault: %w", err)
+	}
 	b, err := io.ReadAll(io.LimitReader(f, maxRecord+1))
 	if err != nil {
-		return nil, fmt.Errorf("keybroker: vault: %w", err)
+		return nil, fileID{}, fmt.Errorf("keybroker: vault: %w", err)
 	}
+	return b, idOf(&st), nil
+}
+
+func (v *vault) decode(name api.FunctionName, b []byte) (*record, error) {
 	plain, err := v.open(name, b)
 	if err != nil {
 		return nil, fmt.Errorf("keybroker: vault: %s: %w", name, err)
@@ -94,11 +115,10 @@ func (v *vault) read(name api.FunctionName) (*record, error) {
 }
 
 func (v *vault) open(name api.FunctionName, b []byte) ([]byte, error) {
-	body, ok := strings.CutPrefix(string(b), vaultMagic)
-	if !ok || len(b) > maxRecord || len(body) < v.aead.NonceSize() {
+	n := len(vaultMagic) + v.aead.NonceSize()
+	if len(b) < n || len(b) > maxRecord || string(b[:len(vaultMagic)]) != vaultMagic {
 		return nil, errors.New("not a file of this version")
 	}
-	n := len(vaultMagic) + v.aead.NonceSize()
 	plain, err := v.aead.Open(nil, b[len(vaultMagic):n], b[n:], aad(name))
 	if err != nil {
 		return nil, errors.New("the file was changed, or belongs to another broker or function")
@@ -119,7 +139,18 @@ func (v *vault) write(name api.FunctionName, r *record) error {
 	if _, err := io.ReadFull(v.random, nonce); err != nil {
 		return fmt.Errorf("keybroker: vault: draw a nonce: %w", err)
 	}
-	return writeFile(v.path(name), v.aead.Seal(b, nonce, plain, aad(name)))
+	v.seenMu.Lock()
+	delete(v.seen, name) // also where the write fails half way
+	v.seenMu.Unlock()
+	b = v.aead.Seal(b, nonce, plain, aad(name))
+	if err := writeFile(v.path(name), b); err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(v.path(name), &st); err == nil && st.Size == int64(len(b)) {
+		v.keep(name, idOf(&st), b)
+	}
+	return nil
 }
 
 func aad(name api.FunctionName) []byte { return []byte(vaultMagic + string(name)) }

@@ -178,6 +178,7 @@ func (c *Cluster) brokerDir() string    { return filepath.Join(c.state, "keybrok
 func (c *Cluster) nodeID(i int) string  { return "node-" + strconv.Itoa(i) }
 func (c *Cluster) nodeRun(i int) string { return filepath.Join(c.run, "n"+strconv.Itoa(i)) }
 func (c *Cluster) brokerTLS() string    { return filepath.Join(c.brokerDir(), "tls.pem") }
+func (c *Cluster) brokerSocket() string { return filepath.Join(c.run, "keybroker.sock") }
 func (c *Cluster) namespace(i int) string {
 	return filepath.Base(c.run) + "-n" + strconv.Itoa(i)
 }
@@ -242,7 +243,7 @@ func (c *Cluster) startBroker(ctx context.Context) error {
 	// On one's own machine there is nobody to keep the passphrase from who
 	// could not read the broker's memory as well; the flag's name says so.
 	return c.spawn(ctx, "keybroker", "http://"+c.ports.brokerOps+"/readyz", c.bin("keybroker"),
-		"--listen", c.ports.broker, "--metrics-listen", c.ports.brokerOps,
+		"--listen", c.ports.broker, "--local-socket", c.brokerSocket(), "--metrics-listen", c.ports.brokerOps,
 		"--state-dir", c.brokerDir(), "--tls-identity", c.brokerTLS(), "--insecure-passphrase")
 }
 
@@ -294,7 +295,8 @@ func (c *Cluster) startNode(ctx context.Context, i int) error {
 	}
 	args := []string{
 		"-state", dir, "-run", c.nodeRun(i), "-agent", c.bin("agent"), "-listen", addr[0], "-gossip-listen", addr[1],
-		"-ops-listen", addr[2], "-local-socket", c.nodeRun(i) + ".sock", "-containerd", c.socket, "-containerd-namespace", c.namespace(i),
+		"-ops-listen", addr[2], "-local-socket", c.nodeRun(i) + ".sock",
+		"-broker-socket", c.brokerSocket(), "-containerd", c.socket, "-containerd-namespace", c.namespace(i),
 		"-capacity-cpu", cpu, "-capacity-memory", memory,
 	}
 	if c.cfg.Gateways {

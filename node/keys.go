@@ -63,7 +63,25 @@ func (n *Node) prove(ctx context.Context, b *box, statement []byte) error {
 	close(b.renewed)
 	b.renewed = make(chan struct{})
 	b.mu.Unlock()
+	if b.owner.Load() == nil { // or the release comes at once
+		n.spawn(func() { n.show(b, p) })
+	}
 	return nil
+}
+
+// show has the broker verify the proof of a box that waits, so that the release
+// finds it verified. Where that fails the release does without.
+func (n *Node) show(b *box, p *proof) {
+	ctx, cancel := context.WithTimeout(n.life, releaseTry)
+	defer cancel()
+	err := n.dep.Broker.Attest(ctx, api.AttestRequest{Statement: p.statement, Evidence: p.evidence})
+	switch {
+	case err == nil || n.life.Err() != nil:
+	case api.CodeOf(err) == api.CodeKeyRefused: // and so it will a start's
+		n.log.Warn("the key broker refuses the evidence of a waiting sandbox", "sandbox", b.id, "err", err)
+	default:
+		n.log.Debug("evidence was not verified ahead", "sandbox", b.id, "err", err)
+	}
 }
 
 // proven is a proof of b that is younger than age, renewed if it must be.

@@ -70,6 +70,9 @@ func DefaultConfig() Config {
 // Broker releases a function's keys, sealed to a sandbox.
 type Broker interface {
 	Release(ctx context.Context, req api.ReleaseRequest) (api.ReleaseReply, error)
+	// Attest shows it what a later Release will carry, so that it is quicker. Nobody
+	// depends on that.
+	Attest(ctx context.Context, req api.AttestRequest) error
 }
 
 // Collector makes evidence about a statement.

@@ -484,3 +484,57 @@ func TestAgentThatEndsAtOnceIsNotWaitedFor(t *testing.T) {
 		w.eventually("the next one starts", func() bool { status, _, _ := w.invoke(f); return status == 200 })
 	}
 }
+
+// What a start will show the broker is shown before, and a broker that does not
+// care for it, or not answer, delays nobody.
+func TestEvidenceOfThoseThatWaitIsShownToTheBroker(t *testing.T) {
+	t.Parallel()
+	never := make(chan struct{})
+	for what, answer := range map[string]func() error{
+		"taken":   func() error { return nil },
+		"refused": func() error { return api.Errorf(api.CodeKeyRefused, "no") },
+		"away":    func() error { return api.Errorf(api.CodeUnavailable, "away") },
+		"silent":  func() error { <-never; return nil },
+	} {
+		var mu sync.Mutex
+		shown := map[string]bool{}
+		first := make(chan struct{}, 16)
+		w := newWorld(t, pooled(1, 1), func(w *world) {
+			w.attest = func(r api.AttestRequest) error {
+				mu.Lock()
+				shown[string(r.Statement)] = true
+				mu.Unlock()
+				first <- struct{}{}
+				return answer()
+			}
+			w.release = func(r api.ReleaseRequest) error {
+				mu.Lock()
+				defer mu.Unlock()
+				if !shown[string(r.Statement)] {
+					return api.Errorf(api.CodeKeyRefused, "not shown before")
+				}
+				return nil
+			}
+		})
+		w.filled(1)
+		select {
+		case <-first:
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%s: nothing was shown", what)
+		}
+		if status, _, body := w.invoke(w.known("f")); status != 200 {
+			t.Errorf("%s: %d %s", what, status, body)
+		}
+		if what == "silent" {
+			close(never)
+		}
+	}
+}
+
+func TestAStartWithoutThePoolShowsNothingBefore(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pooled(0, 0))
+	if status, _, body := w.invoke(w.known("f")); status != 200 || w.attested.Load() != 0 {
+		t.Errorf("%d %s, evidence was shown %d times", status, body, w.attested.Load())
+	}
+}

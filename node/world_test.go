@@ -57,11 +57,13 @@ type world struct {
 	work      func(http.ResponseWriter, *http.Request) // what agents do for an invocation; nil: they echo it
 	released  atomic.Int64
 	release   func(api.ReleaseRequest) error // what the broker does first
-	stillborn func() bool                    // whether an agent ends at once
-	cut       func(api.Control) bool         // asked for each frame to an agent: it drops it and its connection
-	pressure  atomic.Pointer[Pressure]       // nil: the kernel tells none
-	measured  atomic.Int64                   // how often the agent was
-	log       slog.Handler                   // of the daemon; nil drops all
+	attested  atomic.Int64
+	attest    func(api.AttestRequest) error
+	stillborn func() bool              // whether an agent ends at once
+	cut       func(api.Control) bool   // asked for each frame to an agent: it drops it and its connection
+	pressure  atomic.Pointer[Pressure] // nil: the kernel tells none
+	measured  atomic.Int64             // how often the agent was
+	log       slog.Handler             // of the daemon; nil drops all
 	watched   func(runtime.Runtime) runtime.Runtime
 }
 
@@ -182,6 +184,15 @@ func (w *world) Release(_ context.Context, req api.ReleaseRequest) (api.ReleaseR
 		}
 	}
 	return api.ReleaseReply{Sealed: []byte("keys"), Type: "node-key"}, nil
+}
+
+// Attest implements Broker.
+func (w *world) Attest(_ context.Context, req api.AttestRequest) error {
+	w.attested.Add(1)
+	if w.attest != nil {
+		return w.attest(req)
+	}
+	return nil
 }
 
 // stamper is a mesh of one.

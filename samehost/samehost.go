@@ -71,7 +71,7 @@ func Dial(ctx context.Context, path string, config *tls.Config) (_ net.Conn, err
 	if err := sameUser(conn); err != nil {
 		return nil, err
 	}
-	if err := shake(tls.Client(conn, prepare(config))); err != nil {
+	if _, err := shake(tls.Client(conn, prepare(config))); err != nil {
 		return nil, err
 	}
 	var b [1]byte
@@ -92,15 +92,15 @@ func ignoreClosed(err error) error {
 }
 
 // shake makes the handshake and sees that both ends mean this protocol.
-func shake(t *tls.Conn) error {
+func shake(t *tls.Conn) (tls.ConnectionState, error) {
 	if err := t.Handshake(); err != nil {
-		return err
+		return tls.ConnectionState{}, err
 	}
 	cs := t.ConnectionState()
 	if cs.NegotiatedProtocol != protocol || len(cs.PeerCertificates) == 0 {
-		return errors.New("the other end means TLS, or shows no certificate")
+		return tls.ConnectionState{}, errors.New("the other end means TLS, or shows no certificate")
 	}
-	return nil
+	return cs, nil
 }
 
 // sameUser asks the kernel whose process is at the other end.
@@ -153,13 +153,14 @@ type accepted struct {
 	net.Conn
 	config *tls.Config
 	once   sync.Once
+	state  tls.ConnectionState // zero until the other end is admitted
 	err    error
 }
 
 func (a *accepted) admit() error {
 	a.once.Do(func() {
 		if a.err = sameUser(a.Conn); a.err == nil {
-			a.err = shake(tls.Server(a.Conn, a.config))
+			a.state, a.err = shake(tls.Server(a.Conn, a.config))
 		}
 		if a.err == nil {
 			_, a.err = a.Conn.Write([]byte{agreed})
@@ -170,6 +171,18 @@ func (a *accepted) admit() error {
 		a.config = nil
 	})
 	return a.err
+}
+
+// Handshake admits the other end now. With ConnectionState it makes a server ask
+// who that is as it asks of a *tls.Conn.
+func (a *accepted) Handshake() error { return a.admit() }
+
+// ConnectionState tells how the handshake ended, and is zero before.
+func (a *accepted) ConnectionState() tls.ConnectionState {
+	if a.admit() != nil {
+		return tls.ConnectionState{}
+	}
+	return a.state
 }
 
 // Read implements net.Conn.

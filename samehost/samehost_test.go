@@ -153,6 +153,44 @@ func TestStrangersCertificatesAreRefusedAtBothEnds(t *testing.T) {
 	}
 }
 
+func TestTheAcceptingEndKnowsWhoIsThere(t *testing.T) {
+	ours, theirs := newAuthority(t), newAuthority(t)
+	for _, client := range []*authority{ours, theirs} {
+		raw, path := socket(t)
+		ln := NewListener(raw, ours.config())
+		type end struct {
+			state tls.ConnectionState
+			err   error
+		}
+		got := make(chan end, 1)
+		go func() {
+			c, err := ln.Accept()
+			if err != nil {
+				got <- end{err: err}
+				return
+			}
+			defer c.Close()
+			_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+			s := c.(interface {
+				Handshake() error
+				ConnectionState() tls.ConnectionState
+			})
+			got <- end{s.ConnectionState(), s.Handshake()}
+		}()
+		config := client.config()
+		if c, err := dial(t, path, config); err == nil {
+			defer c.Close()
+		}
+		e := <-got
+		if client == ours && (e.err != nil || !e.state.HandshakeComplete || !bytes.Equal(e.state.PeerCertificates[0].Raw, config.Certificates[0].Certificate[0])) {
+			t.Errorf("a peer: %v, %+v", e.err, e.state)
+		}
+		if client == theirs && (e.err == nil || e.state.HandshakeComplete || len(e.state.PeerCertificates) > 0) {
+			t.Errorf("a stranger: %v, %+v", e.err, e.state)
+		}
+	}
+}
+
 // A relay of the handshake to or from a port that goes on with records must
 // not end with one side in clear.
 func TestOrdinaryTLSIsNoPeer(t *testing.T) {

@@ -43,11 +43,11 @@ func main() {
 }
 
 type options struct {
-	listen, metrics, stateDir, tlsIdentity, passphraseFile string
-	insecure                                               bool
-	owners                                                 fingerprints
-	agents                                                 digests
-	level                                                  slog.Level
+	listen, local, metrics, stateDir, tlsIdentity, passphraseFile string
+	insecure                                                      bool
+	owners                                                        fingerprints
+	agents                                                        digests
+	level                                                         slog.Level
 }
 
 func parse(args []string, out io.Writer) (options, error) {
@@ -55,6 +55,7 @@ func parse(args []string, out io.Writer) (options, error) {
 	f := flag.NewFlagSet("keybroker", flag.ContinueOnError)
 	f.SetOutput(out)
 	f.StringVar(&o.listen, "listen", "127.0.0.1:8084", "`address` of the mutual-TLS API")
+	f.StringVar(&o.local, "local-socket", "", "unix `socket` of the same API for nodes on this machine, empty for none")
 	f.StringVar(&o.metrics, "metrics-listen", "127.0.0.1:8085", "`address` of /healthz, /readyz and /metrics, empty for none")
 	f.StringVar(&o.stateDir, "state-dir", "/var/lib/faasd-sec/keybroker", "`directory` of identity and vault")
 	f.StringVar(&o.tlsIdentity, "tls-identity", "", "`file` with this broker's cluster certificate and key (default STATE-DIR/tls.pem)")
@@ -91,7 +92,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stderr 
 	if err != nil {
 		return err
 	}
-	d, err := daemon.New(daemon.Config{Listen: o.listen, MetricsListen: o.metrics, StateDir: o.stateDir, TLS: id,
+	d, err := daemon.New(daemon.Config{Listen: o.listen, LocalSocket: o.local, MetricsListen: o.metrics, StateDir: o.stateDir, TLS: id,
 		Passphrase: pass, Log: log, AllowedOwners: o.owners, AllowedAgents: o.agents})
 	clear(pass)
 	if err != nil {

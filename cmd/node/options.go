@@ -18,7 +18,7 @@ import (
 type options struct {
 	state, runDir, agent          string
 	listen, advertise             string
-	localSocket                   string
+	localSocket, brokerSocket     string
 	gateway                       string
 	gossipListen, gossipAdvertise string
 	opsListen                     string
@@ -52,6 +52,7 @@ func parse(args []string) (options, error) {
 	fs.StringVar(&o.listen, "listen", "0.0.0.0:7480", "`address` of the mutual-TLS API for coordinators")
 	fs.StringVar(&o.advertise, "advertise", "", "`host:port` under which coordinators reach -listen (default: -listen)")
 	fs.StringVar(&o.localSocket, "local-socket", "", "unix `socket` of the same API for a coordinator on this machine; empty for none")
+	fs.StringVar(&o.brokerSocket, "broker-socket", "", "unix `socket` of a key broker on this machine (keybroker --local-socket), tried before its address; empty for none")
 	fs.StringVar(&o.gateway, "gateway", "", "`address` of a gateway for callers of functions hosted here, such as 127.0.0.1:8081; plain HTTP, as a coordinator's is: on loopback, or behind a proxy with TLS; empty for none")
 	fs.StringVar(&o.gossipListen, "gossip-listen", "0.0.0.0:7946", "`ip:port` of the gossip mesh, TCP and UDP")
 	fs.StringVar(&o.gossipAdvertise, "gossip-advertise", "", "`ip:port` under which members reach -gossip-listen (default: the same)")

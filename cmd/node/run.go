@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -17,6 +19,7 @@ import (
 	"github.com/faasd-sec/faasd-sec/enrol"
 	"github.com/faasd-sec/faasd-sec/gossip"
 	"github.com/faasd-sec/faasd-sec/image"
+	"github.com/faasd-sec/faasd-sec/nbio"
 	"github.com/faasd-sec/faasd-sec/node"
 	"github.com/faasd-sec/faasd-sec/pki"
 	"github.com/faasd-sec/faasd-sec/runtime/containerd"
@@ -79,8 +82,9 @@ func run(ctx context.Context, o options) (err error) {
 	cfg.IdleAfter, cfg.StartTimeout, cfg.DrainTimeout = o.idleAfter, o.startTimeout, o.drain
 	cfg.KeepaliveMin, cfg.KeepaliveMax, cfg.FreezeAfter = o.keepaliveMin, o.keepaliveMax, o.freezeAfter
 	cfg.PoolMin, cfg.PoolMax, cfg.PoolCreates = o.poolMin, o.poolMax, o.poolCreates
-	broker := &node.HTTPBroker{URL: "https://" + n.Broker, Client: &http.Client{Transport: &http.Transport{
-		TLSClientConfig: pki.ClientConfig(identity, pki.RoleKeyBroker, pki.AnyID), IdleConnTimeout: 5 * time.Minute, MaxIdleConnsPerHost: 16}}}
+	broker := &node.HTTPBroker{Dial: func(ctx context.Context) (net.Conn, error) {
+		return dialBroker(ctx, n.Broker, o.brokerSocket, pki.ClientConfig(identity, pki.RoleKeyBroker, pki.AnyID))
+	}}
 	near := make(chan struct{})
 	go func() { defer close(near); broker.KeepNear(life) }()
 	defer func() { end(); <-near }()
@@ -159,6 +163,25 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	g.Stop()
 	return g.Wait()
+}
+
+// dialBroker opens a mutual TLS connection to the key broker. Over its socket on
+// this machine the handshake is all there is of TLS.
+func dialBroker(ctx context.Context, addr, socket string, config *tls.Config) (net.Conn, error) {
+	if socket != "" {
+		if conn, err := samehost.Dial(ctx, socket, config); err == nil {
+			return conn, nil
+		}
+	}
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	t := tls.Client(nbio.Wrap(conn), config)
+	if err := t.HandshakeContext(ctx); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return t, nil
 }
 
 // joinMesh starts gossip.

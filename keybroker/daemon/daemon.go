@@ -9,7 +9,6 @@ import (
 	"crypto"
 	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -24,8 +23,11 @@ import (
 
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/attest"
+	base "github.com/faasd-sec/faasd-sec/daemon"
 	"github.com/faasd-sec/faasd-sec/keybroker"
+	"github.com/faasd-sec/faasd-sec/nbio"
 	"github.com/faasd-sec/faasd-sec/pki"
+	"github.com/faasd-sec/faasd-sec/samehost"
 	"github.com/faasd-sec/faasd-sec/sealed"
 	"github.com/faasd-sec/faasd-sec/sealed/unseal"
 )
@@ -33,6 +35,7 @@ import (
 // Config says where a key broker listens and keeps its files.
 type Config struct {
 	Listen        string        // host:port of the mutual-TLS API
+	LocalSocket   string        // unix socket of the same API for nodes on this machine; empty for none
 	MetricsListen string        // host:port of /healthz, /readyz and /metrics, in clear; empty for none
 	StateDir      string        // identity and vault; mode 0700
 	TLS           *pki.Identity // a certificate of the cluster with role keybroker
@@ -49,6 +52,7 @@ type Daemon struct {
 	broker  *keybroker.Broker
 	server  *keybroker.Server
 	api     net.Listener
+	local   net.Listener // nil for none
 	metrics net.Listener // nil for none
 	reg     *prometheus.Registry
 }
@@ -95,15 +99,31 @@ func (d *Daemon) listen(cfg Config) error {
 	if err != nil {
 		return fmt.Errorf("key broker: %w", err)
 	}
-	d.api = tls.NewListener(ln, pki.ServerConfig(cfg.TLS, pki.RoleCoordinator, pki.RoleNode))
+	d.api = tls.NewListener(nbio.Listener{Listener: ln}, pki.ServerConfig(cfg.TLS, pki.RoleCoordinator, pki.RoleNode))
+	if cfg.LocalSocket != "" {
+		socket, err := base.ListenUnix(cfg.LocalSocket, nil)
+		if err != nil {
+			d.close()
+			return fmt.Errorf("key broker: %w", err)
+		}
+		d.local = samehost.NewListener(socket, pki.ServerConfig(cfg.TLS, pki.RoleNode))
+	}
 	if cfg.MetricsListen == "" {
 		return nil
 	}
 	if d.metrics, err = net.Listen("tcp", cfg.MetricsListen); err != nil {
-		ln.Close()
+		d.close()
 		return fmt.Errorf("key broker: metrics: %w", err)
 	}
 	return nil
+}
+
+// close ends the listeners of the API.
+func (d *Daemon) close() {
+	d.api.Close()
+	if d.local != nil {
+		d.local.Close()
+	}
 }
 
 // Addr is the address of the mutual-TLS API.
@@ -120,11 +140,14 @@ func (d *Daemon) MetricsAddr() string {
 // Info is the broker's public identity.
 func (d *Daemon) Info() api.BrokerInfo { return d.broker.Info() }
 
-// Run serves until ctx ends or a listener fails, and closes both listeners.
+// Run serves until ctx ends or a listener fails, and closes all listeners.
 func (d *Daemon) Run(ctx context.Context) error {
 	d.log.Info("key broker listens", "address", d.Addr(), "metrics", d.MetricsAddr(), "signing_key", d.Info().Signing)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.server.Serve(ctx, d.api) })
+	if d.local != nil {
+		g.Go(func() error { return d.server.Serve(ctx, d.local) })
+	}
 	if d.metrics != nil {
 		g.Go(func() error { return d.serveMetrics(ctx) })
 	}
@@ -170,12 +193,9 @@ func identify(cs *tls.ConnectionState) (keybroker.Caller, error) {
 // nodeChain verifies the certificate in node-key evidence against the authority
 // that the broker itself trusts.
 func nodeChain(id *pki.Identity) func([][]byte, time.Time) (string, crypto.PublicKey, error) {
+	chains := new(pki.Chains)
 	return func(chain [][]byte, now time.Time) (string, crypto.PublicKey, error) {
-		leaf, err := x509.ParseCertificate(chain[0])
-		if err != nil {
-			return "", nil, errors.New("the node's certificate does not parse")
-		}
-		p, err := pki.VerifyChain(leaf, id.CA(), now)
+		p, leaf, err := chains.Verify(chain[0], id.CA(), now)
 		if err != nil {
 			return "", nil, err
 		}

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -23,6 +24,7 @@ import (
 	"github.com/faasd-sec/faasd-sec/keybroker/daemon"
 	"github.com/faasd-sec/faasd-sec/pki"
 	"github.com/faasd-sec/faasd-sec/reqauth"
+	"github.com/faasd-sec/faasd-sec/samehost"
 	"github.com/faasd-sec/faasd-sec/sealed"
 	"github.com/faasd-sec/faasd-sec/sealed/unseal"
 )
@@ -35,9 +37,10 @@ func TestMain(m *testing.M) {
 
 // net is a cluster's authority and a broker that listens.
 type network struct {
-	t  *testing.T
-	ca *pki.Authority
-	d  *daemon.Daemon
+	t    *testing.T
+	ca   *pki.Authority
+	d    *daemon.Daemon
+	dial func(who *pki.Identity) func(context.Context, string, string) (net.Conn, error) // nil for TCP
 }
 
 func (n *network) identity(ca *pki.Authority, role pki.Role, id string) *pki.Identity {
@@ -53,16 +56,19 @@ func (n *network) identity(ca *pki.Authority, role pki.Role, id string) *pki.Ide
 	return i
 }
 
-func start(t *testing.T) *network {
+func start(t *testing.T, options ...func(*daemon.Config)) *network {
 	t.Helper()
 	n := &network{t: t}
 	var err error
 	if n.ca, err = pki.NewCluster(filepath.Join(t.TempDir(), "ca")); err != nil {
 		t.Fatal(err)
 	}
-	n.d, err = daemon.New(daemon.Config{Listen: "127.0.0.1:0", MetricsListen: "127.0.0.1:0", StateDir: t.TempDir(),
-		TLS: n.identity(n.ca, pki.RoleKeyBroker, "kb"), Passphrase: []byte("passphrase"), Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
+	cfg := daemon.Config{Listen: "127.0.0.1:0", MetricsListen: "127.0.0.1:0", StateDir: t.TempDir(),
+		TLS: n.identity(n.ca, pki.RoleKeyBroker, "kb"), Passphrase: []byte("passphrase"), Log: slog.New(slog.DiscardHandler)}
+	for _, o := range options {
+		o(&cfg)
+	}
+	if n.d, err = daemon.New(cfg); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -86,6 +92,9 @@ func start(t *testing.T) *network {
 func (n *network) call(who *pki.Identity, method, path, typ, auth string, body []byte) (int, []byte, error) {
 	n.t.Helper()
 	tr := &http.Transport{TLSClientConfig: pki.ClientConfig(who, pki.RoleKeyBroker, pki.AnyID)}
+	if n.dial != nil {
+		tr.DialTLSContext = n.dial(who)
+	}
 	defer tr.CloseIdleConnections()
 	req, err := http.NewRequestWithContext(n.t.Context(), method, "https://"+n.d.Addr()+path, bytes.NewReader(body))
 	if err != nil {
@@ -148,14 +157,10 @@ func (n *network) deposit(owner *unseal.Identity) (*sealed.Descriptor, []byte) {
 	return d, msg
 }
 
-// release asks for keys with evidence that signer made, over who's connection.
-func (n *network) release(d *sealed.Descriptor, who, signer *pki.Identity) (int, []byte) {
+// proof is a statement of a new sandbox with evidence that signer made.
+func (n *network) proof(signer *pki.Identity) api.AttestRequest {
 	n.t.Helper()
 	k, err := unseal.NewKey(rand.Reader)
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	rev, err := d.Revision()
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -170,7 +175,36 @@ func (n *network) release(d *sealed.Descriptor, who, signer *pki.Identity) (int,
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	body, err := json.Marshal(api.ReleaseRequest{Function: d.FullName(), Revision: rev.String(), Statement: st, Evidence: []api.Evidence{ev}})
+	return api.AttestRequest{Statement: st, Evidence: []api.Evidence{ev}}
+}
+
+// attest shows a proof over who's connection.
+func (n *network) attest(p api.AttestRequest, who *pki.Identity) (int, []byte) {
+	n.t.Helper()
+	body, err := json.Marshal(p)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	status, b, err := n.call(who, "POST", api.BrokerPathAttest, api.ContentTypeJSON, "", body)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return status, b
+}
+
+// release asks for keys with evidence that signer made, over who's connection.
+func (n *network) release(d *sealed.Descriptor, who, signer *pki.Identity) (int, []byte) {
+	n.t.Helper()
+	return n.releaseWith(n.proof(signer), d, who)
+}
+
+func (n *network) releaseWith(p api.AttestRequest, d *sealed.Descriptor, who *pki.Identity) (int, []byte) {
+	n.t.Helper()
+	rev, err := d.Revision()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	body, err := json.Marshal(api.ReleaseRequest{Function: d.FullName(), Revision: rev.String(), Statement: p.Statement, Evidence: p.Evidence})
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -225,6 +259,22 @@ func TestDepositReleaseRemovalOverMutualTLS(t *testing.T) {
 	wantProblem(t, status, b, api.CodeKeyRefused)
 	status, b = n.release(d, node, n.identity(n.ca, pki.RoleCoordinator, "n1"))
 	wantProblem(t, status, b, api.CodeKeyRefused)
+
+	ahead := n.proof(node)
+	if status, b = n.attest(ahead, node); status != 204 {
+		t.Errorf("evidence handed in: %d %s", status, b)
+	}
+	status, b = n.releaseWith(ahead, d, other) // it is no other node's by that
+	wantProblem(t, status, b, api.CodeKeyRefused)
+	if status, b = n.releaseWith(ahead, d, node); status != 200 {
+		t.Errorf("release of what was handed in: %d %s", status, b)
+	}
+	status, b = n.attest(n.proof(node), coordinator)
+	wantProblem(t, status, b, api.CodeForbidden)
+	status, b = n.attest(n.proof(other), node)
+	wantProblem(t, status, b, api.CodeKeyRefused)
+	status, b = n.attest(n.proof(n.identity(foreign, pki.RoleNode, "n1")), node)
+	wantProblem(t, status, b, api.CodeKeyRefused)
 	if _, _, err := n.call(n.identity(foreign, pki.RoleCoordinator, "c1"), "GET", api.BrokerPathInfo, "", "", nil); err == nil {
 		t.Error("another cluster's member was served")
 	}
@@ -250,6 +300,46 @@ func TestDepositReleaseRemovalOverMutualTLS(t *testing.T) {
 	wantProblem(t, status, b, api.CodeMethod)
 	status, b, _ = n.call(node, "GET", "/else", "", "", nil)
 	wantProblem(t, status, b, api.CodeNotFound)
+}
+
+// Over the socket for this machine's nodes there is no TLS after the handshake,
+// and the same is decided.
+func TestReleaseOverTheLocalSocket(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s")
+	n := start(t, func(c *daemon.Config) { c.LocalSocket = socket })
+	owner, err := unseal.NewIdentity(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, msg := n.deposit(owner)
+	coordinator, node, other := n.identity(n.ca, pki.RoleCoordinator, "c1"), n.identity(n.ca, pki.RoleNode, "n1"), n.identity(n.ca, pki.RoleNode, "n2")
+	if status, b, err := n.call(coordinator, "POST", api.BrokerPathDeposits, api.ContentTypeSealed, "", msg); err != nil || status != 200 {
+		t.Fatalf("deposit: %d %s %v", status, b, err)
+	}
+	n.dial = func(who *pki.Identity) func(context.Context, string, string) (net.Conn, error) {
+		return func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return samehost.Dial(ctx, socket, pki.ClientConfig(who, pki.RoleKeyBroker, pki.AnyID))
+		}
+	}
+	p := n.proof(node)
+	if status, b := n.attest(p, node); status != 204 {
+		t.Errorf("evidence: %d %s", status, b)
+	}
+	if status, b := n.releaseWith(p, d, node); status != 200 {
+		t.Errorf("release: %d %s", status, b)
+	}
+	status, b := n.releaseWith(n.proof(node), d, other)
+	wantProblem(t, status, b, api.CodeKeyRefused)
+	if _, _, err := n.call(coordinator, "GET", api.BrokerPathInfo, "", "", nil); err == nil {
+		t.Error("a coordinator was served over the nodes' socket")
+	}
+	foreign, err := pki.NewCluster(filepath.Join(t.TempDir(), "ca"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := n.call(n.identity(foreign, pki.RoleNode, "n1"), "GET", api.BrokerPathInfo, "", "", nil); err == nil {
+		t.Error("another cluster's node was served")
+	}
 }
 
 func TestHealthAndMetrics(t *testing.T) {
