@@ -328,3 +328,17 @@ func TestCallsEndWithTheirContext(t *testing.T) {
 		t.Errorf("nobody is there: %v", err)
 	}
 }
+
+func TestProcessIsHardened(t *testing.T) {
+	w := newWorld(t)
+	for file, want := range map[string]string{"limits": "Max core file size 0 0 bytes", "status": "VmLck: "} {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", w.cmd.Process.Pid, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := strings.Join(strings.Fields(string(b)), " ")
+		if !strings.Contains(text, want) || strings.Contains(text, "VmLck: 0 kB") {
+			t.Errorf("%s: no %q in %s", file, want, text)
+		}
+	}
+}
