@@ -3,7 +3,7 @@ SHELL := /bin/bash
 GO ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
-BINARIES := faasd-sec coordinator keybroker node agent containerd-shim-faasdsec-v1 containerd-shim-faasdsec-server
+BINARIES := faasd-sec coordinator keybroker manifest-opener node agent containerd-shim-faasdsec-v1 containerd-shim-faasdsec-server
 FUZZTIME ?= 20s
 export CGO_ENABLED := 0
 
@@ -16,6 +16,9 @@ build: $(addprefix bin/,$(BINARIES)) ## static binaries into bin/
 
 $(addprefix bin/,$(BINARIES)): bin/%:
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/$*
+
+# What is allocated while a manifest is opened is erased when it is freed; see manifest/opener/erase.go.
+bin/manifest-opener: export GOEXPERIMENT = runtimesecret
 
 setup: ## install what is missing from the distribution
 	scripts/setup.sh

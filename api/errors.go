@@ -43,6 +43,10 @@ const (
 	CodeInternal         Code = "internal"           // a defect of ours; the log has more
 )
 
+// CodeExceedsBounds refuses a task that asks for more than its function's owner
+// allows; the field is named.
+const CodeExceedsBounds Code = "manifest_exceeds_bounds"
+
 // statusOf is the one place where a code becomes an HTTP status.
 func statusOf(c Code) int {
 	switch c {
@@ -50,7 +54,7 @@ func statusOf(c Code) int {
 		return http.StatusBadRequest
 	case CodeUnauthorized, "signature":
 		return http.StatusUnauthorized
-	case CodeForbidden, "sender", CodeKeyRefused:
+	case CodeForbidden, "sender", CodeKeyRefused, CodeExceedsBounds:
 		return http.StatusForbidden
 	case CodeNotFound, "wrong_function":
 		return http.StatusNotFound
