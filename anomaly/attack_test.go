@@ -15,7 +15,11 @@ func victim(t *testing.T) (*rig, files) {
 	r := newRig(t)
 	for range 60 {
 		r.fill(1)
-		rep, fs := r.verified(r.cfg.Dir), readFiles(t, r.cfg.Dir)
+		rep := r.verified(r.cfg.Dir)
+		if rep.Signed != nil {
+			r.until("HEAD", func() bool { return r.log.Stats().Signed == *rep.Signed })
+		}
+		fs := readFiles(t, r.cfg.Dir)
 		if segs := fs.segments(); rep.Unsigned == 2 && len(segs) == 3 {
 			if _, signed := signedEnd(fs[segs[2]]); signed > 2 {
 				return r, fs
@@ -58,24 +62,22 @@ func TestEveryChangedByteIsFound(t *testing.T) {
 	end, _ := signedEnd(fs[last])
 	for name, content := range fs {
 		for i := range content {
-			for _, flip := range []byte{1, 0x80} {
-				b := bytes.Clone(content)
-				b[i] ^= flip
-				rep := j.verify(t, fs.with(name, b), nil)
-				if name == last && i >= end {
-					// The tail: found all the same where the chain breaks; where it looks as
-					// if a crash had cut it, the report says so.
-					if rep.OK && rep.Torn == 0 || !rep.OK && !rep.Breaks[0].Unsigned || rep.Signed == nil {
-						t.Fatalf("%s, byte %d of the tail: %+v", name, i, rep)
-					}
-					continue
+			b := bytes.Clone(content)
+			b[i] ^= 1 << (i % 8)
+			rep := j.verify(t, fs.with(name, b), nil)
+			if name == last && i >= end {
+				// The tail: found all the same where the chain breaks; where it looks as
+				// if a crash had cut it, the report says so.
+				if rep.OK && rep.Torn == 0 || !rep.OK && !rep.Breaks[0].Unsigned || rep.Signed == nil {
+					t.Fatalf("%s, byte %d of the tail: %+v", name, i, rep)
 				}
-				if rep.OK {
-					t.Fatalf("%s: byte %d xor %#x was not found", name, i, flip)
-				}
-				if rep.Breaks[0].Unsigned {
-					t.Fatalf("%s: byte %d is signed, the break says it is not: %s", name, i, reasons(rep))
-				}
+				continue
+			}
+			if rep.OK {
+				t.Fatalf("%s: a change of byte %d was not found", name, i)
+			}
+			if rep.Breaks[0].Unsigned {
+				t.Fatalf("%s: byte %d is signed, the break says it is not: %s", name, i, reasons(rep))
 			}
 		}
 	}
@@ -90,7 +92,11 @@ func TestEveryTruncationIsFound(t *testing.T) {
 	for n, name := range segs {
 		content := fs[name]
 		end, _ := signedEnd(content)
-		for i := range content {
+		step := 1
+		if n < 2 {
+			step = 5
+		}
+		for i := 0; i < len(content); i += step {
 			cut := fs.with(name, content[:i])
 			rep := j.verify(t, cut, nil)
 			if n == 2 && i >= end {

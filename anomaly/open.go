@@ -194,7 +194,8 @@ func (w *writer) adopt(s *segmentCheck, h *head) {
 // setAside keeps a damaged segment as it is, under another name, and has the log
 // go on in a new one.
 func (w *writer) setAside(f segmentFile, s *segmentCheck, h *head, b *Break) error {
-	if f.number != 0 && !f.damaged {
+	whole := s.sealed && b.Segment != f.number // it ended in order; what is wrong comes after it
+	if f.number != 0 && !f.damaged && !whole {
 		to := f
 		to.damaged = true
 		if err := os.Rename(f.path(w.cfg.Dir), to.path(w.cfg.Dir)); err != nil {

@@ -3,6 +3,7 @@ package anomaly_test
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
@@ -90,10 +91,18 @@ func sample(i int) anomaly.Event {
 func (r *rig) fill(n int) {
 	r.t.Helper()
 	for range n {
-		have := len(r.events(r.cfg.Dir))
-		r.log.Append(sample(have))
-		r.until("an event to be written", func() bool { return len(r.events(r.cfg.Dir)) > have })
+		have := r.lastSeq()
+		r.log.Append(sample(int(have)))
+		r.until("an event to be written", func() bool { return r.lastSeq() > have })
 	}
+}
+
+func (r *rig) lastSeq() uint64 {
+	list := r.events(r.cfg.Dir)
+	if len(list) == 0 {
+		return 0
+	}
+	return list[len(list)-1].Seq
 }
 
 func (r *rig) until(what string, ok func() bool) {
@@ -149,6 +158,9 @@ func readFiles(t testing.TB, dir string) files {
 	}
 	fs := files{}
 	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), ".tmp") {
+			continue
+		}
 		b, err := os.ReadFile(filepath.Join(dir, e.Name()))
 		if err != nil {
 			t.Fatal(err)
@@ -249,4 +261,13 @@ func removeFile(t testing.TB, dir, name string) {
 	if err := os.Remove(filepath.Join(dir, name)); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func fingerprintOf(t testing.TB, s crypto.Signer) sealed.Fingerprint {
+	t.Helper()
+	pub, err := sealed.PublicKeyOf(s.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pub.Fingerprint()
 }
