@@ -171,13 +171,6 @@ func readFiles(t testing.TB, dir string) files {
 	return fs
 }
 
-func (fs files) write(t testing.TB) string {
-	t.Helper()
-	dir := t.TempDir()
-	fs.into(t, dir)
-	return dir
-}
-
 func (fs files) into(t testing.TB, dir string) {
 	t.Helper()
 	for name, b := range fs {
