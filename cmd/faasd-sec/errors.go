@@ -22,7 +22,7 @@ const (
 	exitRefused     = 4 // identity, pin, policy, evidence, passphrase
 	exitUnavailable = 5 // busy or down: the same may succeed later
 	exitDeadline    = 6
-	exitNotGenuine  = 7 // a sealed message does not open
+	exitNotGenuine  = 7 // a sealed message does not open, an anomaly log is broken
 	exitFunction4xx = 8 // the function answered with a status from 400 to 499
 	exitFunction5xx = 9 // the function answered with 500 or above, or died
 )
@@ -79,6 +79,8 @@ func exitCode(err error) int {
 		return exitFunction5xx
 	case errors.As(err, &use):
 		return exitInvalid
+	case errors.As(err, new(*brokenLogError)):
+		return exitNotGenuine
 	case errors.Is(err, unseal.ErrPassphrase):
 		return exitRefused
 	case errors.Is(err, context.Canceled):
@@ -109,6 +111,11 @@ func (a *app) printError(err error) {
 	var use *usageError
 	if errors.As(err, &use) {
 		a.notef("error: %s\n  fix: %s --help", one(use.Error()), use.command)
+		return
+	}
+	var broken *brokenLogError
+	if errors.As(err, &broken) {
+		a.notef("error: %s\n  fix: %s", one(broken.Error()), broken.remedy())
 		return
 	}
 	var e *api.Error
