@@ -135,35 +135,35 @@ func keepCapabilities(set uint32) error {
 
 // enter makes the root that the node mounted this process's own, takes the
 // function's ids, and gives up what was left to give up. It runs on the thread
-// that settle left the means to. A function of other ids than usual has them on
-// this thread alone, which therefore goes on to do everything; else the calling
-// goroutine is free to leave it.
-func enter(root string, uid, gid int) error {
+// that settle left the means to. Other ids than usual are those of this thread
+// alone, which the calling goroutine stays pinned to, to do all that needs them;
+// else it is free to leave it.
+func enter(root string, uid, gid int) (pinned bool, err error) {
 	if uid <= 0 || gid <= 0 {
-		return fmt.Errorf("enter as %d:%d: a function never runs as root", uid, gid)
+		return false, fmt.Errorf("enter as %d:%d: a function never runs as root", uid, gid)
 	}
 	if err := unix.Chroot(root); err != nil {
-		return fmt.Errorf("enter %s: %w", root, err)
+		return false, fmt.Errorf("enter %s: %w", root, err)
 	}
 	if err := unix.Chdir("/"); err != nil {
-		return fmt.Errorf("enter %s: %w", root, err)
+		return false, fmt.Errorf("enter %s: %w", root, err)
 	}
-	usual := uid == os.Getuid() && gid == os.Getgid()
-	if !usual {
+	pinned = uid != os.Getuid() || gid != os.Getgid()
+	if pinned {
 		if err := become(uid, gid); err != nil {
-			return err
+			return false, err
 		}
 	}
 	if err := keepCapabilities(0); err != nil {
-		return err
+		return false, err
 	}
-	if usual {
+	if !pinned {
 		runtime.UnlockOSThread()
 	}
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return fmt.Errorf("not dumpable: %w", err)
+		return false, fmt.Errorf("not dumpable: %w", err)
 	}
-	return nil
+	return pinned, nil
 }
 
 // become changes the ids of this thread.

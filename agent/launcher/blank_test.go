@@ -10,8 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/faasd-sec/faasd-sec/api"
 )
 
@@ -26,13 +24,17 @@ func startBlank(t testing.TB) *Launcher {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	l, err := Start(ctx, Command{Path: testBinary, Args: []string{"blank-launcher"}, Blank: true})
+	l, err := Start(ctx, Command{Path: testBinary, Args: []string{"blank-launcher"}, Blank: true, Env: []string{"GOMAXPROCS=1", "GOGC=50"}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		l.Close()
-		_, _ = syscall.Wait4(l.PID, nil, 0, nil)
+		select {
+		case <-l.Done(): // ended and reaped by who asked for it
+		default:
+			l.Close()
+			_, _ = syscall.Wait4(l.PID, nil, 0, nil)
+		}
 	})
 	return l
 }
@@ -173,30 +175,21 @@ func TestAListenerComesWithTheProcessesID(t *testing.T) {
 	if !strings.HasPrefix(out, "mine\n") || !strings.Contains(out, "SigBlk:\t0000000000000000") || !strings.Contains(out, "SigIgn:\t0000000000000000") {
 		t.Errorf("%q", out)
 	}
-	eventuallyAdjusted(t, l)
 }
 
-// eventuallyAdjusted checks that the kernel would rather kill a process than the
-// launcher.
-func eventuallyAdjusted(t *testing.T, l *Launcher) {
-	t.Helper()
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+func TestTheKernelPrefersAFunctionsProcessOverTheLauncher(t *testing.T) {
+	l := startBlank(t)
+	own, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", l.PID))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer null.Close()
-	p, err := l.StartProcess(t.Context(), Spec{Argv: []string{"sleep", "100"}, Dir: "/", Stdin: null, Stdout: null, Stderr: null})
-	if err != nil {
+	if err := l.Enter(t.Context(), EnterOptions{Root: "/", UID: api.FunctionID, GID: api.FunctionID})(); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { p.Signal(unix.SIGKILL); <-p.Done() }()
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", p.PID))
-		if err == nil && string(b) == "500\n" {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("oom_score_adj is %q, %v", b, err)
-		}
+	if out, _ := run(t, l, "cat", "/proc/self/oom_score_adj"); out != "500\n" {
+		t.Errorf("a process has %q", out)
+	}
+	if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", l.PID)); err != nil || string(b) != string(own) {
+		t.Errorf("the launcher has %q, %v; it had %q", b, err, own)
 	}
 }

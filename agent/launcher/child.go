@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -19,12 +19,13 @@ import (
 // namespaces of its own: it sets them up, and becomes the function's when the
 // agent says so. private are directories of the agent's alone.
 //
-// All that it does for a function is done by one goroutine, which waits in the
-// kernel and nowhere else: waking another thread costs more than most of it.
+// What the agent asks for is done by one goroutine, which waits in the kernel and
+// nowhere else: waking another thread costs more than most of it.
 func Main(blank bool, private ...string) error {
 	if blank {
 		runtime.LockOSThread() // until enter: this thread keeps the last capabilities
 	}
+	oom := openOOM()
 	// The function runs under the same uid: without this it could write our
 	// memory through /proc. Executing the function makes it dumpable again.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
@@ -58,7 +59,7 @@ func Main(blank bool, private ...string) error {
 	if err := Install(filter); err != nil {
 		return err
 	}
-	c := &child{agent: agent, blank: blank, threads: all,
+	c := &child{agent: agent, blank: blank, threads: all, oom: oom,
 		running: make(map[int]uint64), pids: make(map[uint64]int)}
 	return c.serve()
 }
@@ -86,25 +87,30 @@ func reserveThreads(n int) {
 	all.Wait()
 }
 
-// child is the launcher's state, which belongs to its one goroutine.
+// child is the launcher's state.
 type child struct {
 	agent   *end
 	threads *threads
+	oom     *oomScore
 	blank   bool // not entered yet
 	unfit   bool // entering failed: nothing may start any more
 
-	caught  uint64         // signals that have handlers here: bit n-1 for signal n
+	caught uint64      // signals that have handlers here: bit n-1 for signal n
+	ended  int         // readable when a child may have ended that serve must collect
+	pinned atomic.Bool // the function's ids are those of serve's thread alone
+
+	mu      sync.Mutex     // held from before a fork until its pid is in the maps
 	running map[int]uint64 // pid → id
 	pids    map[uint64]int // id → pid
 }
 
 func (c *child) serve() error {
-	ended, stop, err := watchChildren()
+	stop, err := c.watch()
 	if err != nil {
 		return err
 	}
-	defer stop()
 	defer c.killAll()
+	defer stop()
 	if c.caught, err = caughtSignals(); err != nil {
 		return err
 	}
@@ -116,7 +122,7 @@ func (c *child) serve() error {
 		m, fds, err := c.agent.receive()
 		switch {
 		case err == unix.EAGAIN:
-			if c.agent.wait(ended) {
+			if c.agent.wait(c.ended) {
 				c.reap()
 			}
 		case err == unix.EINTR:
@@ -140,9 +146,6 @@ func (c *child) handle(m message, fds []int) {
 		}
 		pid, err := c.start(m, fds)
 		c.reply(m.ID, pid, err)
-		if err == nil {
-			preferForOOM(pid)
-		}
 	case opSignal:
 		c.signal(m)
 	case opEnter:
@@ -199,9 +202,11 @@ func (c *child) reply(id uint64, pid int, err error) {
 // enter makes this launcher the function's. From then on nothing widens again.
 func (c *child) enter(m message) error {
 	if c.blank {
-		if err := enter(m.Root, m.UID, m.GID); err != nil {
+		pinned, err := enter(m.Root, m.UID, m.GID)
+		if err != nil {
 			return err
 		}
+		c.pinned.Store(pinned)
 		if err := c.threads.checkPowerless(0); err != nil {
 			return err
 		}
@@ -232,7 +237,11 @@ func (c *child) start(m message, fds []int) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.oom.prefer(true) // which the child inherits
 	pid, err := c.forkExec(path, argv, env, m.Dir, fds, m.Listen)
+	c.oom.prefer(false)
 	if err != nil {
 		return 0, err
 	}
@@ -240,19 +249,9 @@ func (c *child) start(m message, fds []int) (int, error) {
 	return pid, nil
 }
 
-// preferForOOM makes the kernel choose a function's process over the launcher,
-// which is in the same cgroup and without which the sandbox ends. It is a wish:
-// where /proc refuses, the kernel's own choice by size is nearly always the same.
-func preferForOOM(pid int) {
-	fd, err := unix.Open("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", unix.O_WRONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return
-	}
-	_, _ = unix.Write(fd, []byte("500"))
-	_ = unix.Close(fd)
-}
-
 func (c *child) signal(m message) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if pid, ok := c.pids[m.ID]; ok {
 		// Not reaped yet, so pid and group still mean what we started.
 		_ = syscall.Kill(-pid, syscall.Signal(m.Signal))

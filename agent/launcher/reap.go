@@ -10,26 +10,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// watchChildren gives a descriptor that is readable when a child may have ended.
-// The signal may come to any thread, so it is passed on.
-func watchChildren() (ended int, stop func(), err error) {
-	if ended, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
-		return -1, nil, fmt.Errorf("launcher: watch children: %w", err)
+// watch collects children as they end, until stop. Where the function's ids are
+// those of one thread alone, only that one may kill what is left of a group: then
+// serve is woken by ended to do it.
+func (c *child) watch() (stop func(), err error) {
+	if c.ended, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		return nil, fmt.Errorf("launcher: watch children: %w", err)
 	}
-	chld, passed := make(chan os.Signal, 1), make(chan struct{})
+	chld, done := make(chan os.Signal, 1), make(chan struct{})
 	signal.Notify(chld, syscall.SIGCHLD)
 	go func() {
-		defer close(passed)
+		defer close(done)
 		one := binary.NativeEndian.AppendUint64(nil, 1)
 		for range chld {
-			_, _ = unix.Write(ended, one) // fails only when it is readable for long
+			if c.pinned.Load() {
+				_, _ = unix.Write(c.ended, one) // fails only when it is readable for long
+			} else {
+				c.reap()
+			}
 		}
 	}()
-	return ended, func() {
+	return func() {
 		signal.Stop(chld)
 		close(chld)
-		<-passed
-		_ = unix.Close(ended)
+		<-done
+		_ = unix.Close(c.ended)
 	}, nil
 }
 
@@ -47,6 +52,7 @@ func (c *child) reap() {
 		if err != nil || pid == 0 {
 			return
 		}
+		c.mu.Lock()
 		id, ours := c.running[pid]
 		if ours {
 			_ = syscall.Kill(-pid, syscall.SIGKILL)
@@ -55,6 +61,7 @@ func (c *child) reap() {
 		_, err = syscall.Wait4(pid, &ws, 0, nil)
 		delete(c.running, pid)
 		delete(c.pids, id)
+		c.mu.Unlock()
 		if err != nil || !ours {
 			continue
 		}
@@ -68,6 +75,8 @@ func (c *child) reap() {
 
 // killAll ends and collects every process group when the agent is gone.
 func (c *child) killAll() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for pid := range c.running {
 		_ = syscall.Kill(-pid, syscall.SIGKILL)
 	}

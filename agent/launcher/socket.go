@@ -11,7 +11,8 @@ import (
 
 // end is the launcher's end of the pair. It is a plain descriptor, not one of
 // the Go runtime's network poller: what waits for it is the thread that does the
-// work, and waking another one takes longer than most of that.
+// work, and waking another one takes longer than most of that. One goroutine
+// receives; any may send.
 type end struct {
 	fd  int
 	buf []byte
@@ -65,18 +66,14 @@ func (e *end) receive() (message, []int, error) {
 	return decode(e.buf[:n], e.oob[:oobn], flags)
 }
 
-// wait waits for a packet or for ended to be readable, and reports whether a
-// child may have ended: that is so, too, when a signal came to this thread.
+// wait waits for a packet or for ended to be readable, and reports the latter.
 func (e *end) wait(ended int) bool {
 	fds := []unix.PollFd{{Fd: int32(e.fd), Events: unix.POLLIN}, {Fd: int32(ended), Events: unix.POLLIN}}
-	if _, err := unix.Poll(fds, -1); err != nil {
-		return true
-	}
-	if fds[1].Revents == 0 {
+	if _, err := unix.Poll(fds, -1); err != nil || fds[1].Revents == 0 {
 		return false
 	}
 	var count [8]byte
-	_, _ = unix.Read(ended, count[:]) // it is enough to know that there was one
+	_, _ = unix.Read(ended, count[:]) // that there was one is enough to know
 	return true
 }
 
