@@ -19,8 +19,7 @@ import (
 // namespaces of its own: it sets them up, and becomes the function's when the
 // agent says so. private are directories of the agent's alone.
 //
-// What the agent asks for is done by one goroutine, which waits in the kernel and
-// nowhere else: waking another thread costs more than most of it.
+// What the agent asks for is done by one goroutine.
 func Main(blank bool, private ...string) error {
 	if blank {
 		runtime.LockOSThread() // until enter: this thread keeps the last capabilities
@@ -119,7 +118,11 @@ func (c *child) serve() error {
 		return err
 	}
 	for {
-		m, fds, err := c.agent.receive()
+		next := c.agent.await
+		if c.blank || c.pinned.Load() {
+			next = c.agent.receive
+		}
+		m, fds, err := next()
 		switch {
 		case err == unix.EAGAIN:
 			if c.agent.wait(c.ended) {

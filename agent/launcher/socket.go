@@ -5,18 +5,19 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// end is the launcher's end of the pair. It is a plain descriptor, not one of
-// the Go runtime's network poller: what waits for it is the thread that does the
-// work, and waking another one takes longer than most of that. One goroutine
-// receives; any may send.
+// end is the launcher's end of the pair. One goroutine receives; any may send.
 type end struct {
-	fd  int
-	buf []byte
-	oob []byte
+	fd   int
+	file *os.File // fd's, known to the Go runtime's network poller
+	raw  syscall.RawConn
+	buf  []byte
+	oob  []byte
 }
 
 // openEnd takes descriptor 3, and marks all that come after it as not for the
@@ -33,7 +34,15 @@ func openEnd() (*end, error) {
 	case kind != unix.AF_UNIX:
 		return nil, errors.New("descriptor 3 is not a unix socket")
 	}
-	return &end{fd: SocketFD, buf: make([]byte, maxMessage), oob: make([]byte, unix.CmsgSpace(4*maxFiles))}, nil
+	if err := unix.SetNonblock(SocketFD, true); err != nil {
+		return nil, fmt.Errorf("descriptor 3: %w", err)
+	}
+	file := os.NewFile(SocketFD, "agent")
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return nil, fmt.Errorf("descriptor 3: %w", err)
+	}
+	return &end{fd: SocketFD, file: file, raw: raw, buf: make([]byte, maxMessage), oob: make([]byte, unix.CmsgSpace(4*maxFiles))}, nil
 }
 
 // send writes one packet, and waits for the agent where the socket is full.
@@ -44,10 +53,13 @@ func (e *end) send(m message) error {
 	}
 	for {
 		err := unix.Sendto(e.fd, b, unix.MSG_NOSIGNAL, nil)
-		if err == nil {
+		switch err {
+		case nil:
 			return nil
-		}
-		if err != unix.EINTR {
+		case unix.EINTR:
+		case unix.EAGAIN:
+			_, _ = unix.Poll([]unix.PollFd{{Fd: int32(e.fd), Events: unix.POLLOUT}}, -1)
+		default:
 			return fmt.Errorf("send %s: %w", m.Op, err)
 		}
 	}
@@ -66,7 +78,22 @@ func (e *end) receive() (message, []int, error) {
 	return decode(e.buf[:n], e.oob[:oobn], flags)
 }
 
-// wait waits for a packet or for ended to be readable, and reports the latter.
+// await is receive, which waits for a packet as goroutines do: where nothing keeps
+// the goroutine on its thread, that leaves least to do for the Go scheduler.
+func (e *end) await() (m message, fds []int, err error) {
+	rerr := e.raw.Read(func(uintptr) bool {
+		m, fds, err = e.receive()
+		return err != unix.EAGAIN
+	})
+	if rerr != nil {
+		return message{}, nil, rerr
+	}
+	return m, fds, err
+}
+
+// wait waits for a packet or for ended to be readable, and reports the latter. The
+// thread itself waits in the kernel: waking a goroutine that is locked to its
+// thread from another one takes longer than most of what is asked for.
 func (e *end) wait(ended int) bool {
 	fds := []unix.PollFd{{Fd: int32(e.fd), Events: unix.POLLIN}, {Fd: int32(ended), Events: unix.POLLIN}}
 	if _, err := unix.Poll(fds, -1); err != nil || fds[1].Revents == 0 {
@@ -77,4 +104,4 @@ func (e *end) wait(ended int) bool {
 	return true
 }
 
-func (e *end) close() { _ = unix.Close(e.fd) }
+func (e *end) close() { _ = e.file.Close() }
