@@ -4,8 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -30,7 +30,9 @@ func BlankCapabilities() []uintptr {
 
 // settle makes the new namespaces the function's: private mounts, a /proc of its
 // own process table, and nothing that leads to the node. Then it gives up all
-// but blankCapabilities, on every thread, for good.
+// but blankCapabilities, for good, and those on every thread but this one. The
+// calling goroutine must be locked to its thread: threads that begin later come
+// from one that has none.
 func settle(privateDirs []string) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
@@ -59,37 +61,29 @@ func settle(privateDirs []string) error {
 	return becomeUsual()
 }
 
-// becomeUsual takes the ids that most functions have, keeping blankCapabilities,
-// so that a function of those ids needs no change of them: each change has to
-// reach all threads one by one, which takes time that a start does not have.
+// becomeUsual takes the ids that most functions have. A thread that stops being
+// root loses its capabilities unless it asked to keep them, which only this one
+// does: a start has no time to reach all threads one by one.
 func becomeUsual() error {
 	if err := syscall.Setgroups(nil); err != nil {
 		return fmt.Errorf("leave all groups: %w", err)
 	}
-	if _, _, errno := syscall.AllThreadsSyscall(unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 1, 0); errno != 0 {
-		return fmt.Errorf("keep capabilities: %w", errno)
+	if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("keep capabilities: %w", err)
 	}
-	if err := become(api.FunctionID, api.FunctionID); err != nil {
-		return err
+	if err := syscall.Setresgid(api.FunctionID, api.FunctionID, api.FunctionID); err != nil {
+		return fmt.Errorf("become group %d: %w", api.FunctionID, err)
+	}
+	if err := syscall.Setresuid(api.FunctionID, api.FunctionID, api.FunctionID); err != nil {
+		return fmt.Errorf("become user %d: %w", api.FunctionID, err)
 	}
 	if err := keepCapabilities(blankCapabilities); err != nil {
 		return err
 	}
-	if _, _, errno := syscall.AllThreadsSyscall(unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 0, 0); errno != 0 {
-		return fmt.Errorf("keep no capabilities any more: %w", errno)
+	if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("keep no capabilities any more: %w", err)
 	}
 	return unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) // the change of ids may have set it
-}
-
-// become changes the ids of every thread.
-func become(uid, gid int) error {
-	if err := syscall.Setresgid(gid, gid, gid); err != nil {
-		return fmt.Errorf("become group %d: %w", gid, err)
-	}
-	if err := syscall.Setresuid(uid, uid, uid); err != nil {
-		return fmt.Errorf("become user %d: %w", uid, err)
-	}
-	return nil
 }
 
 // maskProc hides of /proc what the runtime hides in a sandbox that it creates
@@ -129,39 +123,57 @@ func maskProc() error {
 	return nil
 }
 
-// keepCapabilities makes set all that every thread has.
+// keepCapabilities makes set all that this thread has.
 func keepCapabilities(set uint32) error {
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	data := [2]unix.CapUserData{{Effective: set, Permitted: set}}
-	_, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&hdr)), uintptr(unsafe.Pointer(&data)), 0)
-	if errno != 0 {
-		return fmt.Errorf("give up capabilities: %w", errno)
+	if err := unix.Capset(&hdr, &data[0]); err != nil {
+		return fmt.Errorf("give up capabilities: %w", err)
 	}
 	return nil
 }
 
 // enter makes the root that the node mounted this process's own, takes the
-// function's ids, and gives up what was left to give up.
-func enter(root string, uid, gid int) error {
+// function's ids, and gives up what was left to give up. It runs on the thread
+// that settle left the means to. Other ids than usual are those of this thread
+// alone, which the calling goroutine stays pinned to, to do all that needs them;
+// else it is free to leave it.
+func enter(root string, uid, gid int) (pinned bool, err error) {
 	if uid <= 0 || gid <= 0 {
-		return fmt.Errorf("enter as %d:%d: a function never runs as root", uid, gid)
+		return false, fmt.Errorf("enter as %d:%d: a function never runs as root", uid, gid)
 	}
 	if err := unix.Chroot(root); err != nil {
-		return fmt.Errorf("enter %s: %w", root, err)
+		return false, fmt.Errorf("enter %s: %w", root, err)
 	}
 	if err := unix.Chdir("/"); err != nil {
-		return fmt.Errorf("enter %s: %w", root, err)
+		return false, fmt.Errorf("enter %s: %w", root, err)
 	}
-	if uid != os.Getuid() || gid != os.Getgid() {
+	pinned = uid != os.Getuid() || gid != os.Getgid()
+	if pinned {
 		if err := become(uid, gid); err != nil {
-			return err
+			return false, err
 		}
 	}
 	if err := keepCapabilities(0); err != nil {
-		return err
+		return false, err
+	}
+	if !pinned {
+		runtime.UnlockOSThread()
 	}
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return fmt.Errorf("not dumpable: %w", err)
+		return false, fmt.Errorf("not dumpable: %w", err)
 	}
-	return checkPowerless()
+	return pinned, nil
+}
+
+// become changes the ids of this thread.
+func become(uid, gid int) error {
+	id := func(n int) uintptr { return uintptr(n) }
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, id(gid), id(gid), id(gid)); errno != 0 {
+		return fmt.Errorf("become group %d: %w", gid, errno)
+	}
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, id(uid), id(uid), id(uid)); errno != 0 {
+		return fmt.Errorf("become user %d: %w", uid, errno)
+	}
+	return nil
 }

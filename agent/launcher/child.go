@@ -3,13 +3,10 @@ package launcher
 import (
 	"errors"
 	"fmt"
-	"math"
-	"net"
 	"os"
-	"os/signal"
 	"runtime"
-	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -21,39 +18,39 @@ import (
 // A blank one was started without a function, as root of the sandbox in
 // namespaces of its own: it sets them up, and becomes the function's when the
 // agent says so. private are directories of the agent's alone.
+//
+// What the agent asks for is done by one goroutine.
 func Main(blank bool, private ...string) error {
+	if blank {
+		runtime.LockOSThread() // until enter: this thread keeps the last capabilities
+	}
+	oom := openOOM()
 	// The function runs under the same uid: without this it could write our
 	// memory through /proc. Executing the function makes it dumpable again.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("launcher: not dumpable: %w", err)
 	}
-	check := checkPowerless
+	var own uint32
 	if blank {
-		check = func() error { return settle(private) }
+		if err := settle(private); err != nil {
+			return fmt.Errorf("launcher: %w", err)
+		}
+		own = blankCapabilities
 	}
-	if err := check(); err != nil {
+	reserveThreads(spareThreads)
+	all, err := openThreads()
+	if err != nil {
 		return fmt.Errorf("launcher: %w", err)
 	}
-	// Whatever else we were started with must not reach a function: the Go
-	// runtime closes only what it opened itself.
-	if err := unix.CloseRange(SocketFD+1, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
-		return fmt.Errorf("launcher: mark descriptors: %w", err)
+	defer all.close()
+	if err := all.checkPowerless(own); err != nil {
+		return fmt.Errorf("launcher: %w", err)
 	}
-	f := os.NewFile(SocketFD, "agent")
-	if f == nil {
-		return errors.New("launcher: descriptor 3 is not there: only the agent starts a launcher")
-	}
-	nc, err := net.FileConn(f)
-	_ = f.Close() // FileConn has its own
+	agent, err := openEnd()
 	if err != nil {
-		return fmt.Errorf("launcher: descriptor 3: %w", err)
+		return fmt.Errorf("launcher: %w", err)
 	}
-	conn, ok := nc.(*net.UnixConn)
-	if !ok {
-		return errors.New("launcher: descriptor 3 is not a unix socket")
-	}
-	defer conn.Close()
-	reserveThreads(spareThreads)
+	defer agent.close()
 	filter, err := Filter(FilterOptions{AllowEnter: blank})
 	if err != nil {
 		return err
@@ -61,7 +58,7 @@ func Main(blank bool, private ...string) error {
 	if err := Install(filter); err != nil {
 		return err
 	}
-	c := &child{conn: conn, blank: blank,
+	c := &child{agent: agent, blank: blank, threads: all, oom: oom,
 		running: make(map[int]uint64), pids: make(map[uint64]int)}
 	return c.serve()
 }
@@ -89,30 +86,17 @@ func reserveThreads(n int) {
 	all.Wait()
 }
 
-// checkPowerless refuses to run with a capability: nothing the agent does wrong
-// may hand one to a function.
-func checkPowerless() error {
-	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&hdr, &data[0]); err != nil {
-		return fmt.Errorf("read capabilities: %w", err)
-	}
-	for _, d := range data {
-		if d.Effective|d.Permitted|d.Inheritable != 0 {
-			return errors.New("it was started with capabilities; it must have none")
-		}
-	}
-	if os.Geteuid() == 0 || os.Getegid() == 0 {
-		return errors.New("it was started as root; a function never runs as root")
-	}
-	return nil
-}
-
 // child is the launcher's state.
 type child struct {
-	conn  *net.UnixConn
-	blank bool // not entered yet
-	unfit bool // entering failed: nothing may start any more
+	agent   *end
+	threads *threads
+	oom     *oomScore
+	blank   bool // not entered yet
+	unfit   bool // entering failed: nothing may start any more
+
+	caught uint64      // signals that have handlers here: bit n-1 for signal n
+	ended  int         // readable when a child may have ended that serve must collect
+	pinned atomic.Bool // the function's ids are those of serve's thread alone
 
 	mu      sync.Mutex     // held from before a fork until its pid is in the maps
 	running map[int]uint64 // pid → id
@@ -120,66 +104,88 @@ type child struct {
 }
 
 func (c *child) serve() error {
-	chld := make(chan os.Signal, 1)
-	signal.Notify(chld, syscall.SIGCHLD)
-	stop, reaped := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(reaped)
-		for {
-			select {
-			case <-chld:
-				c.reap()
-			case <-stop:
-				return
-			}
-		}
-	}()
-	defer func() {
-		signal.Stop(chld)
-		close(stop)
-		<-reaped
-		c.killAll()
-	}()
-	if err := send(c.conn, message{Op: opReady, PID: os.Getpid()}); err != nil {
+	stop, err := c.watch()
+	if err != nil {
 		return err
 	}
-	buf := make([]byte, maxMessage)
-	var unpacking sync.WaitGroup
-	defer unpacking.Wait()
+	defer c.killAll()
+	defer stop()
+	if c.caught, err = caughtSignals(); err != nil {
+		return err
+	}
+	c.rehearse()
+	if err := c.agent.send(message{Op: opReady, PID: os.Getpid()}); err != nil {
+		return err
+	}
 	for {
-		m, fds, err := receive(c.conn, buf)
-		if err != nil {
+		next := c.agent.await
+		if c.blank || c.pinned.Load() {
+			next = c.agent.receive
+		}
+		m, fds, err := next()
+		switch {
+		case err == unix.EAGAIN:
+			if c.agent.wait(c.ended) {
+				c.reap()
+			}
+		case err == unix.EINTR:
+		case err != nil:
 			closeAll(fds)
 			return nil //nolint:nilerr // the agent is gone: an end like any other
+		default:
+			c.handle(m, fds)
 		}
-		switch m.Op {
-		case opStart:
-			if c.blank || c.unfit {
-				c.reply(m.ID, 0, errors.New("there is no function yet"))
-				break
-			}
-			c.start(m, fds)
-		case opSignal:
-			c.signal(m)
-		case opEnter:
-			err := c.enter(m)
-			c.unfit = c.unfit || err != nil
-			c.reply(m.ID, 0, err)
-		case opUnpack:
-			if len(fds) != 1 || c.blank || c.unfit {
-				c.reply(m.ID, 0, errors.New("unpack needs one file, and a function"))
-				break
-			}
-			archive := os.NewFile(uintptr(fds[0]), "archive")
-			fds = nil
-			unpacking.Go(func() {
-				defer archive.Close()
-				c.reply(m.ID, 0, Unpack(archive, UnpackOptions{
-					CodeDir: m.CodeDir, SecretsDir: m.Secrets, MaxBytes: m.MaxBytes, MaxFiles: m.MaxFiles}))
-			})
-		}
-		closeAll(fds)
 	}
+}
+
+// handle does what the agent asks for, and closes the files.
+func (c *child) handle(m message, fds []int) {
+	defer func() { closeAll(fds) }()
+	switch m.Op {
+	case opStart:
+		if c.blank || c.unfit {
+			c.reply(m.ID, 0, errors.New("there is no function yet"))
+			return
+		}
+		pid, err := c.start(m, fds)
+		c.reply(m.ID, pid, err)
+	case opSignal:
+		c.signal(m)
+	case opEnter:
+		err := c.enter(m)
+		c.unfit = c.unfit || err != nil
+		c.reply(m.ID, 0, err)
+	case opUnpack:
+		if len(fds) != 1 || c.blank || c.unfit {
+			c.reply(m.ID, 0, errors.New("unpack needs one file, and a function"))
+			return
+		}
+		// Nothing runs before its files are there, so nothing else waits. The agent
+		// made the pipe for us alone: reading it may block.
+		err := unix.SetNonblock(fds[0], false)
+		archive := os.NewFile(uintptr(fds[0]), "archive")
+		fds = nil
+		if err == nil {
+			err = Unpack(archive, UnpackOptions{CodeDir: m.CodeDir, SecretsDir: m.Secrets, MaxBytes: m.MaxBytes, MaxFiles: m.MaxFiles})
+		}
+		_ = archive.Close()
+		c.reply(m.ID, 0, err)
+	}
+}
+
+// rehearse starts a program that is not there, the way all programs start: what
+// the first start needs in memory is there before anybody waits for it.
+func (c *child) rehearse() {
+	b, err := encode(message{Op: opStart, ID: 1, Argv: toBytes([]string{"/"}), Env: toBytes([]string{"A=1"}), Dir: "/", Listen: true})
+	if err != nil {
+		return
+	}
+	m, _, err := decode(b, nil, 0)
+	if err != nil {
+		return
+	}
+	file := c.threads.dir // any will do
+	_, _ = c.start(m, []int{file, file, file, file})
 }
 
 // reply answers the agent. An error of the socket is left to the reading side,
@@ -193,13 +199,18 @@ func (c *child) reply(id uint64, pid int, err error) {
 			m.Errno = int(errno)
 		}
 	}
-	_ = send(c.conn, m)
+	_ = c.agent.send(m)
 }
 
 // enter makes this launcher the function's. From then on nothing widens again.
 func (c *child) enter(m message) error {
 	if c.blank {
-		if err := enter(m.Root, m.UID, m.GID); err != nil {
+		pinned, err := enter(m.Root, m.UID, m.GID)
+		if err != nil {
+			return err
+		}
+		c.pinned.Store(pinned)
+		if err := c.threads.checkPowerless(0); err != nil {
 			return err
 		}
 		c.blank = false
@@ -209,63 +220,36 @@ func (c *child) enter(m message) error {
 		}
 		return nil
 	}
-	filter, err := Filter(FilterOptions{DenyInet: m.DenyInet})
+	filter, err := narrower(m.DenyInet)
 	if err != nil {
 		return err
 	}
 	return Install(filter)
 }
 
-func (c *child) start(m message, fds []int) {
+func (c *child) start(m message, fds []int) (int, error) {
 	want := 3
 	if m.Listen {
 		want = 4
 	}
 	if len(fds) != want || len(m.Argv) == 0 {
-		c.reply(m.ID, 0, fmt.Errorf("start needs %d files and a program", want))
-		return
+		return 0, fmt.Errorf("start needs %d files and a program", want)
 	}
 	argv, env := toStrings(m.Argv), toStrings(m.Env)
-	files := make([]uintptr, len(fds))
-	for i, fd := range fds {
-		files[i] = uintptr(fd)
+	path, err := lookPath(argv[0], m.Dir, env)
+	if err != nil {
+		return 0, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var pid int
-	path, err := lookPath(argv[0], m.Dir, env)
-	switch {
-	case err != nil:
-	case m.Listen:
-		pid, err = c.forkListener(path, argv, env, m.Dir, files)
-	default:
-		pid, err = syscall.ForkExec(path, argv, &syscall.ProcAttr{
-			Dir: m.Dir, Env: env, Files: files, Sys: &syscall.SysProcAttr{Setsid: true}})
-		if err != nil {
-			// Under the name that the descriptor has: where a PATH of the sealed
-			// bundle led is not for the node, which sees this error.
-			err = fmt.Errorf("execute %s in %s: %w", argv[0], m.Dir, err)
-		}
-	}
+	c.oom.prefer(true) // which the child inherits
+	pid, err := c.forkExec(path, argv, env, m.Dir, fds, m.Listen)
+	c.oom.prefer(false)
 	if err != nil {
-		c.reply(m.ID, 0, err)
-		return
+		return 0, err
 	}
-	preferForOOM(pid)
 	c.running[pid], c.pids[m.ID] = m.ID, pid
-	c.reply(m.ID, pid, nil)
-}
-
-// preferForOOM makes the kernel choose a function's process over the launcher,
-// which is in the same cgroup and without which the sandbox ends. It is a wish:
-// where /proc refuses, the kernel's own choice by size is nearly always the same.
-func preferForOOM(pid int) {
-	f, err := os.OpenFile("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", os.O_WRONLY, 0)
-	if err != nil {
-		return
-	}
-	_, _ = f.WriteString("500")
-	_ = f.Close()
+	return pid, nil
 }
 
 func (c *child) signal(m message) {
@@ -274,52 +258,5 @@ func (c *child) signal(m message) {
 	if pid, ok := c.pids[m.ID]; ok {
 		// Not reaped yet, so pid and group still mean what we started.
 		_ = syscall.Kill(-pid, syscall.Signal(m.Signal))
-	}
-}
-
-// reap collects what ended. Before a process is waited for, while its id cannot
-// be used again, the rest of its group is killed: a request leaves
-// nothing of its group running. What has left the group goes on.
-func (c *child) reap() {
-	for {
-		var info unix.Siginfo
-		err := unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
-		if err == unix.EINTR {
-			continue
-		}
-		pid := siginfoPID(&info)
-		if err != nil || pid == 0 {
-			return
-		}
-		c.mu.Lock()
-		id, ours := c.running[pid]
-		if ours {
-			_ = syscall.Kill(-pid, syscall.SIGKILL)
-		}
-		var ws syscall.WaitStatus
-		_, err = syscall.Wait4(pid, &ws, 0, nil)
-		delete(c.running, pid)
-		delete(c.pids, id)
-		c.mu.Unlock()
-		if err != nil || !ours {
-			continue
-		}
-		m := message{Op: opExited, ID: id, PID: pid, Code: ws.ExitStatus()}
-		if ws.Signaled() {
-			m.Signal = int(ws.Signal())
-		}
-		_ = send(c.conn, m)
-	}
-}
-
-// killAll ends and collects every process group when the agent is gone.
-func (c *child) killAll() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for pid := range c.running {
-		_ = syscall.Kill(-pid, syscall.SIGKILL)
-	}
-	for pid := range c.running {
-		_, _ = syscall.Wait4(pid, nil, 0, nil)
 	}
 }

@@ -13,6 +13,9 @@
 // ends the launcher passes on and closes; only the sealed bundle's files, which
 // it writes as the function's user, pass through its memory.
 //
+// One that waits for its function has on one thread alone the few capabilities by
+// which it becomes the function's, and gives them up as it does.
+//
 // It promises that a process it started is in a process group of its own, that
 // the whole group is killed when its first process ends, and that it kills all
 // of them when the agent goes away. It does not promise to find processes that

@@ -33,6 +33,12 @@ func testMain(m *testing.M) int {
 				return 1
 			}
 			return 0
+		case "blank-launcher":
+			if err := Main(true, os.Args[2:]...); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				return 1
+			}
+			return 0
 		case "probe":
 			probe()
 			return 0

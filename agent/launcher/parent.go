@@ -92,6 +92,7 @@ func Start(ctx context.Context, c Command) (_ *Launcher, retErr error) {
 	_ = theirs.Close() // so that we see it when the launcher dies
 	ready := make(chan error, 1)
 	go l.read(ready)
+	_, _ = encode(message{Op: opEnter}) // what encoding needs is made while nobody waits
 	select {
 	case err := <-ready:
 		if err != nil {

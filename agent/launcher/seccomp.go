@@ -47,18 +47,20 @@ type FilterOptions struct {
 	AllowEnter bool // chroot stays: for a launcher that has no function yet
 }
 
-// Filter assembles a seccomp filter. Denied calls fail with EPERM, clone3 with
-// ENOSYS, so that libraries fall back to clone, whose flags can be looked at; a
-// call of another architecture than the one compiled for kills the process, for
-// its numbers mean something else.
+// Answers of a filter: denied calls fail with EPERM, clone3 with ENOSYS, so that
+// libraries fall back to clone, whose flags can be looked at; a call of another
+// architecture than the one compiled for kills the process, for its numbers mean
+// something else.
+const (
+	allow = unix.SECCOMP_RET_ALLOW
+	kill  = unix.SECCOMP_RET_KILL_PROCESS
+	deny  = unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)
+	noSys = unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)
+	noAF  = unix.SECCOMP_RET_ERRNO | uint32(unix.EAFNOSUPPORT)
+)
+
+// Filter assembles a whole seccomp filter.
 func Filter(o FilterOptions) ([]bpf.RawInstruction, error) {
-	const (
-		allow = unix.SECCOMP_RET_ALLOW
-		kill  = unix.SECCOMP_RET_KILL_PROCESS
-		deny  = unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)
-		noSys = unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)
-		noAF  = unix.SECCOMP_RET_ERRNO | uint32(unix.EAFNOSUPPORT)
-	)
 	p := []bpf.Instruction{
 		bpf.LoadAbsolute{Off: dataArch, Size: 4},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: auditArch, SkipTrue: 1},
@@ -99,6 +101,33 @@ func Filter(o FilterOptions) ([]bpf.RawInstruction, error) {
 		p = append(p, bpf.RetConstant{Val: noAF})
 	}
 	p = append(p, bpf.RetConstant{Val: allow})
+	return assemble(p)
+}
+
+// narrower assembles what a launcher that becomes a function's adds to its
+// filter, Filter with AllowEnter: of two filters the stricter answer counts, and
+// both together deny what Filter without it denies. For a whole filter the kernel
+// would run hundreds of calls through it in advance, while a caller waits.
+func narrower(denyInet bool) ([]bpf.RawInstruction, error) {
+	p := []bpf.Instruction{
+		// The architecture is left to the other filter, which kills.
+		bpf.LoadAbsolute{Off: dataNr, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.SYS_CHROOT, SkipFalse: 1},
+		bpf.RetConstant{Val: deny},
+	}
+	if denyInet {
+		p = append(p,
+			bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.SYS_SOCKET, SkipTrue: 1},
+			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.SYS_SOCKETPAIR, SkipTrue: 4},
+			bpf.LoadAbsolute{Off: dataArg0, Size: 4},
+			bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.AF_INET, SkipTrue: 1},
+			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.AF_INET6, SkipTrue: 1},
+			bpf.RetConstant{Val: noAF})
+	}
+	return assemble(append(p, bpf.RetConstant{Val: allow}))
+}
+
+func assemble(p []bpf.Instruction) ([]bpf.RawInstruction, error) {
 	raw, err := bpf.Assemble(p)
 	if err != nil {
 		return nil, fmt.Errorf("assemble seccomp filter: %w", err)

@@ -59,14 +59,22 @@ type message struct {
 // errTooLarge means that a message does not fit one packet.
 var errTooLarge = fmt.Errorf("arguments and environment are over %d bytes", maxMessage)
 
-// send writes one packet with files. The files stay open.
-func send(c *net.UnixConn, m message, files ...*os.File) error {
+func encode(m message) ([]byte, error) {
 	b, err := cbor.Marshal(m)
 	if err != nil {
-		return fmt.Errorf("encode %s: %w", m.Op, err)
+		return nil, fmt.Errorf("encode %s: %w", m.Op, err)
 	}
 	if len(b) > maxMessage {
-		return errTooLarge
+		return nil, errTooLarge
+	}
+	return b, nil
+}
+
+// send writes one packet with files. The files stay open.
+func send(c *net.UnixConn, m message, files ...*os.File) error {
+	b, err := encode(m)
+	if err != nil {
+		return err
 	}
 	var oob []byte
 	if len(files) > 0 {
@@ -92,19 +100,26 @@ func send(c *net.UnixConn, m message, files ...*os.File) error {
 // receive reads one packet. The descriptors are the caller's to close, also
 // when there is an error.
 func receive(c *net.UnixConn, buf []byte) (message, []int, error) {
-	var m message
 	oob := make([]byte, unix.CmsgSpace(4*maxFiles))
 	n, oobn, flags, _, err := c.ReadMsgUnix(buf, oob)
-	fds := rights(oob[:oobn])
+	if err != nil {
+		return message{}, rights(oob[:oobn]), err
+	}
+	return decode(buf[:n], oob[:oobn], flags)
+}
+
+// decode takes a packet apart that came with flags. The descriptors are the
+// caller's to close, also when there is an error.
+func decode(b, oob []byte, flags int) (message, []int, error) {
+	var m message
+	fds := rights(oob)
 	switch {
-	case err != nil:
-		return m, fds, err
-	case n == 0:
+	case len(b) == 0:
 		return m, fds, io.EOF
 	case flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0:
 		return m, fds, errors.New("packet cut short")
 	}
-	if err := cbor.Unmarshal(buf[:n], &m); err != nil {
+	if err := cbor.Unmarshal(b, &m); err != nil {
 		return m, fds, fmt.Errorf("decode packet: %w", err)
 	}
 	return m, fds, nil
