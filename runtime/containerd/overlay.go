@@ -127,7 +127,7 @@ func overlay(fds []int) (root int, err error) {
 	}
 	defer unix.Close(ctx)
 	for _, fd := range fds {
-		if err := unix.FsconfigSetString(ctx, "lowerdir+", procFD(fd)); err != nil {
+		if err := unix.FsconfigSetFd(ctx, "lowerdir+", fd); err != nil {
 			return -1, fmt.Errorf("add a layer to the overlay: %w%s", err, complaint(ctx))
 		}
 	}
