@@ -58,8 +58,10 @@ func (s *Sandbox) Bind(ctx context.Context, spec runtime.Spec) error {
 			h.close()
 		}
 	}()
-	limited := make(chan error, 1)
-	go func() { limited <- s.limit(h, limits) }()
+	// A goroutine for this would take longer to start than it does.
+	if err := s.limit(h, limits); err != nil {
+		return s.goneOr(fail(err))
+	}
 	layers := append([]string{skel}, img.layers...)
 	root, err := s.r.rootTree(spec, layers, s.base, s.userns, &h.mounts, &done)
 	if err == nil {
@@ -70,7 +72,7 @@ func (s *Sandbox) Bind(ctx context.Context, spec runtime.Spec) error {
 			return nil
 		})
 	}
-	if err := errors.Join(err, <-limited); err != nil {
+	if err != nil {
 		return s.goneOr(fail(err))
 	}
 	if err := ctx.Err(); err != nil {
