@@ -43,10 +43,6 @@ func (s *Sandbox) Bind(ctx context.Context, spec runtime.Spec) error {
 	if err := s.r.images.mountPoints(img, dirs); err != nil {
 		return fail(err)
 	}
-	skel, err := s.r.skels.get(dirs)
-	if err != nil {
-		return fail(err)
-	}
 	h, err := s.claimHandles()
 	if err != nil {
 		return err
@@ -62,8 +58,7 @@ func (s *Sandbox) Bind(ctx context.Context, spec runtime.Spec) error {
 	if err := s.limit(h, limits); err != nil {
 		return s.goneOr(fail(err))
 	}
-	layers := append([]string{skel}, img.layers...)
-	root, err := s.r.rootTree(spec, layers, s.base, s.userns, &h.mounts, &done)
+	root, err := s.rootTree(spec, img.layers, dirs, &h.mounts, &done)
 	if err == nil {
 		err = s.r.attach.in(h.mntns, func() error {
 			if err := unix.MoveMount(root, "", h.root, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {

@@ -46,7 +46,7 @@ func (s *Sandbox) takeHandles(pid int) error {
 	if err != nil {
 		return fail(err)
 	}
-	h := &handles{mntns: ns, root: -1, mounts: prepared{proc: -1, dev: -1, tmpfs: make(map[string]int)}}
+	h := &handles{mntns: ns, root: -1, mounts: unprepared()}
 	err = s.r.attach.in(ns, func() (err error) {
 		how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS}
 		if h.root, err = unix.Openat2(unix.AT_FDCWD, api.FunctionRoot, how); err != nil {
@@ -85,7 +85,7 @@ func (s *Sandbox) takeHandles(pid int) error {
 
 // makeReady does what Bind would have to do for any function.
 func (s *Sandbox) makeReady(h *handles) (err error) {
-	if err = h.mounts.prepare(s.r.dev, s.base); err != nil {
+	if err = h.mounts.prepare(s); err != nil {
 		return err
 	}
 	if h.record, err = s.r.openRecord(s.info.ID); err != nil {

@@ -13,6 +13,7 @@ import (
 // prepared are the mounts of a function's root that hardly depend on the
 // function: made for a blank, and mounted nowhere until it is bound.
 type prepared struct {
+	skel  int            // id-mapped skeleton with the usual mount points
 	proc  int            // clone of the launcher's /proc, with its masks
 	dev   int            // clone of the /dev of all, with a /dev/shm of its own
 	tmpfs map[string]int // by path, of the usual sizes
@@ -22,17 +23,30 @@ func (p *prepared) close() {
 	for _, fd := range p.tmpfs {
 		_ = unix.Close(fd)
 	}
-	for _, fd := range []int{p.dev, p.proc} {
+	for _, fd := range []int{p.skel, p.dev, p.proc} {
 		if fd >= 0 {
 			_ = unix.Close(fd)
 		}
 	}
 }
 
-// prepare makes all but proc, for the sandbox whose ids begin with base. What
-// it made when it fails is closed with p.
-func (p *prepared) prepare(dev int, base uint32) (err error) {
-	p.dev, err = unix.OpenTree(dev, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+// unprepared has nothing to close.
+func unprepared() prepared { return prepared{skel: -1, proc: -1, dev: -1, tmpfs: make(map[string]int)} }
+
+// usualPoints are the mount points of a function that asks for none of its own.
+func usualPoints() []string { return skeletonDirs(nil, false) }
+
+// prepare makes all but proc, for s. What it made when it fails is closed with p.
+func (p *prepared) prepare(s *Sandbox) error {
+	base := s.base
+	dir, err := s.r.skels.get(usualPoints())
+	if err != nil {
+		return err
+	}
+	if p.skel, err = idmapped(dir, s.userns); err != nil {
+		return err
+	}
+	p.dev, err = unix.OpenTree(s.r.dev, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
 	if err != nil {
 		return fmt.Errorf("clone /dev: %w", err)
 	}

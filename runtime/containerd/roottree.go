@@ -2,7 +2,6 @@ package containerd
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -12,8 +11,19 @@ import (
 
 // rootTree composes all that a function will see, mounted nowhere yet. done gets
 // every descriptor that is opened for it, the root's included.
-func (r *Runtime) rootTree(spec runtime.Spec, layers []string, base uint32, userns *os.File, ready *prepared, done *closers) (root int, err error) {
-	root, err = r.compose.composeDetached(layers, userns, done)
+func (s *Sandbox) rootTree(spec runtime.Spec, layers, points []string, ready *prepared, done *closers) (root int, err error) {
+	r, base, skel := s.r, s.base, ready.skel
+	if !slices.Equal(points, usualPoints()) {
+		dir, err := r.skels.get(points)
+		if err != nil {
+			return -1, err
+		}
+		if skel, err = idmapped(dir, s.userns); err != nil {
+			return -1, err
+		}
+		done.add(skel)
+	}
+	root, err = r.compose.composeDetached(skel, layers, s.userns, done)
 	if err != nil {
 		return -1, fmt.Errorf("compose the root file system: %w", err)
 	}
