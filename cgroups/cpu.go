@@ -12,18 +12,18 @@ func (g Group) applyCPU(l CPULimit) error {
 	}
 	quota, period := micros(l.Quota), micros(l.Period)
 	if g.fs.mode == V2 {
-		if err := write(g.file(CPU, "cpu.weight"), strconv.FormatInt(weight(l.Shares), 10)); err != nil {
+		if err := g.change(CPU, "cpu.weight", strconv.FormatInt(weight(l.Shares), 10)); err != nil {
 			return err
 		}
-		return write(g.file(CPU, "cpu.max"), quota+" "+period)
+		return g.change(CPU, "cpu.max", quota+" "+period)
 	}
-	if err := write(g.file(CPU, "cpu.shares"), strconv.FormatInt(l.Shares, 10)); err != nil {
+	if err := g.change(CPU, "cpu.shares", strconv.FormatInt(l.Shares, 10)); err != nil {
 		return err
 	}
-	if err := write(g.file(CPU, "cpu.cfs_period_us"), period); err != nil {
+	if err := g.change(CPU, "cpu.cfs_period_us", period); err != nil {
 		return err
 	}
-	return write(g.file(CPU, "cpu.cfs_quota_us"), quota)
+	return g.change(CPU, "cpu.cfs_quota_us", quota)
 }
 
 func (g Group) verifyCPU(l CPULimit) error {

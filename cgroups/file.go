@@ -81,12 +81,14 @@ func (g Group) file(c Controller, name string) string {
 
 // read gives the content of one of the group's files without the last newline.
 func (g Group) read(c Controller, name string) (string, error) {
-	b, err := readFile(g.file(c, name))
+	b, err := g.readFile(c, name)
 	if err != nil {
 		return "", err
 	}
-	return string(bytes.TrimSuffix(b, []byte("\n"))), nil
+	return string(trimLine(b)), nil
 }
+
+func trimLine(b []byte) []byte { return bytes.TrimSuffix(b, []byte("\n")) }
 
 // number reads a file that holds one integer. "max", v2's word for no limit,
 // is -1.

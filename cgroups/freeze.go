@@ -14,17 +14,17 @@ func (g Group) Freeze(ctx context.Context) error { return g.setFrozen(ctx, true)
 func (g Group) Thaw(ctx context.Context) error { return g.setFrozen(ctx, false) }
 
 func (g Group) setFrozen(ctx context.Context, frozen bool) error {
-	file, value := g.file(Freezer, "freezer.state"), "THAWED"
+	file, value := "freezer.state", "THAWED"
 	if frozen {
 		value = "FROZEN"
 	}
 	if g.fs.mode == V2 {
-		file, value = g.file(Freezer, "cgroup.freeze"), "0"
+		file, value = "cgroup.freeze", "0"
 		if frozen {
 			value = "1"
 		}
 	}
-	if err := write(file, value); err != nil {
+	if err := g.write(Freezer, file, value); err != nil {
 		return fmt.Errorf("freeze %s: %w", g.path, err)
 	}
 	for {

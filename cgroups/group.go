@@ -18,6 +18,7 @@ import (
 type Group struct {
 	fs   FS
 	path string
+	kept *kept // files that are used open; nil for none
 }
 
 // Path is the group's path from the root of its hierarchies.

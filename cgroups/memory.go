@@ -16,26 +16,25 @@ func (g Group) applyMemory(l MemoryLimit) error {
 	}
 	want := strconv.FormatInt(l.Bytes, 10)
 	if g.fs.mode == V2 {
-		if err := write(g.file(Memory, "memory.swap.max"), "0"); err != nil && !g.swapFree(err) {
+		if err := g.change(Memory, "memory.swap.max", "0"); err != nil && !g.swapFree(err) {
 			return err
 		}
-		return write(g.file(Memory, "memory.max"), want)
+		return g.write(Memory, "memory.max", want)
 	}
 	// memory+swap may never be under memory, so the order depends on whether
 	// the limit grows or shrinks: try to shrink, and grow where that is refused.
-	if err := write(g.file(Memory, "memory.limit_in_bytes"), want); err != nil {
-		if werr := write(g.file(Memory, "memory.memsw.limit_in_bytes"), want); werr != nil {
-			return err
-		}
-		if err := write(g.file(Memory, "memory.limit_in_bytes"), want); err != nil {
-			return err
-		}
-	}
 	// Equal limits leave no room for swap.
-	if err := write(g.file(Memory, "memory.memsw.limit_in_bytes"), want); err != nil && !g.swapFree(err) {
+	if err := g.write(Memory, "memory.limit_in_bytes", want); err != nil {
+		if werr := g.write(Memory, "memory.memsw.limit_in_bytes", want); werr != nil {
+			return err
+		}
+		if err := g.write(Memory, "memory.limit_in_bytes", want); err != nil {
+			return err
+		}
+	} else if err := g.write(Memory, "memory.memsw.limit_in_bytes", want); err != nil && !g.swapFree(err) {
 		return err
 	}
-	if err := write(g.file(Memory, "memory.swappiness"), "0"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := g.change(Memory, "memory.swappiness", "0"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil

@@ -9,7 +9,7 @@ func (g Group) applyPIDs(n int64) error {
 	if n <= 0 {
 		return fmt.Errorf("%d processes is no limit", n)
 	}
-	return write(g.file(PIDs, "pids.max"), strconv.FormatInt(n, 10))
+	return g.write(PIDs, "pids.max", strconv.FormatInt(n, 10))
 }
 
 func (g Group) verifyPIDs(n int64) error {

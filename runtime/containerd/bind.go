@@ -43,10 +43,6 @@ func (s *Sandbox) Bind(ctx context.Context, spec runtime.Spec) error {
 	if err := s.r.images.mountPoints(img, dirs); err != nil {
 		return fail(err)
 	}
-	skel, err := skeleton(s.r.cfg.RunDir, dirs)
-	if err != nil {
-		return fail(err)
-	}
 	h, err := s.claimHandles()
 	if err != nil {
 		return err
@@ -58,10 +54,11 @@ func (s *Sandbox) Bind(ctx context.Context, spec runtime.Spec) error {
 			h.close()
 		}
 	}()
-	limited := make(chan error, 1)
-	go func() { limited <- s.limit(limits) }()
-	layers := append([]string{skel}, img.layers...)
-	root, err := s.r.rootTree(spec, layers, s.base, s.userns, h.proc, &done)
+	// A goroutine for this would take longer to start than it does.
+	if err := s.limit(h, limits); err != nil {
+		return s.goneOr(fail(err))
+	}
+	root, err := s.rootTree(spec, img.layers, dirs, &h.mounts, &done)
 	if err == nil {
 		err = s.r.attach.in(h.mntns, func() error {
 			if err := unix.MoveMount(root, "", h.root, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
@@ -70,7 +67,7 @@ func (s *Sandbox) Bind(ctx context.Context, spec runtime.Spec) error {
 			return nil
 		})
 	}
-	if err := errors.Join(err, <-limited); err != nil {
+	if err != nil {
 		return s.goneOr(fail(err))
 	}
 	if err := ctx.Err(); err != nil {
@@ -84,7 +81,7 @@ func (s *Sandbox) Bind(ctx context.Context, spec runtime.Spec) error {
 	// gives back.
 	rec := s.record()
 	rec.Labels, rec.Image = s.labels(), spec.Image.Digest
-	if err := s.r.rewriteRecord(rec); err != nil {
+	if err := appendRecord(h.record, rec); err != nil {
 		return fail(err)
 	}
 	s.mu.Lock()
@@ -99,19 +96,18 @@ func (s *Sandbox) Bind(ctx context.Context, spec runtime.Spec) error {
 
 // limit gives a blank the function's limits, parent before child, and reads all
 // of them back.
-func (s *Sandbox) limit(limits cgroups.Limits) error {
+func (s *Sandbox) limit(h *handles, limits cgroups.Limits) error {
 	s.mu.Lock()
 	s.limits = limits
 	s.mu.Unlock()
-	fn := s.functionGroup()
 	outer, inner := s.outerLimits(), s.functionLimits()
-	if err := s.group.Apply(outer); err != nil {
+	if err := h.outer.Apply(outer); err != nil {
 		return fmt.Errorf("%w: %w", runtime.ErrLimits, err)
 	}
-	if err := fn.Apply(inner); err != nil {
+	if err := h.inner.Apply(inner); err != nil {
 		return fmt.Errorf("%w: %w", runtime.ErrLimits, err)
 	}
-	if err := errors.Join(s.group.Verify(outer), fn.Verify(inner)); err != nil {
+	if err := errors.Join(h.outer.Verify(outer), h.inner.Verify(inner)); err != nil {
 		return fmt.Errorf("%w: %w", runtime.ErrLimits, err)
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/cgroups"
 	"github.com/faasd-sec/faasd-sec/runtime"
 )
 
@@ -34,7 +35,7 @@ func (s *Sandbox) buildBlank(ctx context.Context, spec runtime.Spec) error {
 	if err := r.writeRecord(s.record()); err != nil {
 		return err
 	}
-	root, err := skeleton(r.cfg.RunDir, blankDirs())
+	root, err := r.skels.get(blankDirs())
 	if err != nil {
 		return err
 	}
@@ -48,7 +49,7 @@ func blankDirs() []string {
 
 // Freeze implements runtime.Sandbox.
 func (s *Sandbox) Freeze(ctx context.Context) error {
-	if err := s.group.Freeze(ctx); err != nil {
+	if err := s.frost().Freeze(ctx); err != nil {
 		return s.goneOr(err)
 	}
 	return nil
@@ -56,8 +57,33 @@ func (s *Sandbox) Freeze(ctx context.Context) error {
 
 // Thaw implements runtime.Sandbox.
 func (s *Sandbox) Thaw(ctx context.Context) error {
-	if err := s.group.Thaw(ctx); err != nil {
+	if err := s.frost().Thaw(ctx); err != nil {
 		return s.goneOr(err)
 	}
 	return nil
+}
+
+// keepFreezer opens the freezer for as long as the sandbox lives: a call may
+// wait for a thaw.
+func (s *Sandbox) keepFreezer() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.freezer != nil {
+		return nil
+	}
+	g, err := s.group.Keep(cgroups.Freezer)
+	if err == nil {
+		s.freezer = &g
+	}
+	return err
+}
+
+// frost is the group to freeze.
+func (s *Sandbox) frost() cgroups.Group {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.freezer != nil {
+		return *s.freezer
+	}
+	return s.group
 }

@@ -149,6 +149,9 @@ func (r *Runtime) create(ctx context.Context, spec runtime.Spec, blank bool) (_ 
 
 // imageOf is the image that spec names, with what spec leaves to it decided.
 func (r *Runtime) imageOf(ctx context.Context, spec *runtime.Spec) (heldImage, error) {
+	if img, ok := r.images.get(spec.Image.Digest); ok {
+		return img, settleUser(spec, img)
+	}
 	dgst, err := digest.Parse(spec.Image.Digest)
 	if err != nil {
 		return heldImage{}, api.Invalid("image", "use what Pull returned", fmt.Sprintf("digest %q: %v", spec.Image.Digest, err))
@@ -188,7 +191,7 @@ func (s *Sandbox) build(ctx context.Context, spec runtime.Spec, img heldImage, r
 	if err := checkMountPoints(dirs, img.layers); err != nil {
 		return err
 	}
-	skel, err := skeleton(r.cfg.RunDir, dirs)
+	skel, err := r.skels.get(dirs)
 	if err != nil {
 		return err
 	}

@@ -2,15 +2,9 @@ package containerd
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
-	"slices"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/faasd-sec/faasd-sec/runtime"
 )
 
 // mountTmpfs is a detached tmpfs. uid and gid are the host's.
@@ -35,11 +29,19 @@ func mountTmpfs(attrs int, options ...[2]string) (int, error) {
 	return fd, nil
 }
 
-// bounded are the options of a tmpfs of size bytes. Its files are bounded too:
-// each costs the kernel about a kilobyte that no size limit counts.
+// bounded are the options of a tmpfs of size bytes.
 func bounded(size int64, mode string) [][2]string {
-	return [][2]string{{"size", strconv.FormatInt(size, 10)}, {"nr_inodes", strconv.FormatInt(max(size/4096, 64), 10)}, {"mode", mode}}
+	return append(bounds(size), [2]string{"mode", mode})
 }
+
+// bounds are the options that can be changed later. The files of a tmpfs are
+// bounded too: each costs the kernel about a kilobyte that no size limit counts.
+func bounds(size int64) [][2]string {
+	return [][2]string{{"size", strconv.FormatInt(size, 10)}, {"nr_inodes", strconv.FormatInt(inodesOf(size), 10)}}
+}
+
+// inodesOf is how many files a tmpfs of size bytes may have.
+func inodesOf(size int64) int64 { return max(size/4096, 64) }
 
 // place attaches the detached mount fd to name inside the detached tree root.
 // Linux 6.15.
@@ -92,73 +94,4 @@ func mountDev() (fd int, retErr error) {
 		return -1, fmt.Errorf("make /dev read-only: %w", err)
 	}
 	return fd, nil
-}
-
-// rootTree composes all that a function will see, mounted nowhere yet. done gets
-// every descriptor that is opened for it, the root's included.
-func (r *Runtime) rootTree(spec runtime.Spec, layers []string, base uint32, userns *os.File, proc int, done *closers) (root int, err error) {
-	root, err = r.compose.composeDetached(layers, userns, done)
-	if err != nil {
-		return -1, fmt.Errorf("compose the root file system: %w", err)
-	}
-	done.add(root)
-	if err := place(proc, root, "proc"); err != nil {
-		return -1, err
-	}
-	dev, err := unix.OpenTree(r.dev, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
-	if err != nil {
-		return -1, fmt.Errorf("clone /dev: %w", err)
-	}
-	done.add(dev)
-	if err := place(dev, root, "dev"); err != nil {
-		return -1, err
-	}
-	const plain = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV
-	for _, t := range boundTmpfs(spec) {
-		attrs := plain
-		if !t.Exec {
-			attrs |= unix.MOUNT_ATTR_NOEXEC
-		}
-		options := bounded(t.Bytes, t.mode)
-		uid, gid := int(base), int(base)
-		if t.owned {
-			uid, gid = uid+spec.UID, gid+spec.GID
-		}
-		options = append(options, [2]string{"uid", strconv.Itoa(uid)}, [2]string{"gid", strconv.Itoa(gid)})
-		fd, err := mountTmpfs(attrs, options...)
-		if err != nil {
-			return -1, fmt.Errorf("%s: %w", t.Path, err)
-		}
-		done.add(fd)
-		if err := place(fd, root, strings.TrimPrefix(t.Path, "/")); err != nil {
-			return -1, err
-		}
-	}
-	return root, nil
-}
-
-// ownTmpfs is a tmpfs of a bound sandbox.
-type ownTmpfs struct {
-	runtime.Tmpfs
-	mode  string
-	owned bool // by the function; else by the sandbox's root
-}
-
-// boundTmpfs are the same as mounts gives a sandbox that is created with its
-// function, outer ones first.
-func boundTmpfs(spec runtime.Spec) []ownTmpfs {
-	tmp := spec.Resources.Tmp
-	if tmp == 0 {
-		tmp = defaultTmp
-	}
-	all := []ownTmpfs{
-		{runtime.Tmpfs{Path: "/dev/shm", Bytes: shmBytes}, "1777", false},
-		{runtime.Tmpfs{Path: "/tmp", Bytes: tmp}, "1777", false},
-	}
-	for _, t := range withSecrets(spec.Tmpfs) {
-		t.Path = filepath.Clean(t.Path)
-		all = append(all, ownTmpfs{t, "0700", true})
-	}
-	slices.SortFunc(all, func(a, b ownTmpfs) int { return strings.Compare(a.Path, b.Path) })
-	return all
 }

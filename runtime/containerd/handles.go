@@ -9,24 +9,33 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/cgroups"
 	"github.com/faasd-sec/faasd-sec/runtime"
 )
 
 // handles are what Bind needs of a blank. They are taken while nothing foreign
-// has run in it, so that later no path of the sandbox's has to be followed. Each
-// of them keeps the sandbox's mounts alive and is closed with it.
+// has run in it, so that later no path of the sandbox's has to be followed, and
+// while nobody waits. Most of them keep the sandbox's mounts alive; all are
+// closed with it.
 type handles struct {
-	mntns *os.File // the launcher's mount namespace
-	root  int      // O_PATH of where the function's root goes
-	proc  int      // detached clone of the launcher's /proc, with its masks
+	mntns  *os.File // the launcher's mount namespace
+	root   int      // O_PATH of where the function's root goes
+	mounts prepared
+
+	record       *os.File      // to append to
+	outer, inner cgroups.Group // the sandbox's cgroup and the function's, their limits kept open
 }
 
 func (h *handles) close() {
 	_ = h.mntns.Close()
-	for _, fd := range []int{h.root, h.proc} {
-		if fd >= 0 {
-			_ = unix.Close(fd)
-		}
+	if h.record != nil {
+		_ = h.record.Close() // what was written is in the file
+	}
+	h.outer.Release()
+	h.inner.Release()
+	h.mounts.close()
+	if h.root >= 0 {
+		_ = unix.Close(h.root)
 	}
 }
 
@@ -37,13 +46,13 @@ func (s *Sandbox) takeHandles(pid int) error {
 	if err != nil {
 		return fail(err)
 	}
-	h := &handles{mntns: ns, root: -1, proc: -1}
+	h := &handles{mntns: ns, root: -1, mounts: unprepared()}
 	err = s.r.attach.in(ns, func() (err error) {
 		how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS}
 		if h.root, err = unix.Openat2(unix.AT_FDCWD, api.FunctionRoot, how); err != nil {
 			return fmt.Errorf("open %s: %w", api.FunctionRoot, err)
 		}
-		h.proc, err = unix.OpenTree(unix.AT_FDCWD, "/proc", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE|unix.AT_SYMLINK_NOFOLLOW)
+		h.mounts.proc, err = unix.OpenTree(unix.AT_FDCWD, "/proc", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE|unix.AT_SYMLINK_NOFOLLOW)
 		if err != nil {
 			return fmt.Errorf("clone /proc: %w", err)
 		}
@@ -57,6 +66,9 @@ func (s *Sandbox) takeHandles(pid int) error {
 			err = fmt.Errorf("process %d is not of the sandbox any more", pid)
 		}
 	}
+	if err == nil {
+		err = s.makeReady(h)
+	}
 	if err != nil {
 		h.close()
 		return fail(err)
@@ -69,6 +81,21 @@ func (s *Sandbox) takeHandles(pid int) error {
 	}
 	s.handles = h
 	return nil
+}
+
+// makeReady does what Bind would have to do for any function.
+func (s *Sandbox) makeReady(h *handles) (err error) {
+	if err = h.mounts.prepare(s); err != nil {
+		return err
+	}
+	if h.record, err = s.r.openRecord(s.info.ID); err != nil {
+		return err
+	}
+	if h.outer, err = s.group.Keep(cgroups.CPU, cgroups.Memory, cgroups.PIDs); err != nil {
+		return err
+	}
+	h.inner, err = s.functionGroup().Keep(cgroups.Memory, cgroups.PIDs)
+	return err
 }
 
 // claimHandles gives the handles of a blank to the one Bind that it gets.

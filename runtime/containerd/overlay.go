@@ -66,10 +66,10 @@ func (c composer) compose(target, scratch string, layers []string, userns *os.Fi
 }
 
 // composeDetached is compose for a tree that is mounted nowhere yet, which the
-// caller closes or moves. It needs detached. done goes on to hold what the tree
-// needs no longer.
-func (c composer) composeDetached(layers []string, userns *os.File, done *closers) (root int, err error) {
-	fds := make([]int, 0, len(layers))
+// caller closes or moves, and whose topmost layer is mapped already. It needs
+// detached. done goes on to hold what the tree needs no longer.
+func (c composer) composeDetached(top int, layers []string, userns *os.File, done *closers) (root int, err error) {
+	fds := append(make([]int, 0, 1+len(layers)), top)
 	for _, dir := range layers {
 		fd, err := idmapped(dir, userns)
 		if err != nil {
@@ -127,7 +127,7 @@ func overlay(fds []int) (root int, err error) {
 	}
 	defer unix.Close(ctx)
 	for _, fd := range fds {
-		if err := unix.FsconfigSetString(ctx, "lowerdir+", procFD(fd)); err != nil {
+		if err := unix.FsconfigSetFd(ctx, "lowerdir+", fd); err != nil {
 			return -1, fmt.Errorf("add a layer to the overlay: %w%s", err, complaint(ctx))
 		}
 	}

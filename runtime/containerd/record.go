@@ -1,6 +1,7 @@
 package containerd
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -98,17 +99,26 @@ type record struct {
 	Image     string            `json:"image,omitempty"`  // its digest
 }
 
-// rewriteRecord puts rec in the place of the record that is there, or leaves that.
-func (r *Runtime) rewriteRecord(rec record) error {
+// A record is a line of JSON. What a blank became is a second one that follows
+// it, in one write to a file that was opened long before: it counts once its
+// newline is there, and until then the first line does.
+
+// openRecord opens a sandbox's record for appendRecord.
+func (r *Runtime) openRecord(id string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(r.dir(id), "record"), os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open the record of sandbox %s: %w", id, err)
+	}
+	return f, nil
+}
+
+// appendRecord puts rec in the place of the record that is in f, or leaves that.
+func appendRecord(f *os.File, rec record) error {
 	b, err := json.Marshal(rec)
 	if err != nil {
 		return fmt.Errorf("record the sandbox: %w", err)
 	}
-	path := filepath.Join(r.dir(rec.ID), "record")
-	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
-		return fmt.Errorf("record the sandbox: %w", err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
+	if _, err := f.Write(append(b, '\n')); err != nil {
 		return fmt.Errorf("record the sandbox: %w", err)
 	}
 	return nil
@@ -127,7 +137,7 @@ func (r *Runtime) writeRecord(rec record) error {
 	if err != nil {
 		return fmt.Errorf("record the sandbox: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "record"), b, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "record"), append(b, '\n'), 0o600); err != nil {
 		return fmt.Errorf("record the sandbox: %w", err)
 	}
 	return nil
@@ -143,9 +153,23 @@ func (r *Runtime) readRecord(id string) (record, error) {
 	if err != nil {
 		return record{}, fmt.Errorf("read the record of sandbox %s: %w", id, err)
 	}
-	var rec record
-	if err := json.Unmarshal(b, &rec); err != nil {
+	rec, err := parseRecord(b)
+	if err != nil {
 		return record{}, fmt.Errorf("read the record of sandbox %s: %w", id, err)
+	}
+	return rec, nil
+}
+
+// parseRecord takes the second line where all of it is there. A sandbox whose
+// daemon was killed while it wrote that never heard of its function.
+func parseRecord(b []byte) (record, error) {
+	first, second, _ := bytes.Cut(b, []byte("\n"))
+	var rec, became record
+	if err := json.Unmarshal(first, &rec); err != nil {
+		return record{}, err
+	}
+	if line, whole := bytes.CutSuffix(second, []byte("\n")); whole && json.Unmarshal(line, &became) == nil && became.ID == rec.ID {
+		return became, nil
 	}
 	return rec, nil
 }

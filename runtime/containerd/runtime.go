@@ -33,6 +33,7 @@ type Runtime struct {
 	ranges   *idRanges
 	rlimits  []specs.POSIXRlimit
 	images   *imageCache
+	skels    *skeletons
 	pulls    sync.Mutex
 	flights  map[string]*flight  // images being made present, by digest; pulls guards it
 	fetches  *semaphore.Weighted // a place for each image being fetched
@@ -105,7 +106,7 @@ func New(ctx context.Context, cfg Config) (_ *Runtime, retErr error) {
 	}
 	r := &Runtime{
 		cfg: cfg, client: c, cgroups: groups, device: device, compose: compose, ranges: ranges, rlimits: limits,
-		images: newImageCache(),
+		images: newImageCache(), skels: &skeletons{runDir: cfg.RunDir},
 		slots:  semaphore.NewWeighted(int64(cfg.MaxCreates)),
 		events: newEventQueue(), sandboxes: make(map[string]*Sandbox),
 		flights: make(map[string]*flight), fetches: semaphore.NewWeighted(int64(cfg.MaxPulls)),
@@ -170,6 +171,7 @@ func (r *Runtime) Close() error {
 	r.events.close()
 	for _, s := range live {
 		s.dropHandles()
+		s.frost().Release()
 		errs = append(errs, s.proc.close())
 	}
 	// The groups above the sandboxes' go with the last one.

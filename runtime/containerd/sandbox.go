@@ -26,8 +26,9 @@ type Sandbox struct {
 	mu      sync.Mutex // guards what Bind changes
 	info    runtime.Info
 	limits  cgroups.Limits
-	handles *handles      // of a blank whose launcher was admitted
-	settled chan struct{} // of a bound one: closed when containerd knows what it is
+	handles *handles       // of a blank whose launcher was admitted
+	settled chan struct{}  // of a bound one: closed when containerd knows what it is
+	freezer *cgroups.Group // group with its freezer kept open, once there is a launcher
 
 	group cgroups.Group
 	proc  *process      // nil until the task was created
@@ -108,6 +109,9 @@ func (s *Sandbox) AdmitLauncher(_ context.Context, pid int) error {
 			return fmt.Errorf("admit launcher: %w: process %d did not stay in %s", runtime.ErrLimits, pid, fn.Path())
 		}
 	}
+	if err := s.keepFreezer(); err != nil {
+		return s.goneOr(fmt.Errorf("admit launcher: %w", err))
+	}
 	if !s.Info().Blank {
 		return nil
 	}
@@ -148,7 +152,7 @@ func (s *Sandbox) Remove(ctx context.Context, grace time.Duration) error {
 		return nil
 	}
 	// A frozen process neither hears a signal nor dies of one. It may be gone.
-	if err := s.group.Thaw(ctx); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENODEV) {
+	if err := s.frost().Thaw(ctx); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENODEV) {
 		s.r.cfg.Log.Warn("thaw a sandbox to remove it", "sandbox", s.info.ID, "error", err)
 	}
 	if err := s.proc.stop(ctx, grace, s.gone); err != nil {
@@ -210,6 +214,7 @@ func (s *Sandbox) dismantle(ctx context.Context) error {
 	r.watcher.Remove(id)
 	var errs []error
 	s.dropHandles()
+	s.frost().Release()
 	if s.proc != nil {
 		errs = append(errs, s.proc.signal(syscall.SIGKILL))
 	}

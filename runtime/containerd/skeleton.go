@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/runtime"
@@ -49,6 +50,25 @@ func skeletonDirs(tmpfs []runtime.Tmpfs, agent bool) []string {
 	}
 	slices.Sort(dirs)
 	return slices.Compact(dirs)
+}
+
+// skeletons remembers where skeletons are.
+type skeletons struct {
+	runDir string
+	known  sync.Map // directory by mount points
+}
+
+// get is skeleton, looked up once for each set of mount points.
+func (k *skeletons) get(dirs []string) (string, error) {
+	key := strings.Join(dirs, "\x00")
+	if dir, ok := k.known.Load(key); ok {
+		return dir.(string), nil
+	}
+	dir, err := skeleton(k.runDir, dirs)
+	if err == nil {
+		k.known.Store(key, dir)
+	}
+	return dir, err
 }
 
 // skeleton gives the directory for a set of mount points, making it at first
