@@ -16,16 +16,24 @@ type Resources struct {
 	Tmp      int64 `json:"tmp,omitempty" cbor:"4,keyasint,omitempty"`       // bytes of memory-backed scratch, part of Memory
 	ReadBps  int64 `json:"read_bps,omitempty" cbor:"5,keyasint,omitempty"`  // block reads, bytes per second
 	WriteBps int64 `json:"write_bps,omitempty" cbor:"6,keyasint,omitempty"` // block writes, bytes per second
+	Storage  int64 `json:"storage,omitempty" cbor:"7,keyasint,omitempty"`   // bytes of the writable layer, memory-backed and part of Memory
+	Scratch  int64 `json:"scratch,omitempty" cbor:"8,keyasint,omitempty"`   // bytes on disk, encrypted
+	Ingress  int64 `json:"ingress,omitempty" cbor:"9,keyasint,omitempty"`   // bits per second into the sandbox
+	Egress   int64 `json:"egress,omitempty" cbor:"10,keyasint,omitempty"`   // bits per second out of it
+	Ports    int64 `json:"ports,omitempty" cbor:"11,keyasint,omitempty"`    // how many ports of the host; which ones is Needs.Ports
 }
 
-// Add is the sum of what is reserved: CPU, memory and pids.
+// Add is the sum of what is reserved. What is part of Memory, and block IO, are
+// not reserved apart.
 func (r Resources) Add(o Resources) Resources {
-	return Resources{CPU: r.CPU + o.CPU, Memory: r.Memory + o.Memory, PIDs: r.PIDs + o.PIDs}
+	return Resources{CPU: r.CPU + o.CPU, Memory: r.Memory + o.Memory, PIDs: r.PIDs + o.PIDs,
+		Scratch: r.Scratch + o.Scratch, Ingress: r.Ingress + o.Ingress, Egress: r.Egress + o.Egress, Ports: r.Ports + o.Ports}
 }
 
-// Sub is the difference of what is reserved: CPU, memory and pids. It may be negative.
+// Sub is the difference of what is reserved, see Add. It may be negative.
 func (r Resources) Sub(o Resources) Resources {
-	return Resources{CPU: r.CPU - o.CPU, Memory: r.Memory - o.Memory, PIDs: r.PIDs - o.PIDs}
+	return Resources{CPU: r.CPU - o.CPU, Memory: r.Memory - o.Memory, PIDs: r.PIDs - o.PIDs,
+		Scratch: r.Scratch - o.Scratch, Ingress: r.Ingress - o.Ingress, Egress: r.Egress - o.Egress, Ports: r.Ports - o.Ports}
 }
 
 // Lacks names the first resource of which free has less than r asks for, and
@@ -38,6 +46,14 @@ func (r Resources) Lacks(free Resources) string {
 		return "memory"
 	case r.PIDs > free.PIDs:
 		return "pids"
+	case r.Scratch > free.Scratch:
+		return "scratch"
+	case r.Ingress > free.Ingress:
+		return "ingress"
+	case r.Egress > free.Egress:
+		return "egress"
+	case r.Ports > free.Ports:
+		return "ports"
 	}
 	return ""
 }
