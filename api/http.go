@@ -18,6 +18,8 @@ const (
 	HeaderUnopened    = "X-Faasd-Sec-Unopened" // set by an agent on a refusal: the message was not accepted and is not remembered
 	HeaderTicket      = "X-Faasd-Sec-Ticket"   // an admission made beforehand for a large body
 	HeaderStart       = "X-Faasd-Sec-Start"    // "warm", "pooled" or "cold": a sandbox was there; one waited for a function; neither
+	HeaderManifest    = "X-Faasd-Sec-Manifest" // from a caller: its sealed manifest, base64url without padding
+	HeaderNeeds       = "X-Faasd-Sec-Needs"    // from a coordinator to a node: the task's Needs as JSON
 	HeaderFunctionErr = "X-Faasd-Sec-Error"    // inside a sealed reply's head: a Code of the agent's own
 )
 
