@@ -39,7 +39,10 @@ type Agent struct {
 	bound     *binding // set when the descriptor was verified
 	statement []byte   // about the ephemeral key; nil once there are keys
 
+	kit *kit // for the function to come; nil if it is not made ahead
+
 	binds   chan *api.Bind
+	waiting chan *api.Waiting
 	mounted chan *api.Mounted
 	keys    chan api.Control // Keys or Refused
 	stops   chan api.Stop
@@ -62,7 +65,7 @@ func Run(ctx context.Context, cfg Config) error {
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	a := &Agent{cfg: cfg, log: cfg.Logger, life: life,
-		logs: newLogSink(cfg.Now, cfg.Logger, cfg.LogBuffer), binds: make(chan *api.Bind, 1), mounted: make(chan *api.Mounted, 1),
+		logs: newLogSink(cfg.Now, cfg.Logger, cfg.LogBuffer), binds: make(chan *api.Bind, 1), waiting: make(chan *api.Waiting, 1), mounted: make(chan *api.Mounted, 1),
 		keys: make(chan api.Control, 1), stops: make(chan api.Stop, 1), bundles: make(chan *bundleTransfer)}
 	var err error
 	if a.ephemeral, err = unseal.NewKey(cfg.Random); err != nil {
@@ -85,6 +88,13 @@ func Run(ctx context.Context, cfg Config) error {
 	ln, err := a.listen()
 	if err != nil {
 		return fmt.Errorf("agent: listen: %w", err)
+	}
+	if cfg.Launcher.Blank { // or the function is known already, and may need none
+		if a.kit, err = newKit(); err != nil {
+			_ = ln.Close()
+			return fmt.Errorf("agent: %w", err)
+		}
+		defer func() { a.kit.close() }()
 	}
 	srv := a.newServer()
 	a.link = &link{cfg: &a.cfg, log: a.log, hello: a.hello, deliver: a.deliver}
@@ -329,6 +339,11 @@ func (a *Agent) deliver(c api.Control) {
 	case c.Bind != nil:
 		select {
 		case a.binds <- c.Bind:
+		default:
+		}
+	case c.Waiting != nil:
+		select {
+		case a.waiting <- c.Waiting:
 		default:
 		}
 	case c.Mounted != nil:
