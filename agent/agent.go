@@ -142,9 +142,6 @@ func (a *Agent) serve(ctx context.Context) error {
 	if err == nil && stop == nil {
 		a.fn.Store(f)
 		a.link.say(&api.Control{Ready: &api.Empty{}})
-		if a.cfg.Processors != nil {
-			a.cfg.Processors(f.b.desc.Config.Resources.CPUMillis)
-		}
 		stop, err = a.wait(ctx, f)
 	}
 	if err != nil {
@@ -192,14 +189,26 @@ func (a *Agent) report(f *function, err error) {
 	a.link.say(&api.Control{Failed: &p})
 }
 
+// settleAfter is how long after its start an agent takes the number of
+// processors that it serves with.
+const settleAfter = time.Second
+
 // wait returns when the sandbox is to stop or its function ended.
 func (a *Agent) wait(ctx context.Context, f *function) (*api.Stop, error) {
 	dead := f.dead
 	if f.proc == nil {
 		dead = nil
 	}
+	// Not at once: it halts everything for a moment, and the first invocation
+	// comes now.
+	settled := time.NewTimer(settleAfter)
+	defer settled.Stop()
 	for {
 		select {
+		case <-settled.C:
+			if a.cfg.Processors != nil {
+				a.cfg.Processors(f.b.desc.Config.Resources.CPUMillis)
+			}
 		case <-ctx.Done():
 			return nil, nil
 		case s := <-a.stops:

@@ -124,6 +124,8 @@ func (f *function) start(ctx context.Context, bundle map[string]string) error {
 	f.proc, f.client = proc, upstream.New(cfg)
 	go f.watch()
 	if f.b.network == "unix" {
+		f.client.Offer(k.conn)
+		k.conn = nil
 		// The socket takes connections already; the first request waits in it
 		// until the function accepts. Nobody polls.
 		return nil
