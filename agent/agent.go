@@ -41,6 +41,8 @@ type Agent struct {
 
 	kit *kit // for the function to come; nil if it is not made ahead
 
+	restated chan struct{} // the node asked for a new statement
+
 	binds   chan *api.Bind
 	waiting chan *api.Waiting
 	mounted chan *api.Mounted
@@ -65,7 +67,8 @@ func Run(ctx context.Context, cfg Config) error {
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	a := &Agent{cfg: cfg, log: cfg.Logger, life: life,
-		logs: newLogSink(cfg.Now, cfg.Logger, cfg.LogBuffer), binds: make(chan *api.Bind, 1), waiting: make(chan *api.Waiting, 1), mounted: make(chan *api.Mounted, 1),
+		logs: newLogSink(cfg.Now, cfg.Logger, cfg.LogBuffer), restated: make(chan struct{}, 1),
+		binds: make(chan *api.Bind, 1), waiting: make(chan *api.Waiting, 1), mounted: make(chan *api.Mounted, 1),
 		keys: make(chan api.Control, 1), stops: make(chan api.Stop, 1), bundles: make(chan *bundleTransfer)}
 	var err error
 	if a.ephemeral, err = unseal.NewKey(cfg.Random); err != nil {
@@ -388,5 +391,9 @@ func (a *Agent) reattest() {
 	a.mu.Unlock()
 	if err := a.link.send(api.Control{Statement: &api.Attested{Statement: st}}); err != nil {
 		a.log.Debug("statement", "err", err) // a new connection begins with one
+	}
+	select {
+	case a.restated <- struct{}{}:
+	default:
 	}
 }

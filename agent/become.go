@@ -16,19 +16,26 @@ const restAfter = 200 * time.Millisecond
 
 // awaitBind waits for the node's Bind. A sandbox may wait for hours with many
 // others, so an agent that is not wanted at once makes itself small, and then
-// ready for what it will be wanted for.
+// ready for what it will be wanted for: again with each new statement, for what
+// is not used for long goes back to the system.
 func (a *Agent) awaitBind(ctx context.Context) (*api.Bind, error) {
 	rest := time.NewTimer(restAfter)
 	defer rest.Stop()
+	small := false
 	for {
 		select {
 		case b := <-a.binds:
 			return b, nil
+		case <-a.restated:
+			rest.Reset(restAfter)
 		case <-rest.C:
 			if a.cfg.Rest == nil {
 				continue
 			}
-			a.cfg.Rest()
+			if !small {
+				a.cfg.Rest()
+				small = true
+			}
 			if err := a.rehearse(func() bool { return len(a.binds) == 0 && ctx.Err() == nil }); err != nil {
 				a.log.Warn("rehearsal", "err", err) // the start will be slower, or say more
 			}
