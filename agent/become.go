@@ -21,7 +21,6 @@ const restAfter = 200 * time.Millisecond
 func (a *Agent) awaitBind(ctx context.Context) (*api.Bind, error) {
 	rest := time.NewTimer(restAfter)
 	defer rest.Stop()
-	small := false
 	for {
 		select {
 		case b := <-a.binds:
@@ -32,10 +31,7 @@ func (a *Agent) awaitBind(ctx context.Context) (*api.Bind, error) {
 			if a.cfg.Rest == nil {
 				continue
 			}
-			if !small {
-				a.cfg.Rest()
-				small = true
-			}
+			a.cfg.Rest()
 			if err := a.rehearse(func() bool { return len(a.binds) == 0 && ctx.Err() == nil }); err != nil {
 				a.log.Warn("rehearsal", "err", err) // the start will be slower, or say more
 			}

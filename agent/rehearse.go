@@ -3,7 +3,6 @@ package agent
 import (
 	"bytes"
 	"fmt"
-	"runtime"
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/api"
@@ -12,8 +11,9 @@ import (
 )
 
 // rehearse goes through a start and an invocation with keys that it throws away,
-// so that the real ones find code, tables and memory in place. Nothing of it is
-// known outside, and nothing of it is left but free memory. Between two steps it
+// so that the real ones find code, tables, pooled buffers and a stack in place.
+// Nothing of it is known outside. What it leaves is garbage until the agent rests
+// again: collecting it at once would cost more memory than it is. Between two steps it
 // looks whether it is still wanted.
 func (a *Agent) rehearse(wanted func() bool) error {
 	r := &rehearsal{cfg: a.cfg}
@@ -25,9 +25,6 @@ func (a *Agent) rehearse(wanted func() bool) error {
 			return fmt.Errorf("rehearsal: %w", err)
 		}
 	}
-	// What it used is free from here on, and stays with the process: the pages
-	// that a start will want are these.
-	runtime.GC()
 	return nil
 }
 

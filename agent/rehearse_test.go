@@ -1,6 +1,9 @@
 package agent
 
-import "testing"
+import (
+	"sync"
+	"testing"
+)
 
 func TestRehearsalPlaysTheWholeStart(t *testing.T) {
 	cfg := DefaultConfig()
@@ -18,7 +21,7 @@ func TestRehearsalPlaysTheWholeStart(t *testing.T) {
 func TestStartAfterRehearsal(t *testing.T) {
 	w := newWorld(t, func(w *world) {
 		w.late = make(chan struct{})
-		w.cfg.Rest = func() { close(w.late) }
+		w.cfg.Rest = sync.OnceFunc(func() { close(w.late) })
 	}).start()
 	if _, body := w.get("/echo", "hello"); body != "hello" {
 		t.Errorf("%q", body)
