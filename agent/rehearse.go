@@ -13,8 +13,8 @@ import (
 // rehearse goes through a start and an invocation with keys that it throws away,
 // so that the real ones find code, tables, pooled buffers and a stack in place.
 // Nothing of it is known outside. What it leaves is garbage until the agent rests
-// again: collecting it at once would cost more memory than it is. Between two steps it
-// looks whether it is still wanted.
+// again: collecting it at once would cost more memory than it is. Between two
+// steps it looks whether it is still wanted.
 func (a *Agent) rehearse(wanted func() bool) error {
 	r := &rehearsal{cfg: a.cfg}
 	for _, step := range []func() error{r.cast, r.bind, r.keys, r.invocation} {
