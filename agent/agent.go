@@ -39,7 +39,12 @@ type Agent struct {
 	bound     *binding // set when the descriptor was verified
 	statement []byte   // about the ephemeral key; nil once there are keys
 
+	kit *kit // for the function to come; nil if it is not made ahead
+
+	restated chan struct{} // the node asked for a new statement
+
 	binds   chan *api.Bind
+	waiting chan *api.Waiting
 	mounted chan *api.Mounted
 	keys    chan api.Control // Keys or Refused
 	stops   chan api.Stop
@@ -62,7 +67,8 @@ func Run(ctx context.Context, cfg Config) error {
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	a := &Agent{cfg: cfg, log: cfg.Logger, life: life,
-		logs: newLogSink(cfg.Now, cfg.Logger, cfg.LogBuffer), binds: make(chan *api.Bind, 1), mounted: make(chan *api.Mounted, 1),
+		logs: newLogSink(cfg.Now, cfg.Logger, cfg.LogBuffer), restated: make(chan struct{}, 1),
+		binds: make(chan *api.Bind, 1), waiting: make(chan *api.Waiting, 1), mounted: make(chan *api.Mounted, 1),
 		keys: make(chan api.Control, 1), stops: make(chan api.Stop, 1), bundles: make(chan *bundleTransfer)}
 	var err error
 	if a.ephemeral, err = unseal.NewKey(cfg.Random); err != nil {
@@ -85,6 +91,13 @@ func Run(ctx context.Context, cfg Config) error {
 	ln, err := a.listen()
 	if err != nil {
 		return fmt.Errorf("agent: listen: %w", err)
+	}
+	if cfg.Launcher.Blank { // or the function is known already, and may need none
+		if a.kit, err = newKit(); err != nil {
+			_ = ln.Close()
+			return fmt.Errorf("agent: %w", err)
+		}
+		defer func() { a.kit.close() }()
 	}
 	srv := a.newServer()
 	a.link = &link{cfg: &a.cfg, log: a.log, hello: a.hello, deliver: a.deliver}
@@ -132,9 +145,6 @@ func (a *Agent) serve(ctx context.Context) error {
 	if err == nil && stop == nil {
 		a.fn.Store(f)
 		a.link.say(&api.Control{Ready: &api.Empty{}})
-		if a.cfg.Processors != nil {
-			a.cfg.Processors(f.b.desc.Config.Resources.CPUMillis)
-		}
 		stop, err = a.wait(ctx, f)
 	}
 	if err != nil {
@@ -182,14 +192,26 @@ func (a *Agent) report(f *function, err error) {
 	a.link.say(&api.Control{Failed: &p})
 }
 
+// settleAfter is how long after its start an agent takes the number of
+// processors that it serves with.
+const settleAfter = time.Second
+
 // wait returns when the sandbox is to stop or its function ended.
 func (a *Agent) wait(ctx context.Context, f *function) (*api.Stop, error) {
 	dead := f.dead
 	if f.proc == nil {
 		dead = nil
 	}
+	// Not at once: it halts everything for a moment, and the first invocation
+	// comes now.
+	settled := time.NewTimer(settleAfter)
+	defer settled.Stop()
 	for {
 		select {
+		case <-settled.C:
+			if a.cfg.Processors != nil {
+				a.cfg.Processors(f.b.desc.Config.Resources.CPUMillis)
+			}
 		case <-ctx.Done():
 			return nil, nil
 		case s := <-a.stops:
@@ -331,6 +353,11 @@ func (a *Agent) deliver(c api.Control) {
 		case a.binds <- c.Bind:
 		default:
 		}
+	case c.Waiting != nil:
+		select {
+		case a.waiting <- c.Waiting:
+		default:
+		}
 	case c.Mounted != nil:
 		select {
 		case a.mounted <- c.Mounted:
@@ -364,5 +391,9 @@ func (a *Agent) reattest() {
 	a.mu.Unlock()
 	if err := a.link.send(api.Control{Statement: &api.Attested{Statement: st}}); err != nil {
 		a.log.Debug("statement", "err", err) // a new connection begins with one
+	}
+	select {
+	case a.restated <- struct{}{}:
+	default:
 	}
 }

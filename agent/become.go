@@ -11,11 +11,13 @@ import (
 )
 
 // restAfter is how long an agent waits for its function before it gives back
-// what only its start needed.
+// what only its own start needed.
 const restAfter = 200 * time.Millisecond
 
 // awaitBind waits for the node's Bind. A sandbox may wait for hours with many
-// others, so an agent that is not wanted at once makes itself small.
+// others, so an agent that is not wanted at once makes itself small, and then
+// ready for what it will be wanted for: again with each new statement, for what
+// is not used for long goes back to the system.
 func (a *Agent) awaitBind(ctx context.Context) (*api.Bind, error) {
 	rest := time.NewTimer(restAfter)
 	defer rest.Stop()
@@ -23,9 +25,15 @@ func (a *Agent) awaitBind(ctx context.Context) (*api.Bind, error) {
 		select {
 		case b := <-a.binds:
 			return b, nil
+		case <-a.restated:
+			rest.Reset(restAfter)
 		case <-rest.C:
-			if a.cfg.Rest != nil {
-				a.cfg.Rest()
+			if a.cfg.Rest == nil {
+				continue
+			}
+			a.cfg.Rest()
+			if err := a.rehearse(func() bool { return len(a.binds) == 0 && ctx.Err() == nil }); err != nil {
+				a.log.Warn("rehearsal", "err", err) // the start will be slower, or say more
 			}
 		case <-ctx.Done():
 			return nil, ctx.Err()
@@ -70,6 +78,8 @@ func (a *Agent) bind(ctx context.Context) (*function, error) {
 	deadline, cancel := context.WithTimeout(ctx, n.start)
 	defer cancel()
 	f := newFunction(&a.cfg, n, a.launcher, a.logs, a.oom)
+	f.kit, a.kit = a.kit, nil
+	defer func() { f.kit.close() }() // of a function that takes none
 	m, err := a.awaitMounted(deadline)
 	if err != nil {
 		return f, err
@@ -78,6 +88,7 @@ func (a *Agent) bind(ctx context.Context) (*function, error) {
 	if a.cfg.Launcher.Blank {
 		enter.Root, enter.UID, enter.GID = api.FunctionRoot, m.UID, m.GID
 	}
+	f.looked = make(chan struct{})
 	// The launcher is told first: it works while this process opens the keys.
 	unlocked := make(chan error, 1)
 	go func() {
@@ -86,6 +97,15 @@ func (a *Agent) bind(ctx context.Context) (*function, error) {
 			cancel()
 		}
 		unlocked <- err
+		if err != nil {
+			return
+		}
+		select {
+		case w := <-a.waiting: // it was sent before the keys
+			f.foresee(w.Grant)
+		default:
+			close(f.looked)
+		}
 	}()
 	open := n.desc.Config.Bundle.IsZero()
 	entered := a.launcher.Enter(deadline, enter)
@@ -118,9 +138,7 @@ func (a *Agent) unlock(ctx context.Context, n *binding, f *function) error {
 	if err := a.awaitKeys(ctx, n); err != nil {
 		return err
 	}
-	gc := sealed.DefaultGrantCacheConfig()
-	gc.Size, gc.Clock, gc.Random = 512, a.cfg.Now, a.cfg.Random
-	grants, err := sealed.NewGrantCache(gc)
+	grants, err := n.grantCache(&a.cfg)
 	if err != nil {
 		return err
 	}
@@ -130,6 +148,13 @@ func (a *Agent) unlock(ctx context.Context, n *binding, f *function) error {
 	}
 	a.logs.to(seal) // from here on the owner hears what goes wrong
 	return f.unlock(grants)
+}
+
+// grantCache is for the grants of replies and logs.
+func (n *binding) grantCache(cfg *Config) (*sealed.GrantCache, error) {
+	gc := sealed.DefaultGrantCacheConfig()
+	gc.Size, gc.Clock, gc.Random = 512, cfg.Now, cfg.Random
+	return sealed.NewGrantCache(gc)
 }
 
 // restate makes the statement about this sandbox's key anew.

@@ -38,7 +38,7 @@ type Config struct {
 	SecretsDir string           // where "secrets/" of a bundle goes
 	Launcher   launcher.Command // how to start the launcher, and as whom
 	Processors func(cpu uint64) // told the function's CPU limit in millicores when it is known; nil for nothing
-	Rest       func()           // gives memory back to the system, while there is no function yet; nil for nothing
+	Rest       func()           // gives memory back to the system, while there is no function yet, before the start is rehearsed; nil for neither
 	Confine    func() error     // called once the launcher runs; Confine, or nil for nothing
 	ReapAll    bool             // collect every child, adopted ones too: as PID 1
 	Signals    <-chan os.Signal // forwarded to the function; nil for none

@@ -38,6 +38,9 @@ type function struct {
 	stopping atomic.Bool
 	primed   atomic.Bool // the first request's reply grant is being made
 
+	looked chan struct{} // closed once the grant that was foreseen is opened or refused; nil if none was
+	kit    *kit          // what of a start was made before there was a function
+
 	dead  chan struct{} // closed when the function's process ended, http mode
 	cause *api.Error    // why; after dead
 	exit  api.Exited    // how; after dead
@@ -84,16 +87,21 @@ func (f *function) start(ctx context.Context, bundle map[string]string) error {
 	defer cancel()
 	cfg := upstream.DefaultConfig()
 	cfg.MaxIdle = int(min(f.b.inFlight, int64(cfg.MaxIdle)))
-	env := f.env
-	var listen *os.File
-	if f.b.network == "unix" {
-		ln, addr, err := listenAbstract()
-		if err != nil {
-			return err
+	k := f.kit
+	if k == nil {
+		var err error
+		if k, err = newKit(); err != nil {
+			return fmt.Errorf("start the function: %w", err)
 		}
-		defer ln.Close()
-		listen = ln
-		env = append(append([]string{}, env...), "LISTEN_FDS=1", "LISTEN_FDNAMES=http",
+	}
+	f.kit = nil
+	defer k.close()
+	var listen *os.File
+	env := f.env
+	if f.b.network == "unix" {
+		listen = k.listen
+		addr := k.addr
+		env = append(append(make([]string, 0, len(env)+3), env...), "LISTEN_FDS=1", "LISTEN_FDNAMES=http",
 			fmt.Sprintf("FAASD_SEC_LISTEN_FD=%d", launcher.ListenFD))
 		cfg.Dial = func(ctx context.Context) (net.Conn, error) {
 			var d net.Dialer
@@ -106,29 +114,18 @@ func (f *function) start(ctx context.Context, bundle map[string]string) error {
 			return d.DialContext(ctx, "tcp", f.b.addr)
 		}
 	}
-	null, err := os.OpenFile(os.DevNull, os.O_RDONLY, 0)
-	if err != nil {
-		return fmt.Errorf("start the function: %w", err)
-	}
-	defer null.Close()
-	out, err := f.logPipe(streamOut)
-	if err != nil {
-		return err
-	}
-	defer out.Close()
-	errOut, err := f.logPipe(streamErr)
-	if err != nil {
-		return err
-	}
-	defer errOut.Close()
+	f.logFrom(streamOut, &k.out)
+	f.logFrom(streamErr, &k.err)
 	proc, err := f.launcher.StartProcess(ctx, launcher.Spec{Argv: f.b.argv, Env: env, Dir: f.b.dir,
-		Stdin: null, Stdout: out, Stderr: errOut, Listen: listen})
+		Stdin: k.null, Stdout: k.out.theirs, Stderr: k.err.theirs, Listen: listen})
 	if err != nil {
 		return f.startError(err)
 	}
 	f.proc, f.client = proc, upstream.New(cfg)
 	go f.watch()
 	if f.b.network == "unix" {
+		f.client.Offer(k.conn)
+		k.conn = nil
 		// The socket takes connections already; the first request waits in it
 		// until the function accepts. Nobody polls.
 		return nil
@@ -185,6 +182,16 @@ func (f *function) whyDied(exit launcher.Exit) *api.Error {
 		return api.Errorf(api.CodeFunctionCrashed, "the function's process was ended by %s", signalName(exit.Signal))
 	}
 	return api.Errorf(api.CodeFunctionCrashed, "the function's process ended with exit code %d", exit.Code)
+}
+
+// logFrom has the lines of a pipe go to the log, and takes our end of it.
+func (f *function) logFrom(stream uint, p *pipePair) {
+	r := p.ours
+	p.ours = nil
+	f.pipes.Go(func() {
+		defer r.Close()
+		f.logs.lines(stream, r)
+	})
 }
 
 // logPipe returns the writing end of a pipe whose lines go to the log.

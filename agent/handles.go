@@ -2,7 +2,6 @@ package agent
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"syscall"
 
@@ -11,38 +10,42 @@ import (
 
 // listenAbstract makes the socket that a function serves on. Its name is in the
 // sandbox's own network namespace and in no file system: a path in the shared
-// directory would let the host talk to the function past the seal.
+// directory would let the host talk to the function past the seal. It is made
+// for the function alone, so it blocks, and the runtime's poller never sees it.
 func listenAbstract() (*os.File, string, error) {
-	ln, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix"}) // the kernel picks a free name
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, "", fmt.Errorf("listen for the function: %w", err)
 	}
-	defer ln.Close()
-	addr := ln.Addr().String()
-	f, err := ln.File()
+	f := os.NewFile(uintptr(fd), "listener")
+	addr, err := bindAbstract(fd)
 	if err != nil {
-		return nil, "", fmt.Errorf("listen for the function: %w", err)
-	}
-	// Ours does not block; a function's accept is to.
-	if err := setBlocking(f); err != nil {
 		_ = f.Close()
 		return nil, "", fmt.Errorf("listen for the function: %w", err)
 	}
 	return f, addr, nil
 }
 
-// setBlocking makes reads and writes of f's other holders wait, as programs
-// expect of what they inherit.
-func setBlocking(f *os.File) error {
-	rc, err := f.SyscallConn()
+// listenBacklog is how many connections wait for the function's accept; the
+// kernel allows no more than net.core.somaxconn.
+const listenBacklog = 4096
+
+func bindAbstract(fd int) (string, error) {
+	if err := unix.Bind(fd, &unix.SockaddrUnix{}); err != nil { // the kernel picks a free name
+		return "", err
+	}
+	if err := unix.Listen(fd, listenBacklog); err != nil {
+		return "", err
+	}
+	sa, err := unix.Getsockname(fd)
 	if err != nil {
-		return err
+		return "", err
 	}
-	var set error
-	if err := rc.Control(func(fd uintptr) { set = syscall.SetNonblock(int(fd), false) }); err != nil {
-		return err
+	u, ok := sa.(*unix.SockaddrUnix)
+	if !ok || u.Name == "" {
+		return "", fmt.Errorf("it has no name: %v", sa)
 	}
-	return set
+	return u.Name, nil
 }
 
 // pipeTo makes a pipe between us and a process: stdin for in, else one of its

@@ -236,8 +236,10 @@ func (inv *invocation) open() error {
 			r = inv.src
 		}
 	}
-	msg, err := f.opener.Open(r, unseal.Expect{Role: sealed.RoleRequest, Name: f.b.name, Context: f.b.revision,
-		Senders: &f.b.desc.Config.Policy, MaxQueued: f.b.queued})
+	if f.looked != nil {
+		<-f.looked // at work since before the function was ready, or done
+	}
+	msg, err := f.opener.Open(r, f.expect())
 	if err != nil {
 		return readError(err)
 	}

@@ -139,6 +139,8 @@ type world struct {
 	kills    func() int64
 
 	holdBundle chan struct{} // if set, the bundle is not sent
+	late       chan struct{} // if set, the sandbox is bound when it closes
+	waiting    []byte        // the grant of who waits, if any
 }
 
 func must[T any](t testing.TB) func(T, error) T {
@@ -363,7 +365,13 @@ func (n *testNode) frame(f api.Control, pid int) {
 			n.ready = true
 		}
 		if !f.Hello.Bound {
+			if w.late != nil {
+				<-w.late
+			}
 			reply(api.Control{Bind: &api.Bind{Descriptor: w.signed, Image: w.image}})
+			if w.waiting != nil {
+				reply(api.Control{Waiting: &api.Waiting{Grant: w.waiting}})
+			}
 			reply(api.Control{Mounted: &api.Mounted{UID: testUID, GID: testGID}})
 		}
 		if len(f.Hello.Statement) == 0 {

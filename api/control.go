@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 )
 
 // The control channel between a node daemon and an agent is one unix stream
@@ -22,10 +23,11 @@ const (
 
 	EnvBlank = "FAASD_SEC_BLANK" // "1" in PID 1's environment: the sandbox was created without a function
 
-	AgentPathInvoke = "/invoke" // POST a sealed request; 200 with a sealed reply, or a problem
-	AgentPathBundle = "/bundle" // PUT the sealed bundle; 204, or a problem
+	AgentPathInvoke  = "/invoke" // POST a sealed request; 200 with a sealed reply, or a problem
+	AgentPathBundle  = "/bundle" // PUT the sealed bundle; 204, or a problem
+	AgentPathNothing = "/"       // not found: what a connection that is opened ahead asks for
 
-	ControlProtocol = 2       // Hello.Protocol
+	ControlProtocol = 3       // Hello.Protocol
 	MaxControlFrame = 1 << 20 // bytes
 )
 
@@ -44,6 +46,7 @@ type Control struct {
 	// Node to agent.
 	Attest  *Empty        `json:"attest,omitempty"`  // make a new statement: the last one is getting old
 	Bind    *Bind         `json:"bind,omitempty"`    // once, any time after the first Hello
+	Waiting *Waiting      `json:"waiting,omitempty"` // at most once, after Bind: who waits for the start
 	Mounted *Mounted      `json:"mounted,omitempty"` // once, after Bind
 	Keys    *ReleaseReply `json:"keys,omitempty"`    // once, in any order with the two
 	Refused *Problem      `json:"refused,omitempty"` // instead of Keys
@@ -69,6 +72,14 @@ type Hello struct {
 type Bind struct {
 	Descriptor []byte      `json:"descriptor"` // signed; the agent verifies it and takes every setting from it
 	Image      ImageConfig `json:"image"`
+}
+
+// Waiting carries the grant of the invocation that a start is for, so that the
+// agent can open it while the function starts. A grant says who may call whom
+// from when to when, in clear, and nothing of a message: of that no byte reaches
+// an agent before it is ready.
+type Waiting struct {
+	Grant []byte `json:"grant"`
 }
 
 // Mounted says that the function may run: its launcher is in the function's
@@ -123,14 +134,20 @@ type Stop struct {
 
 // WriteFrame writes one length-prefixed frame in a single Write.
 func WriteFrame(w io.Writer, body []byte) error {
-	if len(body) > MaxControlFrame {
-		return fmt.Errorf("frame of %d bytes is over the limit of %d", len(body), MaxControlFrame)
+	frame, err := appendFrame(nil, body)
+	if err != nil {
+		return err
 	}
-	buf := make([]byte, 4+len(body))
-	binary.BigEndian.PutUint32(buf, uint32(len(body)))
-	copy(buf[4:], body)
-	_, err := w.Write(buf)
+	_, err = w.Write(frame)
 	return err
+}
+
+func appendFrame(to, body []byte) ([]byte, error) {
+	if len(body) > MaxControlFrame {
+		return to, fmt.Errorf("frame of %d bytes is over the limit of %d", len(body), MaxControlFrame)
+	}
+	to = slices.Grow(to, 4+len(body))
+	return append(binary.BigEndian.AppendUint32(to, uint32(len(body))), body...), nil
 }
 
 // ReadFrame reads one frame, refusing a length over MaxControlFrame before it
@@ -153,11 +170,21 @@ func ReadFrame(r io.Reader) ([]byte, error) {
 
 // WriteControl sends one control frame.
 func WriteControl(w io.Writer, c Control) error {
-	b, err := json.Marshal(c)
+	frame, err := AppendControl(nil, c)
 	if err != nil {
-		return fmt.Errorf("encode control frame: %w", err)
+		return err
 	}
-	return WriteFrame(w, b)
+	_, err = w.Write(frame)
+	return err
+}
+
+// AppendControl adds one control frame, as WriteControl sends it, to b.
+func AppendControl(b []byte, c Control) ([]byte, error) {
+	body, err := json.Marshal(c)
+	if err != nil {
+		return b, fmt.Errorf("encode control frame: %w", err)
+	}
+	return appendFrame(b, body)
 }
 
 // ReadControl receives one control frame.

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -67,8 +68,9 @@ func (n *Node) enter(s *sandbox) (first bool) {
 // acquire finds a slot for rev: in a ready sandbox, in a frozen one, in one that
 // is starting, or in a new one that it reserves for, giving up boxes of the pool
 // and then stopping idle sandboxes of others if that makes the room. It refuses rather than over-commits. The check and the
-// reservation are one step under the node's mutex.
-func (n *Node) acquire(ctx context.Context, rev *revision) (slot, error) {
+// reservation are one step under the node's mutex. The grant that the invocation
+// came with goes to the agent of a new sandbox; nil for none.
+func (n *Node) acquire(ctx context.Context, rev *revision, grant []byte) (slot, error) {
 	if rev.full.Load() {
 		return slot{}, api.Errorf(api.CodeBusy, "this node remembers too many messages of the function; try again when some have expired")
 	}
@@ -85,7 +87,7 @@ func (n *Node) acquire(ctx context.Context, rev *revision) (slot, error) {
 			claimed, lacking := n.admit(rev)
 			if lacking == "" {
 				s = n.newSandbox(rev, newSandboxID())
-				s.claimed = claimed
+				s.claimed, s.waiting = claimed, bytes.Clone(grant)
 				n.spawn(func() { n.start(s) })
 			} else if victims, ok := n.makeRoom(rev); ok {
 				wait := n.changed

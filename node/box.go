@@ -33,13 +33,16 @@ type box struct {
 	rt        runtime.Sandbox
 	ln        *net.UnixListener
 	conn      *net.UnixConn
+	hung      bool // hangUp was here
 	admitted  bool // the launcher is in its cgroup
 	fault     error
 	proof     *proof
 	renewed   chan struct{} // closed and replaced when there is a new proof
 	unlocking bool          // keys are being asked for
 	renewing  bool          // the pool has asked for a new statement
-	bind      *api.Control  // frames that were said, for an agent that dials anew
+	near      net.Conn      // to its agent, opened ahead of the first invocation
+	nearAt    time.Time     // when it was last used
+	bind      []byte        // frames that were said, for an agent that dials anew
 	mounted   *api.Control
 	keys      *api.Control
 }
@@ -165,15 +168,20 @@ func (b *box) tell(c api.Control) {
 func (b *box) say(c *api.Control) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	switch {
-	case c.Bind != nil:
-		b.bind = c
-	case c.Mounted != nil:
+	if c.Mounted != nil {
 		b.mounted = c
-	default:
+	} else {
 		b.keys = c
 	}
 	b.write(c)
+}
+
+// sayBind is say for encoded frames that make the agent a function's.
+func (b *box) sayBind(frames []byte) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.bind = frames
+	b.send(frames)
 }
 
 // write sends one frame; nil is none. mu is held.
@@ -181,8 +189,21 @@ func (b *box) write(c *api.Control) {
 	if b.conn == nil || c == nil {
 		return
 	}
+	frame, err := api.AppendControl(nil, *c)
+	if err != nil {
+		b.conn.Close()
+		return
+	}
+	b.send(frame)
+}
+
+// send is write for encoded frames.
+func (b *box) send(frames []byte) {
+	if b.conn == nil || len(frames) == 0 {
+		return
+	}
 	_ = b.conn.SetWriteDeadline(time.Now().Add(5 * time.Second))
-	if err := api.WriteControl(b.conn, *c); err != nil {
+	if _, err := b.conn.Write(frames); err != nil {
 		b.conn.Close()
 	}
 }
@@ -197,6 +218,11 @@ func (b *box) hangUp() {
 	if b.conn != nil {
 		b.conn.Close()
 	}
+	if b.near != nil {
+		b.near.Close()
+		b.near = nil
+	}
+	b.hung = true
 }
 
 // dropBox removes a box, and reports whether it is gone. Without grace nothing

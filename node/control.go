@@ -116,10 +116,13 @@ func (n *Node) welcome(b *box, h *api.Hello, pidfd int) error {
 		return api.Errorf(api.CodeStartFailed, "the agent made no statement")
 	}
 	b.ready()
+	if !h.Bound && s == nil {
+		n.spawn(func() { n.approach(b) })
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !h.Bound {
-		b.write(b.bind)
+		b.send(b.bind)
 	}
 	b.write(b.mounted)
 	if b.keys != nil {
@@ -209,7 +212,9 @@ func (n *Node) dispatch(b *box, c api.Control, job func(func())) {
 			defer cancel()
 			if err := n.prove(ctx, b, c.Statement.Statement); err != nil {
 				n.log.Warn("statement", "sandbox", b.id, "err", err)
+				return
 			}
+			n.approach(b)
 		})
 	case c.Failed != nil:
 		p := c.Failed

@@ -69,7 +69,7 @@ func (g *gateway) invoke(ctx *fasthttp.RequestCtx, name string) {
 	}
 	n.met.inFlight.Inc()
 	var reply *relay.Reply
-	sl, err := n.slot(rev)
+	sl, err := n.slot(rev, body.Head[:peek.GrantLen()])
 	if err == nil {
 		if reply, err = n.deliver(sl, peek, body, id); err != nil {
 			sl.release()
@@ -85,7 +85,7 @@ func (g *gateway) invoke(ctx *fasthttp.RequestCtx, name string) {
 	ctx.Response.Header.Set(api.HeaderServedBy, n.cfg.ID)
 	ctx.Response.Header.Set(api.HeaderStart, sl.how())
 	if sl.cold {
-		n.publish() // coordinators are to know of the new sandbox before their next call
+		<-sl.s.told // coordinators are to know of the new sandbox before their next call
 	}
 	gate.SetDuration(ctx, began)
 	status := reply.Status

@@ -46,7 +46,7 @@ func (n *Node) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 		n.problem(ctx, err)
 		return
 	}
-	sl, err := n.slotFor(ctx, rev)
+	sl, err := n.slotFor(ctx, rev, body.Head[:peek.GrantLen()])
 	if err != nil {
 		body.Release()
 		n.met.done(api.CodeOf(err))
@@ -64,9 +64,7 @@ func (n *Node) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 	ctx.Response.Header.Set(api.HeaderServedBy, n.cfg.ID)
 	ctx.Response.Header.Set(api.HeaderStart, sl.how())
 	if sl.cold {
-		// The coordinator is to know of the new sandbox before its next call:
-		// gossip may be later, and a second node would start another one.
-		n.publish()
+		<-sl.s.told
 	}
 	if l := n.load.Load(); l != nil && time.Since(l.at) < loadFresh {
 		carry(ctx, l)
@@ -88,16 +86,17 @@ func (n *Node) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 	}
 }
 
-// slotFor claims the ticket that came with the request, or acquires a slot.
-func (n *Node) slotFor(ctx *fasthttp.RequestCtx, rev *revision) (slot, error) {
+// slotFor claims the ticket that came with the request, or acquires a slot for
+// an invocation under grant.
+func (n *Node) slotFor(ctx *fasthttp.RequestCtx, rev *revision, grant []byte) (slot, error) {
 	if t := ctx.Request.Header.Peek(api.HeaderTicket); len(t) > 0 {
 		return n.claim(string(t), rev)
 	}
-	return n.slot(rev)
+	return n.slot(rev, grant)
 }
 
 // slot acquires a slot within what a cold start may take.
-func (n *Node) slot(rev *revision) (slot, error) {
+func (n *Node) slot(rev *revision, grant []byte) (slot, error) {
 	// The common case needs no timer.
 	n.mu.Lock()
 	s := n.pick(rev)
@@ -112,7 +111,7 @@ func (n *Node) slot(rev *revision) (slot, error) {
 	n.mu.Unlock()
 	c, cancel := context.WithTimeout(n.life, rev.start)
 	defer cancel()
-	return n.acquire(c, rev)
+	return n.acquire(c, rev, grant)
 }
 
 // peekRequest reads a request's clear part and refuses what no agent would take

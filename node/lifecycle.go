@@ -45,6 +45,7 @@ func (n *Node) recover(ctx context.Context) error {
 		s.began, s.way, s.up = info.CreatedAt, info.Start, n.agentUpstream(b)
 		n.mu.Unlock()
 		close(s.brought)
+		close(s.told) // by the first load of this life
 		// A frozen agent could not dial.
 		err := rt.Thaw(ctx)
 		if err == nil {

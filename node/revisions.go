@@ -40,7 +40,22 @@ type revision struct {
 	idle   time.Duration     // until a sandbox is stopped; 0 where the owner does not say
 	seen   *sealed.ReplaySet // shared by the revisions of a function, as is habit
 	habit  *habit
-	full   *atomic.Bool // the function has more than its share of what all may have remembered
+	full   *atomic.Bool           // the function has more than its share of what all may have remembered
+	bind   atomic.Pointer[[]byte] // what bindFrame returned
+}
+
+// bindFrame is the frame that makes an agent the revision's. All its sandboxes
+// get the same, since the image is part of the revision, so it is encoded once.
+func (r *revision) bindFrame(image api.ImageConfig) ([]byte, error) {
+	if b := r.bind.Load(); b != nil {
+		return *b, nil
+	}
+	b, err := api.AppendControl(nil, api.Control{Bind: &api.Bind{Descriptor: r.rec.Descriptor, Image: image}})
+	if err != nil {
+		return nil, err
+	}
+	r.bind.Store(&b)
+	return b, nil
 }
 
 // key names a revision under one descriptor: what a sandbox serves for life,

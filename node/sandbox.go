@@ -6,9 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net"
 	"os"
-	"path/filepath"
 	"strconv"
 	"sync"
 	"time"
@@ -54,6 +52,9 @@ type sandbox struct {
 	lastErr  string
 	abort    context.CancelFunc // ends its start; nil once that is over or for an adopted one
 
+	waiting []byte        // the grant of the invocation that it starts for, if there is one
+	told    chan struct{} // closed once a load that counts it was published
+
 	claimed     *box               // taken off the pool when it was admitted, for want of room
 	box         *box               // set by the start, under the mutex
 	unfreezable bool               // it was tried in vain
@@ -74,7 +75,7 @@ func (n *Node) newSandbox(rev *revision, id string) *sandbox {
 	now := time.Now()
 	s := &sandbox{
 		id: id, rev: rev, holds: need(rev.limits), began: now, lastUsed: now,
-		brought: make(chan struct{}), settled: make(chan struct{}), gone: make(chan struct{}),
+		told: make(chan struct{}), brought: make(chan struct{}), settled: make(chan struct{}), gone: make(chan struct{}),
 	}
 	n.enlist(s)
 	return s
@@ -142,14 +143,11 @@ func startError(err error, message string) error {
 	return api.Wrap(api.CodeStartFailed, err, message)
 }
 
-// agentUpstream dials the agent's HTTP socket.
+// agentUpstream reaches the agent over its HTTP socket.
 func (n *Node) agentUpstream(b *box) *relay.Upstream {
-	path := filepath.Join(b.dir, filepath.Base(api.AgentHTTPSocket))
 	o := relay.DefaultOptions()
-	return relay.NewUpstream(n.life, func(ctx context.Context) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", path)
-	}, o)
+	o.First = b.takeNear
+	return relay.NewUpstream(n.life, b.dialAgent, o)
 }
 
 // fail keeps why s does not start, for the invocations that wait for it: the

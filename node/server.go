@@ -113,7 +113,7 @@ func (n *Node) serveAdmit(ctx *fasthttp.RequestCtx, name string) (*api.Ticket, e
 		c, cancel := context.WithTimeout(n.life, rev.start)
 		defer cancel()
 		var sl slot
-		if sl, err = n.acquire(c, rev); err == nil {
+		if sl, err = n.acquire(c, rev, nil); err == nil {
 			t := n.promise(sl)
 			return &t, nil
 		}

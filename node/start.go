@@ -3,6 +3,8 @@ package node
 import (
 	"context"
 	"errors"
+	goruntime "runtime"
+	"slices"
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/api"
@@ -41,9 +43,18 @@ func (n *Node) start(s *sandbox) {
 		s.failure = err
 	}
 	id, way, waited := s.id, s.way, !s.hit
+	s.waiting = nil
 	n.mu.Unlock()
-	n.touch()
 	took := time.Since(s.began)
+	if err == nil {
+		// What waits for s goes first; all that follows can happen while the
+		// function works. The coordinator is to know of the new sandbox before its
+		// next call: gossip may be later, and a second node would start another.
+		goruntime.Gosched()
+		n.publish()
+	}
+	close(s.told)
+	n.touch()
 	if err != nil {
 		n.met.starts.WithLabelValues(api.CodeOf(err).Label()).Inc()
 		n.log.Warn("sandbox did not start", "sandbox", id, "function", s.rev.name, "after", took, "err", err)
@@ -148,9 +159,13 @@ func (n *Node) become(ctx context.Context, s *sandbox, b *box, spec runtime.Spec
 	n.mu.Lock()
 	s.up = n.agentUpstream(b)
 	n.mu.Unlock()
-	n.spawn(func() { n.unlock(started, s, b) })
+	frames, err := s.frames(spec.Image.Config)
+	if err != nil {
+		return startError(err, "the function's descriptor and image could not be told to an agent")
+	}
 	// The agent verifies while the runtime mounts.
-	b.say(&api.Control{Bind: &api.Bind{Descriptor: s.rev.rec.Descriptor, Image: spec.Image.Config}})
+	b.sayBind(frames)
+	n.spawn(func() { n.unlock(started, s, b) })
 	rt := b.runtime()
 	if rt.Info().Blank {
 		began := time.Now()
@@ -167,4 +182,13 @@ func (n *Node) become(ctx context.Context, s *sandbox, b *box, spec runtime.Spec
 	case <-ctx.Done():
 		return api.Errorf(api.CodeFunctionNotReady, "the function did not become ready within %s", s.rev.start)
 	}
+}
+
+// frames make an agent the function's, and tell it whose invocation waits.
+func (s *sandbox) frames(image api.ImageConfig) ([]byte, error) {
+	b, err := s.rev.bindFrame(image)
+	if err != nil || len(s.waiting) == 0 {
+		return b, err
+	}
+	return api.AppendControl(slices.Clip(b), api.Control{Waiting: &api.Waiting{Grant: s.waiting}})
 }

@@ -53,6 +53,8 @@ type world struct {
 	stop  func()
 
 	delivered atomic.Int64                             // invocations that reached an agent
+	connected atomic.Int64                             // connections to agents
+	grants    sync.Map                                 // of who waits, as agents were told: string to true
 	hello     func(api.FunctionName) error             // asked before an agent says ready; may wait
 	work      func(http.ResponseWriter, *http.Request) // what agents do for an invocation; nil: they echo it
 	released  atomic.Int64
@@ -213,7 +215,15 @@ func (w *world) agent(ctx context.Context, task runtimetest.Task) uint32 {
 	if err != nil {
 		return 1
 	}
-	s := &http.Server{Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+	s := &http.Server{ConnState: func(_ net.Conn, st http.ConnState) {
+		if st == http.StateNew {
+			w.connected.Add(1)
+		}
+	}, Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != api.AgentPathInvoke {
+			http.NotFound(rw, r)
+			return
+		}
 		w.delivered.Add(1)
 		if w.fake.Frozen(task.Spec.ID) {
 			w.t.Errorf("an invocation reached %s, which is frozen", task.Spec.ID)
@@ -333,6 +343,11 @@ func (w *world) control(task runtimetest.Task, rev *bound, ended <-chan struct{}
 				return
 			}
 			rev.keys, rev.mounted = was.keys, was.mounted
+		case f.Waiting != nil:
+			if rev.revision == "" {
+				w.t.Error("a sandbox was told who waits before it was bound")
+			}
+			w.grants.Store(string(f.Waiting.Grant), true)
 		case f.Mounted != nil:
 			if rev.revision == "" {
 				w.t.Error("a sandbox was said to be mounted before it was bound")

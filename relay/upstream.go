@@ -41,6 +41,10 @@ type Options struct {
 	MaxConns    int           // for small bodies; more wait for a free one
 	IdleTimeout time.Duration // shorter than the peer's, so that a kept connection is not closed under a request
 	DialTimeout time.Duration
+	// First returns a connection that was opened ahead (OpenAhead), or nil, and
+	// gives it away. It is asked before each dial for a small body; one that broke
+	// meanwhile is closed, and the peer dialled.
+	First func() net.Conn
 }
 
 // DefaultOptions fit one peer of a coordinator or node.
@@ -62,6 +66,9 @@ func NewUpstream(ctx context.Context, dial Dialer, o Options) *Upstream {
 			MaxIdemponentCallAttempts: 1,
 			RetryIfErr:                func(*fasthttp.Request, int, error) (bool, bool) { return false, false },
 			Dial: func(string) (net.Conn, error) {
+				if conn := o.first(); conn != nil {
+					return wholeConn{conn}, nil
+				}
 				c, cancel := context.WithTimeout(ctx, o.DialTimeout)
 				defer cancel()
 				conn, err := dial(c)

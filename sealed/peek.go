@@ -16,6 +16,9 @@ type Peeked struct {
 	Len     int // bytes of grant and message header; records follow
 }
 
+// GrantLen is how many of the first bytes are the grant.
+func (p *Peeked) GrantLen() int { return p.Len - wire.MessageSize }
+
 // Peek reads the clear part from the first bytes of a body (MaxPeek are always
 // enough) without any key. It checks lengths, magic, suite, role, name and zero
 // fields, but no signature, no digest and no curve point: the result may route

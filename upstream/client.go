@@ -110,6 +110,13 @@ func (c *Client) get(ctx context.Context, fresh bool) (*conn, error) {
 	return cn, nil
 }
 
+// Offer hands over a connection that was opened before there was a Client. It
+// waits for a request as a kept one does.
+func (c *Client) Offer(nc net.Conn) {
+	nc = nbio.Wrap(nc)
+	c.put(&conn{Conn: nc, br: bufio.NewReaderSize(nc, lineBuffer)}, true)
+}
+
 // usable reports whether an idle connection is still open and silent.
 func (cn *conn) usable() bool {
 	return cn.br.Buffered() == 0 && nbio.Silent(cn.Conn)

@@ -202,6 +202,47 @@ func TestConnectionsAreKeptAndStaleOnesAreNot(t *testing.T) {
 	}
 }
 
+func TestOfferedConnectionCarriesTheFirstRequest(t *testing.T) {
+	c, conns := scripted(t, func(_ int, br *bufio.Reader, c net.Conn) {
+		for readRequest(br) != "" {
+			if _, err := io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"); err != nil {
+				return
+			}
+		}
+	})
+	for _, broken := range []bool{false, true} {
+		before := conns()
+		nc, err := c.cfg.Dial(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if broken {
+			nc.Close()
+		}
+		c.Offer(nc)
+		for range 2 {
+			if _, body, err := do(t, c, &Request{Method: "POST", Path: "/"}); err != nil || body != "ok" {
+				t.Fatalf("%q %v", body, err)
+			}
+		}
+		for end := time.Now().Add(5 * time.Second); conns() == before && time.Now().Before(end); {
+			time.Sleep(time.Millisecond) // one that was closed is counted when it is accepted
+		}
+		if n := conns() - before; n != 1 {
+			t.Errorf("broken %t: %d connections", broken, n)
+		}
+	}
+	c.Close()
+	nc, err := c.cfg.Dial(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Offer(nc)
+	if _, err := nc.Write([]byte("x")); err == nil {
+		t.Error("a closed client keeps what it is offered")
+	}
+}
+
 func TestPostIsNeverSentTwice(t *testing.T) {
 	var mu sync.Mutex
 	posts := 0

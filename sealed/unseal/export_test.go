@@ -1,5 +1,7 @@
 package unseal
 
+import "github.com/faasd-sec/faasd-sec/sealed/internal/keysched"
+
 // HeldBytes returns the size of the buffers that Hold took.
 func (m *Message) HeldBytes() int {
 	n := 0
@@ -8,3 +10,6 @@ func (m *Message) HeldBytes() int {
 	}
 	return n
 }
+
+// Wiped reports whether nothing of what the grant's seed gave is left.
+func (a *Ahead) Wiped() bool { return *a.entry.schedule == keysched.Schedule{} }

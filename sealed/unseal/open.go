@@ -28,8 +28,9 @@ type Config struct {
 
 // Opener opens messages. It is safe for concurrent use.
 type Opener struct {
-	cfg  Config
-	mark atomic.Uint64 // the highest time the clock showed, unix milliseconds
+	cfg   Config
+	mark  atomic.Uint64 // the highest time the clock showed, unix milliseconds
+	ahead candidates
 }
 
 // NewOpener checks cfg.
@@ -170,6 +171,10 @@ func (o *Opener) open(r io.Reader, want *expectation) (_ *Message, retErr error)
 	digest := sealed.Digest(raw[size+wire.BoundSize-len(sealed.Digest{}) : size+wire.BoundSize])
 	e := o.cfg.Cache.get(digest, grant)
 	defer func() { e.release() }()
+	cached := e != nil
+	if !cached {
+		e = o.ahead.take(digest, grant, o.now)
+	}
 	fresh := e == nil
 	var parsed wire.Grant
 	if fresh {
@@ -241,9 +246,9 @@ func (o *Opener) open(r io.Reader, want *expectation) (_ *Message, retErr error)
 	}
 	// A queued message may come when its grant's window is over: then its grant
 	// has no business in the cache any more.
-	if ended := now/1000 > e.header.NotAfter; ended && !fresh {
+	if ended := now/1000 > e.header.NotAfter; ended && cached {
 		o.cfg.Cache.forget(digest)
-	} else if fresh && !ended {
+	} else if !cached && !ended {
 		o.cfg.Cache.put(e, now)
 	}
 
