@@ -71,6 +71,7 @@ func (g *gateway) invoke(ctx *fasthttp.RequestCtx, name string) {
 	var reply *relay.Reply
 	sl, err := n.slot(rev)
 	if err == nil {
+		n.publishBeside(sl) // coordinators are to know of a new sandbox before their next call
 		if reply, err = n.deliver(sl, peek, body, id); err != nil {
 			sl.release()
 		}
@@ -84,9 +85,6 @@ func (g *gateway) invoke(ctx *fasthttp.RequestCtx, name string) {
 	}
 	ctx.Response.Header.Set(api.HeaderServedBy, n.cfg.ID)
 	ctx.Response.Header.Set(api.HeaderStart, sl.how())
-	if sl.cold {
-		n.publish() // coordinators are to know of the new sandbox before their next call
-	}
 	gate.SetDuration(ctx, began)
 	status := reply.Status
 	err = reply.SendTo(ctx, func(err error) {

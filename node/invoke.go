@@ -53,6 +53,9 @@ func (n *Node) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 		n.refuse(ctx, err)
 		return
 	}
+	// The coordinator is to know of a new sandbox before its next call: gossip may
+	// be later, and a second node would start another one.
+	published := n.publishBeside(sl)
 	reply, err := n.deliver(sl, peek, body, string(ctx.Request.Header.Peek(api.HeaderCallID)))
 	if err != nil {
 		sl.release()
@@ -63,10 +66,8 @@ func (n *Node) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 	}
 	ctx.Response.Header.Set(api.HeaderServedBy, n.cfg.ID)
 	ctx.Response.Header.Set(api.HeaderStart, sl.how())
-	if sl.cold {
-		// The coordinator is to know of the new sandbox before its next call:
-		// gossip may be later, and a second node would start another one.
-		n.publish()
+	if published != nil {
+		<-published
 	}
 	if l := n.load.Load(); l != nil && time.Since(l.at) < loadFresh {
 		carry(ctx, l)
@@ -104,10 +105,7 @@ func (n *Node) slot(rev *revision) (slot, error) {
 	if s != nil && s.state == ready && !n.draining && !rev.full.Load() {
 		first := n.enter(s)
 		n.mu.Unlock()
-		if first {
-			n.touch()
-		}
-		return slot{s: s, n: n}, nil
+		return slot{s: s, n: n, first: first}, nil
 	}
 	n.mu.Unlock()
 	c, cancel := context.WithTimeout(n.life, rev.start)
@@ -146,8 +144,12 @@ func (n *Node) deliver(sl slot, peek sealed.Peeked, body *relay.Body, callID str
 	if err := rev.seen.Add(peek.Message.Grant, peek.Message.ID, peek.Message.Expires); err != nil {
 		return nil, api.Wrap(api.Code(sealed.CodeOf(err)), err, err.Error())
 	}
+	var sent func()
+	if sl.first {
+		sent = n.touch // wakes another goroutine, and perhaps a thread for it: not before the agent
+	}
 	until := time.Now().Add(rev.bound)
-	reply, err := sl.s.up.Post(until, api.AgentPathInvoke, body,
+	reply, err := sl.s.up.PostThen(until, api.AgentPathInvoke, body, sent,
 		relay.Header{Name: fasthttp.HeaderContentType, Value: api.ContentTypeSealed},
 		relay.Header{Name: api.HeaderCallID, Value: callID})
 	switch {
