@@ -63,7 +63,7 @@ var may = map[string]string{
 	"gossip":             "api",
 	"nbio":               "",
 	"samehost":           "nbio",
-	"relay":              "api nbio",
+	"relay":              "api nbio upstream",
 	"gate":               "api relay sealed",
 	"pki":                "api",
 	"manifest":           "api sealed",

@@ -118,6 +118,7 @@ type Coordinator struct {
 	budget *budget
 	looks  chan struct{} // a place for each question to all nodes under way
 	seed   atomic.Uint64
+	news   news
 }
 
 // New makes a Coordinator. ctx bounds the exchanges under way: it ends after
@@ -175,7 +176,7 @@ func (c *Coordinator) Close() {
 	c.peers.close()
 }
 
-// Gateway serves callers and owners.
+// Gateway serves callers and owners. Its server tells Replied of its connections.
 func (c *Coordinator) Gateway() fasthttp.RequestHandler { return c.serveGateway }
 
 // Cluster serves the cluster's listener: the registry, read only, and renewal

@@ -47,8 +47,11 @@ func (c *Coordinator) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 		c.queue.signal()
 		c.met.Done(began, gate.Outcome(status, err, api.CodeNodeLost))
 	}, api.HeaderServedBy, api.HeaderStart)
-	if err != nil {
+	switch {
+	case err != nil:
 		c.problem(ctx, api.Wrap(api.CodeNodeLost, err, "the connection to node "+p.id+" broke within its reply"))
+	case ctx.Response.IsBodyStream():
+		c.readNews() // it may flow for long
 	}
 }
 
@@ -216,16 +219,19 @@ func (c *Coordinator) send(p *peer, r *route, body *relay.Body, id string) (*rel
 			}
 			headers = append(headers, relay.Header{Name: api.HeaderTicket, Value: ticket.Ticket})
 		}
-		reply, err := p.up.Post(until, api.NodePathInvoke+r.target, body, headers...)
+		reply, err := p.up.Post(until, r.invoke, body, headers...)
 		if err != nil {
 			return c.broken(p, until, err)
 		}
-		c.observe(p, reply)
 		code := api.Code(reply.Header(api.HeaderRefused))
-		switch {
-		case code == "":
+		if code == "" {
+			if text, fresh := loadOf(p, reply); fresh {
+				c.news.put(text) // for Replied
+			}
 			return reply, nil, nil
-		case code == api.CodeUnknownRevision && !told && body.Small:
+		}
+		c.observe(p, reply)
+		if code == api.CodeUnknownRevision && !told && body.Small {
 			reply.Discard()
 			told = true
 			if err := c.tell(p, r); err != nil {
@@ -282,24 +288,6 @@ func (c *Coordinator) admit(p *peer, r *route, until time.Time) (t api.Ticket, r
 		return t, api.Wrap(api.CodeUnavailable, err, "node "+p.id+" gave no ticket"), nil
 	}
 	return t, nil, nil
-}
-
-// observe takes the load that a node's reply carries along. Most replies carry
-// the one before again, which costs a comparison.
-func (c *Coordinator) observe(p *peer, reply *relay.Reply) {
-	h := reply.Peek(api.HeaderLoad)
-	if len(h) == 0 {
-		return
-	}
-	if last := p.load.Load(); last != nil && string(h) == *last {
-		return
-	}
-	text := string(h)
-	p.load.Store(&text)
-	var l api.NodeLoad
-	if err := json.Unmarshal(h, &l); err == nil {
-		c.dep.Mesh.Observe(l)
-	}
 }
 
 // problemOf reads a refused reply.

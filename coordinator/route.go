@@ -19,6 +19,7 @@ type route struct {
 	revision sealed.Digest
 	hex      string
 	target   string            // NAME?rev=HEX&seq=N: a node with an older descriptor asks for this one
+	invoke   string            // path and target of an invocation
 	request  placement.Request // without seed and pending
 	gate     gate.Function
 	bound    time.Duration // of one invocation in a ready sandbox
@@ -58,9 +59,9 @@ func newRoute(rec *store.Function) (*route, error) {
 	}
 	cfg := d.Config
 	lim := api.Resources{CPU: int64(cfg.Resources.CPUMillis), Memory: int64(cfg.Resources.MemoryBytes), PIDs: int64(cfg.Resources.PIDs)}
+	target := string(rec.Name) + "?rev=" + rev.String() + "&seq=" + strconv.FormatUint(d.Sequence, 10)
 	return &route{
-		rec: rec, name: rec.Name, revision: rev, hex: rev.String(),
-		target: string(rec.Name) + "?rev=" + rev.String() + "&seq=" + strconv.FormatUint(d.Sequence, 10),
+		rec: rec, name: rec.Name, revision: rev, hex: rev.String(), target: target, invoke: api.NodePathInvoke + target,
 		request: placement.Request{
 			Revision: rev.String(), Image: cfg.Image, Resources: lim.Add(api.AgentOverhead()),
 			Tiers: cfg.Policy.Attestation, Labels: cfg.Labels,

@@ -89,7 +89,7 @@ func newWorld(t testing.TB, n int, change ...func(*world)) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &fasthttp.Server{Handler: w.c.Gateway(), ErrorHandler: w.c.HandleError, StreamRequestBody: true, MaxRequestBodySize: 8 << 10,
+	s := &fasthttp.Server{Handler: w.c.Gateway(), ErrorHandler: w.c.HandleError, ConnState: w.c.Replied, StreamRequestBody: true, MaxRequestBodySize: 8 << 10,
 		CloseOnShutdown: true, DisablePreParseMultipartForm: true, Logger: silent{}, ReadTimeout: 5 * time.Second}
 	go s.Serve(ln)
 	tr := &http.Transport{}

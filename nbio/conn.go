@@ -23,7 +23,9 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 )
 
@@ -37,6 +39,9 @@ type Conn struct {
 	raw syscall.RawConn
 	in  half
 	out half
+
+	inBy, outBy deadline
+	closed      atomic.Bool
 
 	look   func(fd uintptr) // for Silent; in.mu guards it and silent
 	silent bool
@@ -108,6 +113,9 @@ func (c *Conn) Read(p []byte) (int, error) {
 	defer h.mu.Unlock()
 	h.buf, h.n, h.errno = p, 0, 0
 	err := c.raw.Read(h.call)
+	for err != nil && c.inBy.early(err, c.Conn.SetReadDeadline) {
+		err = c.raw.Read(h.call)
+	}
 	n, errno := h.n, h.errno
 	h.buf = nil
 	switch {
@@ -131,6 +139,9 @@ func (c *Conn) Write(p []byte) (int, error) {
 	defer h.mu.Unlock()
 	h.buf, h.n, h.errno = p, 0, 0
 	err := c.raw.Write(h.call)
+	for err != nil && c.outBy.early(err, c.Conn.SetWriteDeadline) {
+		err = c.raw.Write(h.call)
+	}
 	n, errno := h.n, h.errno
 	h.buf = nil
 	switch {
@@ -140,6 +151,33 @@ func (c *Conn) Write(p []byte) (int, error) {
 		return n, c.failed("write", os.NewSyscallError("sendto", errno))
 	}
 	return n, nil
+}
+
+// Close implements net.Conn.
+func (c *Conn) Close() error {
+	c.closed.Store(true)
+	return c.Conn.Close()
+}
+
+// SetDeadline implements net.Conn.
+func (c *Conn) SetDeadline(t time.Time) error {
+	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
+}
+
+// SetReadDeadline implements net.Conn.
+func (c *Conn) SetReadDeadline(t time.Time) error {
+	if c.closed.Load() {
+		return c.failed("set", net.ErrClosed)
+	}
+	return c.inBy.set(t, c.Conn.SetReadDeadline)
+}
+
+// SetWriteDeadline implements net.Conn.
+func (c *Conn) SetWriteDeadline(t time.Time) error {
+	if c.closed.Load() {
+		return c.failed("set", net.ErrClosed)
+	}
+	return c.outBy.set(t, c.Conn.SetWriteDeadline)
 }
 
 // failed gives an error the form that package net's have: with the operation

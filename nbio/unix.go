@@ -29,6 +29,7 @@ type Unix struct {
 	local, remote net.Addr
 
 	in   half
+	inBy deadline
 	out  half
 	wait bool // out's last call: the socket is full; guarded by out.mu
 
@@ -95,6 +96,9 @@ func (u *Unix) Read(p []byte) (int, error) {
 	defer h.mu.Unlock()
 	h.buf, h.n, h.errno = p, 0, 0
 	err := u.raw.Read(h.call)
+	for err != nil && u.inBy.early(err, u.input.SetReadDeadline) {
+		err = u.raw.Read(h.call)
+	}
 	n, errno := h.n, h.errno
 	h.buf = nil
 	switch {
@@ -234,7 +238,13 @@ func (u *Unix) SetDeadline(t time.Time) error {
 
 // SetReadDeadline implements net.Conn.
 func (u *Unix) SetReadDeadline(t time.Time) error {
-	if err := u.input.SetReadDeadline(t); err != nil {
+	u.mu.Lock()
+	closed := u.closed
+	u.mu.Unlock()
+	if closed {
+		return u.failed("set", net.ErrClosed)
+	}
+	if err := u.inBy.set(t, u.input.SetReadDeadline); err != nil {
 		return u.failed("set", err)
 	}
 	return nil

@@ -19,9 +19,10 @@ const slotPatience = 10 * time.Millisecond
 
 // slot is the right to one invocation in one sandbox.
 type slot struct {
-	s    *sandbox
-	cold bool
-	n    *Node
+	s     *sandbox
+	cold  bool
+	first bool // the sandbox's only one, and nobody was told yet
+	n     *Node
 }
 
 // release ends the invocation.

@@ -103,10 +103,7 @@ func (n *Node) slot(rev *revision, grant []byte) (slot, error) {
 	if s != nil && s.state == ready && !n.draining && !rev.full.Load() {
 		first := n.enter(s)
 		n.mu.Unlock()
-		if first {
-			n.touch()
-		}
-		return slot{s: s, n: n}, nil
+		return slot{s: s, n: n, first: first}, nil
 	}
 	n.mu.Unlock()
 	c, cancel := context.WithTimeout(n.life, rev.start)
@@ -145,8 +142,12 @@ func (n *Node) deliver(sl slot, peek sealed.Peeked, body *relay.Body, callID str
 	if err := rev.seen.Add(peek.Message.Grant, peek.Message.ID, peek.Message.Expires); err != nil {
 		return nil, api.Wrap(api.Code(sealed.CodeOf(err)), err, err.Error())
 	}
+	var sent func()
+	if sl.first {
+		sent = n.touch // wakes another goroutine, and perhaps a thread for it: not before the agent
+	}
 	until := time.Now().Add(rev.bound)
-	reply, err := sl.s.up.Post(until, api.AgentPathInvoke, body,
+	reply, err := sl.s.up.PostThen(until, api.AgentPathInvoke, body, sent,
 		relay.Header{Name: fasthttp.HeaderContentType, Value: api.ContentTypeSealed},
 		relay.Header{Name: api.HeaderCallID, Value: callID})
 	switch {

@@ -13,6 +13,8 @@ const (
 	loadFresh = 250 * time.Millisecond // how long replies carry a load along
 
 	imagesPause = 250 * time.Millisecond // between two looks at the images
+	imagesMost  = 2 * time.Second        // and while one start follows another
+	startQuiet  = 50 * time.Millisecond  // after a sandbox was taken, in which its start has the machine
 )
 
 // stampedLoad is the last published load, ready to be sent.
@@ -114,7 +116,7 @@ func (n *Node) look() {
 		}
 		n.revs.weigh()
 	}
-	if time.Since(s.listed) < imagesPause {
+	if since := time.Since(s.listed); since < imagesPause || since < imagesMost && n.startsNow() {
 		n.seen.Store(&s)
 		return
 	}
@@ -133,6 +135,13 @@ func (n *Node) look() {
 		n.log.Warn("list images", "err", err)
 	}
 	n.seen.Store(&s)
+}
+
+// startsNow reports whether some sandbox is on its way to its first call.
+func (n *Node) startsNow() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return time.Since(n.pool.taken) < startQuiet
 }
 
 // publish sends one load: what was last read of the machine and what the node

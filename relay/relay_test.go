@@ -72,10 +72,12 @@ func newWorld(t *testing.T, upstream http.HandlerFunc, change ...func(*world)) *
 	us := &http.Server{Handler: upstream}
 	go us.Serve(ln)
 	life, end := context.WithCancel(context.Background())
+	o := DefaultOptions()
+	o.Fields = append(o.Fields, "x-kept")
 	w.up = NewUpstream(life, func(ctx context.Context) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", sock)
-	}, DefaultOptions())
+	}, o)
 	gln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -9,13 +9,16 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/valyala/fasthttp"
 
+	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/nbio"
+	"github.com/faasd-sec/faasd-sec/upstream"
 )
 
 // ErrNotSent means that the upstream could not be reached: no byte of the
@@ -26,11 +29,14 @@ var ErrNotSent = errors.New("relay: upstream not reached")
 // concurrent use. Close ends idle connections.
 type Upstream struct {
 	life  context.Context
-	small *fasthttp.HostClient
+	small *upstream.Client
 	large *http.Transport
+
+	places   chan struct{} // one for each exchange of small
+	patience time.Duration // of who waits for one
 }
 
-// maxReplyHeader bounds the header of a reply, in bytes.
+// maxReplyHeader bounds the header of a reply to a small body, in bytes.
 const maxReplyHeader = 16 << 10
 
 // Dialer opens a connection to the peer, TLS handshake included.
@@ -44,40 +50,39 @@ type Options struct {
 	// First returns a connection that was opened ahead (OpenAhead), or nil, and
 	// gives it away. It is asked before each dial for a small body; one that broke
 	// meanwhile is closed, and the peer dialled.
-	First func() net.Conn
+	First  func() net.Conn
+	Fields []string // names, in lower case, of the headers of a reply to a small body that are of interest
 }
 
 // DefaultOptions fit one peer of a coordinator or node.
 func DefaultOptions() Options {
-	return Options{MaxConns: 1024, IdleTimeout: 30 * time.Second, DialTimeout: 3 * time.Second}
+	return Options{MaxConns: 1024, IdleTimeout: 30 * time.Second, DialTimeout: 3 * time.Second, Fields: []string{
+		"content-type", strings.ToLower(api.HeaderServedBy), strings.ToLower(api.HeaderStart), strings.ToLower(api.HeaderLoad),
+		strings.ToLower(api.HeaderRefused), strings.ToLower(api.HeaderUnopened)}}
 }
 
 // NewUpstream makes an Upstream over dial. When ctx ends, so does every
 // exchange under way: pass a context that outlives the daemon's drain.
 func NewUpstream(ctx context.Context, dial Dialer, o Options) *Upstream {
+	small := upstream.DefaultConfig()
+	small.Host, small.Fields, small.Inline = "peer", o.Fields, SmallBody
+	small.MaxIdle, small.IdleTimeout, small.Sweep = o.MaxConns, o.IdleTimeout, true
+	small.DialTimeout, small.MaxHeader = o.DialTimeout, maxReplyHeader
+	small.Dial = func(c context.Context) (net.Conn, error) {
+		if conn := o.first(); conn != nil {
+			return wholeConn{conn}, nil
+		}
+		conn, err := dial(c)
+		if err != nil {
+			return nil, err
+		}
+		return wholeConn{nbio.Wrap(conn)}, nil
+	}
 	return &Upstream{
-		life: ctx,
-		small: &fasthttp.HostClient{
-			Addr: "peer", Name: "faasd-sec", MaxConns: o.MaxConns, MaxIdleConnDuration: o.IdleTimeout,
-			MaxConnWaitTimeout: o.DialTimeout, NoDefaultUserAgentHeader: true, DisablePathNormalizing: true,
-			ReadBufferSize: maxReplyHeader, // a longer reply header is an error
-			// A request may have taken effect although its connection broke:
-			// nothing is ever sent a second time behind the caller's back.
-			MaxIdemponentCallAttempts: 1,
-			RetryIfErr:                func(*fasthttp.Request, int, error) (bool, bool) { return false, false },
-			Dial: func(string) (net.Conn, error) {
-				if conn := o.first(); conn != nil {
-					return wholeConn{conn}, nil
-				}
-				c, cancel := context.WithTimeout(ctx, o.DialTimeout)
-				defer cancel()
-				conn, err := dial(c)
-				if err != nil {
-					return nil, &dialError{err}
-				}
-				return wholeConn{nbio.Wrap(conn)}, nil
-			},
-		},
+		life:     ctx,
+		small:    upstream.New(small),
+		places:   make(chan struct{}, o.MaxConns),
+		patience: o.DialTimeout,
 		large: &http.Transport{
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 				c, cancel := context.WithTimeout(ctx, o.DialTimeout)
@@ -94,9 +99,9 @@ func NewUpstream(ctx context.Context, dial Dialer, o Options) *Upstream {
 	}
 }
 
-// wholeConn is a connection whose end never comes in place: fasthttp takes
-// io.EOF between two chunks for the end of the body, so that a reply cut there
-// would look whole. Our peers always say where a body ends.
+// wholeConn is a connection whose end never comes in place: a reply without a
+// length would look whole wherever it was cut. Our peers always say where a body
+// ends.
 type wholeConn struct{ net.Conn }
 
 // Read implements net.Conn.
@@ -129,7 +134,7 @@ func (e *dialError) Unwrap() error { return e.error }
 
 // Close closes idle connections.
 func (u *Upstream) Close() {
-	u.small.CloseIdleConnections()
+	u.small.CloseIdle()
 	u.large.CloseIdleConnections()
 }
 
@@ -142,79 +147,86 @@ type Reply struct {
 	Status int
 	length int64
 	body   io.ReadCloser
-	head   *fasthttp.ResponseHeader // of a small exchange
-	large  http.Header              // of a large one
+	small  []upstream.Field // the header of a small exchange
+	large  http.Header      // of a large one
 	free   func()
 	until  time.Time
 	req    *Body
 	once   sync.Once
 }
 
-// Header is a header of the reply, "" if absent.
+// Header is a header of the reply, "" if absent or, of a reply to a small body,
+// not among Options.Fields.
 func (r *Reply) Header(name string) string {
-	if r.head != nil {
-		return string(r.head.Peek(name))
+	for _, f := range r.small {
+		if strings.EqualFold(f.Name, name) {
+			return f.Value
+		}
+	}
+	if r.large == nil {
+		return ""
 	}
 	return r.large.Get(name)
-}
-
-// Peek is Header without a copy where there need be none: the bytes are valid
-// until SendTo or Discard.
-func (r *Reply) Peek(name string) []byte {
-	if r.head != nil {
-		return r.head.Peek(name)
-	}
-	return []byte(r.large.Get(name))
 }
 
 // Post sends body to path and returns as soon as the reply's header is there.
 // until bounds the whole exchange, the reply's body included. On ErrNotSent,
 // body is untouched and may be posted elsewhere; after any other outcome it may not.
 func (u *Upstream) Post(until time.Time, path string, body *Body, headers ...Header) (*Reply, error) {
+	return u.PostThen(until, path, body, nil, headers...)
+}
+
+// PostThen is Post that calls sent, which may be nil, as soon as a small body is
+// on its way, or a large one begins: what need not come before the message can be
+// done while the peer is at work. After an error sent may not have been called.
+func (u *Upstream) PostThen(until time.Time, path string, body *Body, sent func(), headers ...Header) (*Reply, error) {
 	if time.Until(until) <= 0 {
 		return nil, fmt.Errorf("post %s: %w", path, context.DeadlineExceeded)
 	}
 	if body.Small {
-		return u.postSmall(until, path, body, headers)
+		return u.postSmall(until, path, body, sent, headers)
+	}
+	if sent != nil {
+		sent()
 	}
 	return u.postLarge(until, path, body, headers)
 }
 
-func (u *Upstream) postSmall(until time.Time, path string, body *Body, headers []Header) (*Reply, error) {
-	req, resp := fasthttp.AcquireRequest(), fasthttp.AcquireResponse()
-	defer fasthttp.ReleaseRequest(req)
-	req.SetRequestURI(path)
-	req.Header.SetHost("peer")
-	req.Header.SetMethod(fasthttp.MethodPost)
-	for _, h := range headers {
-		req.Header.Set(h.Name, h.Value)
+func (u *Upstream) postSmall(until time.Time, path string, body *Body, sent func(), headers []Header) (*Reply, error) {
+	if err := u.enter(until); err != nil {
+		return nil, fmt.Errorf("post %s: %w", path, err)
 	}
-	req.SetBodyRaw(body.Head)
-	req.SetTimeout(time.Until(until))
-	resp.StreamBody = true
-	if err := u.small.Do(req, resp); err != nil {
-		fasthttp.ReleaseResponse(resp)
+	req := &upstream.Request{Method: http.MethodPost, Small: body.Head, Deadline: until, Sent: sent, Header: make([]upstream.Field, len(headers))}
+	req.Path, req.Query, _ = strings.Cut(path, "?")
+	for i, h := range headers {
+		req.Header[i] = upstream.Field{Name: h.Name, Value: h.Value}
+	}
+	resp, err := u.small.Do(u.life, req)
+	if err != nil {
+		u.leave()
 		return nil, classify(err)
 	}
-	return &Reply{
-		Status: resp.StatusCode(), length: int64(resp.Header.ContentLength()), until: until,
-		body: fastBody{resp}, head: &resp.Header,
-		free: func() { fasthttp.ReleaseResponse(resp) }, req: body,
-	}, nil
+	return &Reply{Status: resp.Status, length: resp.Length, until: until, body: resp, small: resp.Header, free: u.leave, req: body}, nil
 }
 
-// fastBody reads a streamed fasthttp response.
-type fastBody struct{ resp *fasthttp.Response }
-
-func (b fastBody) Read(p []byte) (int, error) {
-	s := b.resp.BodyStream()
-	if s == nil {
-		return 0, io.EOF
+// enter takes a place for an exchange, waiting for one where all are taken.
+func (u *Upstream) enter(until time.Time) error {
+	select {
+	case u.places <- struct{}{}:
+		return nil
+	default:
 	}
-	return s.Read(p)
+	t := time.NewTimer(min(u.patience, time.Until(until)))
+	defer t.Stop()
+	select {
+	case u.places <- struct{}{}:
+		return nil
+	case <-t.C:
+		return fmt.Errorf("%w: all connections are in use", ErrNotSent)
+	}
 }
 
-func (b fastBody) Close() error { return b.resp.CloseBodyStream() }
+func (u *Upstream) leave() { <-u.places }
 
 func (u *Upstream) postLarge(until time.Time, path string, body *Body, headers []Header) (*Reply, error) {
 	ctx, cancel := context.WithDeadline(u.life, until)
@@ -286,7 +298,7 @@ func (b *largeBody) detach() (touched bool) {
 // classify marks errors that happened before anything was sent.
 func classify(err error) error {
 	var d *dialError
-	if errors.As(err, &d) || errors.Is(err, fasthttp.ErrNoFreeConns) {
+	if errors.As(err, &d) || errors.Is(err, upstream.ErrDial) {
 		return fmt.Errorf("%w: %w", ErrNotSent, err)
 	}
 	return timedOut(err)
@@ -294,7 +306,7 @@ func classify(err error) error {
 
 // timedOut gives all forms of a deadline's end one that callers test for.
 func timedOut(err error) error {
-	if errors.Is(err, fasthttp.ErrTimeout) || errors.Is(err, os.ErrDeadlineExceeded) {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return fmt.Errorf("%w: %w", context.DeadlineExceeded, err)
 	}
 	return err
@@ -336,12 +348,12 @@ func (r *Reply) SendTo(ctx *fasthttp.RequestCtx, done func(error), headers ...st
 		whole = *buf
 	}
 	ctx.SetStatusCode(r.Status)
-	if ct := r.Peek(fasthttp.HeaderContentType); len(ct) > 0 {
-		ctx.Response.Header.SetContentTypeBytes(ct)
+	if ct := r.Header(fasthttp.HeaderContentType); ct != "" {
+		ctx.Response.Header.SetContentType(ct)
 	}
 	for _, h := range headers {
-		if v := r.Peek(h); len(v) > 0 {
-			ctx.Response.Header.SetBytesV(h, v)
+		if v := r.Header(h); v != "" {
+			ctx.Response.Header.Set(h, v)
 		}
 	}
 	if r.req.rest != nil {

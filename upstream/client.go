@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,14 +18,21 @@ type Config struct {
 	Dial        func(ctx context.Context) (net.Conn, error)
 	Host        string        // the Host header of every request
 	Fields      []string      // names, in lower case, of the reply's headers that are of interest; nil keeps all
+	MaxHeader   int           // bytes of a reply's header
 	MaxIdle     int           // connections kept
 	IdleTimeout time.Duration // below the server's own, so that a kept connection is rarely closed under a request
 	DialTimeout time.Duration
+	// Inline is the most, in bytes, of a body that is written before the reply is
+	// read for. One that fits the socket's buffer cannot block us; of a longer one
+	// the server must be known to read all.
+	Inline int
+	Sweep  bool // close connections that were idle for too long also while none is asked for
 }
 
 // DefaultConfig keeps 64 connections for 4 seconds: Node closes its after 5.
 func DefaultConfig() Config {
-	return Config{Host: "127.0.0.1", MaxIdle: 64, IdleTimeout: 4 * time.Second, DialTimeout: 5 * time.Second}
+	return Config{Host: "127.0.0.1", MaxHeader: maxHeaderBytes, MaxIdle: 64, IdleTimeout: 4 * time.Second,
+		DialTimeout: 5 * time.Second, Inline: 32 << 10}
 }
 
 // ErrClosed means that the Client was closed.
@@ -41,6 +49,7 @@ type Client struct {
 	closed bool
 	idle   []*conn // the last one was used last
 	active map[*conn]struct{}
+	sweep  *time.Timer // nil while none is to come
 }
 
 // New makes a Client.
@@ -53,13 +62,50 @@ func (c *Client) Close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closed = true
+	c.closeIdle()
+	for cn := range c.active {
+		_ = cn.Close()
+	}
+}
+
+// CloseIdle closes the connections that no exchange uses.
+func (c *Client) CloseIdle() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closeIdle()
+}
+
+// closeIdle is CloseIdle with mu held.
+func (c *Client) closeIdle() {
 	for _, cn := range c.idle {
 		_ = cn.Close()
 	}
 	c.idle = nil
-	for cn := range c.active {
-		_ = cn.Close()
+	if c.sweep != nil {
+		c.sweep.Stop()
+		c.sweep = nil
 	}
+}
+
+// sweepLater has the idle connections looked at in a while. mu is held.
+func (c *Client) sweepLater() {
+	if c.cfg.Sweep && c.sweep == nil && len(c.idle) > 0 {
+		c.sweep = time.AfterFunc(c.cfg.IdleTimeout, c.sweepNow)
+	}
+}
+
+// sweepNow closes those that were idle for too long, the first ones.
+func (c *Client) sweepNow() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := 0
+	for n < len(c.idle) && time.Since(c.idle[n].since) >= c.cfg.IdleTimeout {
+		_ = c.idle[n].Close()
+		n++
+	}
+	c.idle = slices.Delete(c.idle, 0, n)
+	c.sweep = nil
+	c.sweepLater()
 }
 
 // conn is one connection to the function.
@@ -131,6 +177,7 @@ func (c *Client) put(cn *conn, keep bool) {
 	delete(c.active, cn)
 	if keep && !c.closed && len(c.idle) < c.cfg.MaxIdle {
 		c.idle = append(c.idle, cn)
+		c.sweepLater()
 		c.mu.Unlock()
 		return
 	}

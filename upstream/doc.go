@@ -1,5 +1,6 @@
 // Package upstream speaks HTTP/1.1 over kept connections to one server, in both
-// directions at once: an agent to a function's process, a caller to the gateway.
+// directions at once: an agent to a function's process, a caller to the gateway,
+// and with small bodies a gateway to a node, and a node to an agent.
 //
 // A small request, the usual case, is one write on a kept connection and its
 // reply is read by the same goroutine. A large or endless body is written by a

@@ -12,10 +12,12 @@ import (
 	"github.com/faasd-sec/faasd-sec/sealed"
 )
 
-// inlineBody is the most, in bytes, that is written before the reply is read
-// for: it fits the socket's buffer, so a function that answers without reading
-// cannot block us.
-const inlineBody = 32 << 10
+// oneWrite is the most, in bytes, of a body that is copied behind the request's
+// header, to be written with it.
+const oneWrite = 32 << 10
+
+// Field is one header.
+type Field = sealed.Field
 
 // Request is one request to the function.
 type Request struct {
@@ -30,6 +32,7 @@ type Request struct {
 	Cancel func()    // makes a Read of Body under way return; needed with Body
 
 	Deadline time.Time // of the whole exchange, zero for none
+	Sent     func()    // called when the request is on its way, before the reply is awaited; may be nil
 
 	mu sync.Mutex
 	cn *conn // in use for it
@@ -64,6 +67,7 @@ type Response struct {
 	r       *Request
 	pump    *pump
 	body    io.Reader
+	exact   exactReader
 	ended   bool // the body was read to its end
 	mayKeep bool
 	closed  bool
@@ -110,11 +114,16 @@ func (c *Client) do(ctx context.Context, r *Request, fresh bool) (_ *Response, r
 		c.put(cn, false)
 		return nil, false, &BodyError{err}
 	}
-	inline := r.Body == nil && len(r.Small) <= inlineBody
-	if inline {
+	inline := r.Body == nil && len(r.Small) <= c.cfg.Inline
+	whole := inline && len(r.Small) <= oneWrite
+	if whole {
 		cn.wbuf = append(cn.wbuf, r.Small...)
 	}
-	if _, err := cn.Write(cn.wbuf); err != nil {
+	_, err = cn.Write(cn.wbuf)
+	if err == nil && inline && !whole {
+		_, err = cn.Write(r.Small)
+	}
+	if err != nil {
 		// It may have closed the kept connection with our request unread.
 		again := !cn.fresh && r.Body == nil && idempotent(r.Method)
 		r.on(nil)
@@ -125,13 +134,16 @@ func (c *Client) do(ctx context.Context, r *Request, fresh bool) (_ *Response, r
 	if !inline {
 		resp.pump = startPump(cn, r)
 	}
-	h, n, err := readHead(cn.br, c.cfg.Fields)
+	if r.Sent != nil {
+		r.Sent()
+	}
+	h, n, err := readHead(cn.br, c.cfg.Fields, c.cfg.MaxHeader)
 	for err == nil && h.status < 200 {
 		if h.status == 101 {
 			err = badReply("it wants to upgrade the connection")
 			break
 		}
-		h, _, err = readHead(cn.br, c.cfg.Fields)
+		h, _, err = readHead(cn.br, c.cfg.Fields, c.cfg.MaxHeader)
 	}
 	if err != nil {
 		again := inline && n == 0 && !cn.fresh && idempotent(r.Method) && connectionEnded(err)
@@ -168,7 +180,8 @@ func (p *Response) take(h head) {
 	case h.length == 0:
 		p.ended = true
 	case h.length > 0:
-		p.body = &exactReader{r: p.cn.br, left: h.length}
+		p.exact = exactReader{r: p.cn.br, left: h.length}
+		p.body = &p.exact
 	default: // until the connection ends
 		p.body, p.mayKeep = p.cn.br, false
 	}

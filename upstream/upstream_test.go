@@ -352,7 +352,7 @@ func FuzzReadHead(f *testing.F) {
 	f.Add([]byte("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		br := bufio.NewReaderSize(bytes.NewReader(b), lineBuffer)
-		h, _, err := readHead(br, nil)
+		h, _, err := readHead(br, nil, maxHeaderBytes)
 		if err != nil {
 			return
 		}

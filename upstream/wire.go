@@ -158,8 +158,8 @@ type head struct {
 
 // readHead reads one reply header. n counts the bytes taken, so that the caller
 // can tell an empty connection from a broken reply. Of the fields those in only
-// are kept, or all where that is nil.
-func readHead(br *bufio.Reader, only []string) (h head, n int, err error) {
+// are kept, or all where that is nil; over most bytes the header is refused.
+func readHead(br *bufio.Reader, only []string, most int) (h head, n int, err error) {
 	h.length = -1
 	line, err := readLine(br, &n)
 	if err != nil {
@@ -183,8 +183,8 @@ func readHead(br *bufio.Reader, only []string) (h head, n int, err error) {
 		if err := h.field(line, only); err != nil {
 			return h, n, err
 		}
-		if n > maxHeaderBytes || len(h.fields) > maxFields {
-			return h, n, badReply("the header is over %d bytes or %d fields", maxHeaderBytes, maxFields)
+		if n > most || len(h.fields) > maxFields {
+			return h, n, badReply("the header is over %d bytes or %d fields", most, maxFields)
 		}
 	}
 	if h.chunked && h.length >= 0 {

@@ -36,7 +36,7 @@ import (
 func serve(g *daemon.Group, o options, co *coordinator.Coordinator, desk *enrol.Desk, identity *pki.Identity,
 	reg *prometheus.Registry, log *slog.Logger) error {
 	gateway := daemon.Server(co.Gateway(), log)
-	gateway.ErrorHandler = co.HandleError
+	gateway.ErrorHandler, gateway.ConnState = co.HandleError, co.Replied
 	// Each connection may hold a small body before anything is known of its
 	// sender: the bound is also one on memory, 2 GiB here.
 	gateway.Concurrency = maxCallers
