@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -218,6 +220,54 @@ func TestANamespaceThatTookAPathIsLeftAlone(t *testing.T) {
 	r.detach("one")
 	theWorld.serve(t, world+":80")
 	reaches(t, q, world+":80")
+}
+
+// Sandboxes have user namespaces that own their network, and are reached by a
+// process's number. What such a process has in its environment is its own affair.
+func TestASandboxWithUsersOfItsOwn(t *testing.T) {
+	r := newRig(t)
+	before := r.warm()
+	cmd := exec.Command("sleep", "600")
+	cmd.Env = append(os.Environ(), "CNI_CONTAINERID=users", mark+"="+r.mark, "CNI_ARGS="+mark+"="+r.mark)
+	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 100000, Size: 1}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNET,
+		UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	path := fmt.Sprintf("/proc/%d/ns/net", cmd.Process.Pid)
+	if _, err := r.Attach(r.ctx, "users", path, want(world+"/32:80/tcp")); err != nil {
+		t.Error(err)
+	}
+	r.detach("users")
+	same(t, before, r.state())
+	if _, err := r.Attach(r.ctx, "users", path, want(world+"/32:80/tcp")); err != nil {
+		t.Error(err)
+	}
+	theWorld.serve(t, world+":80")
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &place{path, &namespace{file: f}}
+	reaches(t, p, world+":80")
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-ended:
+		t.Fatalf("the sandbox ended: %v", err)
+	default:
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-ended
+	r.detach("users")
+	settled(t, func() bool { return r.state() == before })
+	same(t, before, r.state())
 }
 
 // wrapped is the plugins' directory with one of them replaced by a script, in

@@ -100,9 +100,10 @@ func TestNothingIsLeftAfterSIGKILLAtAnyStep(t *testing.T) {
 		for _, p := range plugins {
 			steps = append(steps, step{when + ":" + p + ":ADD", 0, false}, step{when + ":" + p + ":DEL", 0, true})
 		}
-		// Open runs nft once; attaching twice more, to grant and to read back.
+		// Open runs nft and iptables once; attaching runs nft twice more, to grant
+		// and to read back.
 		steps = append(steps, step{when + ":nft:", 1, false}, step{when + ":nft:", 2, false},
-			step{when + ":nft:", 1, true}, step{when + ":iptables:", 0, true})
+			step{when + ":nft:", 1, true}, step{when + ":iptables:", 1, true})
 	}
 	for _, gone := range []bool{false, true} {
 		for _, s := range steps {

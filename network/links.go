@@ -1,6 +1,7 @@
 package network
 
 import (
+	"context"
 	"crypto/sha512"
 	"errors"
 	"fmt"
@@ -15,8 +16,8 @@ import (
 // netlinkTimeout bounds one question to the kernel.
 const netlinkTimeout = 5 * time.Second
 
-func newHandle(ns netns.NsHandle) (*netlink.Handle, error) {
-	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+func newHandle(ns netns.NsHandle, families ...int) (*netlink.Handle, error) {
+	h, err := netlink.NewHandleAt(ns, families...)
 	if err != nil {
 		return nil, fmt.Errorf("network: netlink: %w", err)
 	}
@@ -30,7 +31,7 @@ func newHandle(ns netns.NsHandle) (*netlink.Handle, error) {
 // look fills in what the plugins made, as the kernel shows it and not as they
 // said: the sandbox's one address, its hardware address, the host's end.
 func (m *Manager) look(r *record, n *namespace) error {
-	h, err := newHandle(netns.NsHandle(n.file.Fd()))
+	h, err := newHandle(netns.NsHandle(n.file.Fd()), unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
 	}
@@ -220,6 +221,30 @@ func (m *Manager) removeLinks(r *record) error {
 		return fmt.Errorf("network: remove what shapes the egress of %s: %w", r.ID, err)
 	}
 	return nil
+}
+
+// forgetFlows has the kernel forget connections of an address: the next sandbox
+// that has it would be answering them, and answers need no entry in a list.
+func (m *Manager) forgetFlows(ctx context.Context, r *record) error {
+	if !r.Address.IsValid() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, m.cfg.Deadline)
+	defer cancel()
+	var sent, answered netlink.ConntrackFilter
+	err := errors.Join(
+		sent.AddIP(netlink.ConntrackOrigSrcIP, r.Address.AsSlice()),
+		answered.AddIP(netlink.ConntrackReplySrcIP, r.Address.AsSlice()))
+	for err == nil {
+		_, err = m.links.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, &sent, &answered)
+		if err == nil {
+			return nil
+		}
+		if errors.Is(err, netlink.ErrDumpInterrupted) {
+			err = ctx.Err() // the table changed while it was read
+		}
+	}
+	return fmt.Errorf("network: forget connections of %s: %w", r.ID, err)
 }
 
 // removeStrayPorts removes ports of the bridge that no record knows.

@@ -12,6 +12,7 @@ import (
 	gocni "github.com/containerd/go-cni"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 
 	"github.com/faasd-sec/faasd-sec/api"
 )
@@ -26,6 +27,7 @@ type Manager struct {
 	links                 *netlink.Handle
 	cookie                uint64 // of the host's namespace
 	boot                  string
+	mark                  string // what its programs are known by
 	lock                  *os.File
 
 	turn    chan struct{}      // holds a token while a method works
@@ -51,7 +53,7 @@ func Open(ctx context.Context, cfg Config) (_ *Manager, retErr error) {
 	if !filepath.IsAbs(cfg.Dir) {
 		return nil, fmt.Errorf("network: %s is not absolute", cfg.Dir)
 	}
-	m := &Manager{cfg: cfg, turn: make(chan struct{}, 1)}
+	m := &Manager{cfg: cfg, mark: markOf(cfg.Dir), turn: make(chan struct{}, 1)}
 	var err error
 	if m.nftPath, err = find(cfg.NFT); err != nil {
 		return nil, err
@@ -82,12 +84,15 @@ func Open(ctx context.Context, cfg Config) (_ *Manager, retErr error) {
 	if m.records, err = m.load(); err != nil {
 		return nil, err
 	}
-	if m.links, err = newHandle(netns.None()); err != nil {
+	if m.links, err = newHandle(netns.None(), unix.NETLINK_ROUTE, unix.NETLINK_NETFILTER); err != nil {
 		return nil, err
 	}
 	s := cfg.script()
 	s.base(cfg)
 	if _, err := m.nft(ctx, s); err != nil {
+		return nil, err
+	}
+	if err := m.acceptPublished(ctx); err != nil {
 		return nil, err
 	}
 	return m, nil
@@ -258,6 +263,9 @@ func (m *Manager) detach(ctx context.Context, r *record) error {
 			return err
 		}
 	}
+	if err := m.forgetFlows(ctx, r); err != nil {
+		return err
+	}
 	addrs, err := m.leased()
 	if err != nil {
 		return err
@@ -272,6 +280,9 @@ func (m *Manager) detach(ctx context.Context, r *record) error {
 		return err
 	}
 	if err := m.removeForward(ctx, mine); err != nil {
+		return err
+	}
+	if err := m.checkUnpublished(ctx, r); err != nil {
 		return err
 	}
 	if err := m.release(func(id string) bool { return id == r.ID }); err != nil {

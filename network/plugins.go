@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	gocni "github.com/containerd/go-cni"
 )
@@ -40,12 +41,15 @@ func (c Config) conflist() ([]byte, error) {
 					"routes":  []obj{{"dst": "0.0.0.0/0"}},
 				},
 			},
-			{"type": "firewall", "backend": "iptables"},
+			{"type": "firewall", "backend": "iptables", "iptablesAdminChainName": c.adminChain()},
 			{"type": "portmap", "capabilities": obj{"portMappings": true}, "snat": true},
 			{"type": "bandwidth", "capabilities": obj{"bandwidth": true}},
 		},
 	})
 }
+
+// adminChain is where the firewall plugin has iptables look first.
+func (c Config) adminChain() string { return "CNI-" + strings.ToUpper(c.Bridge) }
 
 func (c Config) ipamDir() string { return filepath.Join(c.Dir, "ipam") }
 
@@ -66,12 +70,13 @@ func (c Config) loadPlugins() (gocni.CNI, error) {
 	return n, nil
 }
 
-func capabilities(w Want) []gocni.NamespaceOpts {
+func (m *Manager) capabilities(w Want) []gocni.NamespaceOpts {
 	ports := make([]gocni.PortMapping, 0, len(w.Ports))
 	for _, p := range w.Ports {
 		ports = append(ports, gocni.PortMapping{HostPort: int32(p.Host), ContainerPort: int32(p.Sandbox), Protocol: p.Protocol})
 	}
 	return []gocni.NamespaceOpts{
+		gocni.WithArgs("IgnoreUnknown", "1"), gocni.WithArgs(mark, m.mark),
 		gocni.WithCapabilityPortMap(ports),
 		gocni.WithCapabilityBandWidth(gocni.BandWidth{
 			IngressRate: uint64(w.Ingress), IngressBurst: uint64(burst(w.Ingress)),
@@ -83,7 +88,7 @@ func capabilities(w Want) []gocni.NamespaceOpts {
 func (m *Manager) add(ctx context.Context, r *record, n *namespace) error {
 	// Serially is in this goroutine; there is one network.
 	err := m.bounded(ctx, r.ID, func(ctx context.Context) error {
-		_, err := m.cni.SetupSerially(ctx, r.ID, n.path(), capabilities(r.Want)...)
+		_, err := m.cni.SetupSerially(ctx, r.ID, n.path(), m.capabilities(r.Want)...)
 		return err
 	})
 	if err != nil {
@@ -96,7 +101,7 @@ func (m *Manager) add(ctx context.Context, r *record, n *namespace) error {
 // empty path is a namespace that is gone.
 func (m *Manager) del(ctx context.Context, r *record, path string) error {
 	err := m.bounded(ctx, r.ID, func(ctx context.Context) error {
-		return m.cni.Remove(ctx, r.ID, path, capabilities(r.Want)...)
+		return m.cni.Remove(ctx, r.ID, path, m.capabilities(r.Want)...)
 	})
 	if err != nil {
 		return fmt.Errorf("network: detach %s: %w", r.ID, err)

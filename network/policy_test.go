@@ -174,23 +174,30 @@ func mac(t *testing.T, p *place) string {
 func TestASandboxCannotTakeAnAddressThatIsNotItsOwn(t *testing.T) {
 	r := newRig(t)
 	theWorld.serve(t, world+":80")
-	q, b := r.attach("rich", want(world+"/32:80/tcp"))
+	q, b := r.attach("rich", want(world+"/32:80/tcp", world+"/32:53/udp"))
 	p, _ := r.attach("poor", want())
 	reaches(t, q, world+":80")
+	udp(t, q, theWorld, world+":53", true)
 	// What the other may open, it may not by using the other's addresses.
 	theirs := mac(t, q)
 	q.serve(t, "0.0.0.0:8080")
 	if err := talks(fromHost, b.Address.String()+":8080", soon); err != nil {
 		t.Fatal(err)
 	}
+	// It need not ask for the gateway, which would give it away already.
+	gateway := func() {
+		ip(t, p, "neigh replace "+b.Gateway.String()+" lladdr "+bridgeMAC(t, r)+" nud permanent dev eth0")
+	}
+	gateway()
 	ip(t, p, "addr add "+b.Address.String()+"/32 dev eth0")
 	ip(t, p, "route replace default via "+b.Gateway.String()+" dev eth0 src "+b.Address.String())
 	unreachable(t, p, world+":80")
+	udp(t, p, theWorld, world+":53", false) // which needs no answer
 	ip(t, p, "link set eth0 address "+theirs)
+	gateway()
 	ip(t, p, "route replace default via "+b.Gateway.String()+" dev eth0 src "+b.Address.String())
 	unreachable(t, p, world+":80")
-	ip(t, p, "neigh replace "+b.Gateway.String()+" lladdr "+bridgeMAC(t, r)+" dev eth0")
-	unreachable(t, p, world+":80")
+	udp(t, p, theWorld, world+":53", false) // which needs no answer
 }
 
 func bridgeMAC(t *testing.T, r *rig) string {
@@ -250,6 +257,85 @@ func TestPublishedPortsAreForTheOutsideAndTheHost(t *testing.T) {
 	unreachable(t, theWorld, a.Address.String()+":8081")
 	r.detach("web")
 	unreachable(t, theWorld, hostOut+":2300")
+}
+
+// The next sandbox with an address has no part in the connections of the last.
+func TestConnectionsEndWithTheAttachment(t *testing.T) {
+	r := newRig(t)
+	w := want(world + "/32:80/tcp")
+	w.Ports = []Port{{"tcp", 2340, 80}}
+	p, a := r.attach("one", w)
+	p.serve(t, "0.0.0.0:80")
+	theWorld.serve(t, world+":80")
+	reaches(t, p, world+":80")
+	reaches(t, theWorld, hostOut+":2340")
+	flows := func() int {
+		t.Helper()
+		b, err := os.ReadFile("/proc/net/nf_conntrack")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Count(string(b), "src="+a.Address.String()+" ")
+	}
+	if flows() < 2 {
+		t.Fatalf("%d connections are known, want one each way", flows())
+	}
+	r.detach("one")
+	if n := flows(); n != 0 {
+		t.Errorf("%d connections remain", n)
+	}
+}
+
+func TestPublishedDatagramsArrive(t *testing.T) {
+	r := newRig(t)
+	w := want()
+	w.Ports = []Port{{"udp", 2350, 53}}
+	p, _ := r.attach("dns", w)
+	var in net.PacketConn
+	if err := p.ns.do(func() (err error) { in, err = net.ListenPacket("udp4", "0.0.0.0:53"); return err }); err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	go func() { // ends with the socket
+		b := make([]byte, 8)
+		for {
+			n, from, err := in.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			in.WriteTo(b[:n], from)
+		}
+	}()
+	var c net.Conn
+	if err := theWorld.ns.do(func() (err error) { c, err = net.Dial("udp4", hostOut+":2350"); return err }); err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.Write([]byte("x"))
+	c.SetReadDeadline(time.Now().Add(soon))
+	if _, err := c.Read(make([]byte, 8)); err != nil {
+		t.Error(err)
+	}
+}
+
+// A host whose iptables forward nothing of themselves, as with Docker on it.
+func TestAHostThatForwardsNothingForwardsForSandboxes(t *testing.T) {
+	r := newRig(t)
+	policy := func(p string) {
+		t.Helper()
+		if out, err := exec.Command("iptables", "-P", "FORWARD", p).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	policy("DROP")
+	defer policy("ACCEPT")
+	theWorld.serve(t, world+":80")
+	w := want(world + "/32:80/tcp")
+	w.Ports = []Port{{"tcp", 2360, 80}}
+	p, _ := r.attach("one", w)
+	p.serve(t, "0.0.0.0:80")
+	reaches(t, p, world+":80")
+	reaches(t, theWorld, hostOut+":2360")
 }
 
 func TestThereIsNoIPv6(t *testing.T) {

@@ -35,7 +35,7 @@ func (m *Manager) run(ctx context.Context, stdin string, program string, args ..
 	ctx, cancel := context.WithTimeout(ctx, m.cfg.Deadline)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", mark + m.cfg.Dir}
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", mark + "=" + m.mark}
 	cmd.WaitDelay = time.Second
 	cmd.Stdin = strings.NewReader(stdin)
 	var out, errOut bytes.Buffer
@@ -71,6 +71,33 @@ func (m *Manager) checkPolicy(ctx context.Context, r *record) error {
 	}
 }
 
+func (m *Manager) iptables(ctx context.Context, args ...string) (string, error) {
+	return m.run(ctx, "", m.iptablesPath, append([]string{"-w", "5", "-t", "filter"}, args...)...)
+}
+
+// acceptPublished has iptables accept what was led to sandboxes by published
+// ports. The firewall plugin accepts what sandboxes send and the answers to it,
+// which leaves published ports shut on a host that forwards nothing of itself.
+// What may pass is decided by the policy in either case.
+func (m *Manager) acceptPublished(ctx context.Context) error {
+	rules, err := m.iptables(ctx, "-S")
+	if err != nil {
+		return err
+	}
+	name := m.cfg.adminChain()
+	if !strings.Contains("\n"+rules, "\n-N "+name+"\n") {
+		if _, err := m.iptables(ctx, "-N", name); err != nil {
+			return err
+		}
+	}
+	rule := []string{name, "-o", m.cfg.Bridge, "-m", "conntrack", "--ctstate", "DNAT", "-j", "ACCEPT"}
+	if strings.Contains("\n"+rules, "\n-A "+strings.Join(rule, " ")+"\n") {
+		return nil
+	}
+	_, err = m.iptables(ctx, append([]string{"-A"}, rule...)...)
+	return err
+}
+
 // forwardChain is where the firewall plugin accepts, in iptables, what is from
 // and to a sandbox's address.
 const forwardChain = "CNI-FORWARD"
@@ -78,7 +105,7 @@ const forwardChain = "CNI-FORWARD"
 // removeForward removes what the firewall plugin accepts for addresses that
 // gone is true of. The plugin itself forgets it where it was killed half way.
 func (m *Manager) removeForward(ctx context.Context, gone func(netip.Addr) bool) error {
-	rules, err := m.run(ctx, "", m.iptablesPath, "-w", "5", "-t", "filter", "-S")
+	rules, err := m.iptables(ctx, "-S")
 	if err != nil {
 		return err
 	}
@@ -92,8 +119,26 @@ func (m *Manager) removeForward(ctx context.Context, gone func(netip.Addr) bool)
 			continue
 		}
 		f[0] = "-D"
-		if _, err := m.run(ctx, "", m.iptablesPath, append([]string{"-w", "5", "-t", "filter"}, f...)...); err != nil {
+		if _, err := m.iptables(ctx, f...); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// checkUnpublished reads back that no port leads to an address any more, where
+// one did: the next sandbox with that address would get what is not for it.
+func (m *Manager) checkUnpublished(ctx context.Context, r *record) error {
+	if len(r.Want.Ports) == 0 || !r.Address.IsValid() {
+		return nil
+	}
+	rules, err := m.run(ctx, "", m.iptablesPath, "-w", "5", "-t", "nat", "-S")
+	if err != nil {
+		return err
+	}
+	for _, rule := range strings.Split(rules, "\n") {
+		if strings.Contains(rule, " --to-destination "+r.Address.String()+":") {
+			return fmt.Errorf("network: %s still has a published port: %s", r.ID, rule)
 		}
 	}
 	return nil

@@ -100,6 +100,9 @@ func (m *Manager) Remove(ctx context.Context) error {
 	if _, err := m.nft(ctx, s); err != nil {
 		return err
 	}
+	if _, err := m.iptables(ctx, "-F", m.cfg.adminChain()); err != nil {
+		return err
+	}
 	bridge, err := m.links.LinkByName(m.cfg.Bridge)
 	if isNotFound(err) {
 		return nil

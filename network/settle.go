@@ -1,21 +1,26 @@
 package network
 
 import (
-	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// mark is in the environment of programs that a manager runs, with its directory.
-const mark = "FAASD_SEC_NETWORK="
+// mark is in the environment of what a manager runs: as a variable of its own,
+// and of plugins, whose environment is the library's, among their arguments.
+const mark = "FAASD_SEC_NETWORK"
+
+// markOf tells managers apart by their directories.
+func markOf(dir string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(dir)))[:32] }
 
 // settle ends the plugins and programs that still work on an attachment for a
 // manager that is no more, or after their deadline: what they made next would
@@ -94,25 +99,31 @@ func (m *Manager) endOrphans(ours map[string]bool) (int, error) {
 }
 
 // isOrphan tells by the environment. What runs in a sandbox may have any, and
-// is in another user namespace.
+// may make reading it wait; it is in another user namespace, which is looked at
+// first.
 func (m *Manager) isOrphan(pid int, user string, ours map[string]bool) (bool, error) {
 	dir := filepath.Join("/proc", strconv.Itoa(pid))
-	env, err := os.ReadFile(filepath.Join(dir, "environ"))
-	if err != nil {
-		return false, ended(err)
-	}
-	match := false
-	for _, e := range bytes.Split(env, []byte{0}) {
-		match = match || ours[string(e)] || string(e) == mark+m.cfg.Dir
-	}
-	if !match {
-		return false, nil
-	}
 	u, err := os.Readlink(filepath.Join(dir, "ns", "user"))
 	if err != nil {
 		return false, ended(err)
 	}
-	return u == user, nil
+	if u != user {
+		return false, nil
+	}
+	env, err := os.ReadFile(filepath.Join(dir, "environ"))
+	if err != nil {
+		return false, ended(err)
+	}
+	id, marked := false, false
+	for _, e := range strings.Split(string(env), "\x00") {
+		if e == mark+"="+m.mark {
+			return true, nil
+		}
+		args, is := strings.CutPrefix(e, "CNI_ARGS=")
+		marked = marked || is && strings.Contains(args, mark+"="+m.mark)
+		id = id || ours[e]
+	}
+	return id && marked, nil
 }
 
 // ended is nil where the error is that a process is gone or going.
