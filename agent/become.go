@@ -107,7 +107,7 @@ func (a *Agent) bind(ctx context.Context) (*function, error) {
 		}
 		select {
 		case w := <-a.waiting: // it was sent before the keys
-				f.foresee(w.Grant)
+			f.foresee(w.Grant)
 		default:
 			close(f.looked)
 		}
