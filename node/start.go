@@ -76,6 +76,10 @@ func (e errUnfit) Unwrap() error { return e.error }
 // with a box of the pool, with another if that one is unfit, and with a sandbox
 // created for it where the pool cannot help.
 func (n *Node) bringUp(ctx context.Context, s *sandbox) error {
+	if err := n.clearPorts(ctx, s); err != nil {
+		n.unclaim(s)
+		return err
+	}
 	img, err := n.dep.Runtime.Pull(ctx, n.imageRef(s.rev), s.rev.desc.Config.Image)
 	if err != nil {
 		n.unclaim(s)
@@ -173,6 +177,15 @@ func (n *Node) become(ctx context.Context, s *sandbox, b *box, spec runtime.Spec
 			return errUnfit{startError(err, "the image could not be mounted into a waiting sandbox")}
 		}
 		n.met.bindSeconds.Observe(time.Since(began).Seconds())
+	}
+	if err := n.checkRoom(s); err != nil {
+		return err
+	}
+	if err := n.attach(ctx, s, b); err != nil {
+		return err
+	}
+	if err := n.checkPromise(s, b, spec.Image); err != nil {
+		return err
 	}
 	info := rt.Info()
 	b.say(&api.Control{Mounted: &api.Mounted{UID: info.UID, GID: info.GID}})
