@@ -91,15 +91,21 @@ type reserved struct {
 
 // reservedText encodes what s has; empty for a sandbox without needs of its own.
 // The caller holds mu.
-func (s *sandbox) reservedText() (string, error) {
+func (s *sandbox) reservedText() string {
 	if s.rev.asked == nil {
-		return "", nil
+		return ""
 	}
-	b, err := json.Marshal(reserved{Needs: *s.rev.asked, Ports: s.ports})
-	if err != nil {
-		return "", fmt.Errorf("encode what the sandbox has reserved: %w", err)
+	b, _ := json.Marshal(reserved{Needs: *s.rev.asked, Ports: s.ports}) // numbers and words from a list
+	return string(b)
+}
+
+// bundleBytes is the room for a sealed bundle: its size is the function's, not
+// the task's.
+func (r *revision) bundleBytes() int64 {
+	if r.base != nil {
+		return min(r.base.limits.Tmp, r.limits.Memory)
 	}
-	return string(b), nil
+	return r.limits.Tmp
 }
 
 // revive finds what the sandbox of an earlier life ran, and which ports it has.

@@ -15,8 +15,8 @@ import (
 // Port is one port of the host, of one protocol: the same number of the other is
 // another port.
 type Port struct {
-	Protocol string // api.ProtocolTCP or api.ProtocolUDP
-	Number   int
+	Protocol string `json:"p"` // api.ProtocolTCP or api.ProtocolUDP
+	Number   int    `json:"n"`
 }
 
 func (p Port) String() string { return strconv.Itoa(p.Number) + "/" + p.Protocol }

@@ -123,13 +123,17 @@ func (n *Node) bringUp(ctx context.Context, s *sandbox) error {
 // spec is what s asks of the runtime, but for the place.
 func (n *Node) spec(s *sandbox, img runtime.Image) runtime.Spec {
 	c := s.rev.desc.Config
+	n.mu.Lock()
+	reserved := s.reservedText()
+	n.mu.Unlock()
 	spec := runtime.Spec{
+		Reserved: reserved,
 		Function: s.rev.name, Revision: s.rev.key(), Image: img,
 		Resources: s.rev.limits, AllowInet: c.Upstream != "unix",
 		Tmpfs: []runtime.Tmpfs{{Path: secretsPath, Bytes: secretsBytes}},
 	}
 	if c.BundleMount != "" {
-		spec.Tmpfs = append(spec.Tmpfs, runtime.Tmpfs{Path: c.BundleMount, Bytes: s.rev.limits.Tmp, Exec: true})
+		spec.Tmpfs = append(spec.Tmpfs, runtime.Tmpfs{Path: c.BundleMount, Bytes: s.rev.bundleBytes(), Exec: true})
 	}
 	return spec
 }
@@ -170,6 +174,8 @@ func (n *Node) become(ctx context.Context, s *sandbox, b *box, spec runtime.Spec
 	// The agent verifies while the runtime mounts.
 	b.sayBind(frames)
 	n.spawn(func() { n.unlock(started, s, b) })
+	room := make(chan error, 1)
+	n.spawn(func() { room <- n.checkRoom(s) }) // it reads what the kernel needs a moment to say
 	rt := b.runtime()
 	if rt.Info().Blank {
 		began := time.Now()
@@ -178,7 +184,7 @@ func (n *Node) become(ctx context.Context, s *sandbox, b *box, spec runtime.Spec
 		}
 		n.met.bindSeconds.Observe(time.Since(began).Seconds())
 	}
-	if err := n.checkRoom(s); err != nil {
+	if err := <-room; err != nil {
 		return err
 	}
 	if err := n.attach(ctx, s, b); err != nil {
