@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"slices"
 	"sort"
 	"strconv"
 	"time"
@@ -248,22 +247,29 @@ func (n *Node) makeRoom(rev *revision) (victims []*sandbox, ok bool) {
 	if !ok {
 		return nil, false
 	}
-	want, free := need(rev.limits), n.ledger.free()
+	want, free, gone := need(rev.limits), n.ledger.free(), map[*sandbox]bool{}
+	short := func() bool {
+		if want.Lacks(free) != "" {
+			return true
+		}
+		_, lacking := n.ports.findWithout(rev.needs().Ports, time.Now(), gone)
+		return lacking != ""
+	}
 	for _, s := range victims {
-		free = free.Add(s.holds)
+		free, gone[s] = free.Add(s.holds), true
 	}
 	idle, ending := []*sandbox{}, ending || p.ending > 0
 	free = free.Add(overhead(p.ending))
 	for _, s := range n.fleet {
 		switch {
-		case slices.Contains(victims, s):
+		case gone[s]:
 		case s.idle() && s.rev.key() != rev.key():
 			idle = append(idle, s)
 		case s.state == stopping:
-			free, ending = free.Add(s.holds), true
+			free, ending, gone[s] = free.Add(s.holds), true, true
 		}
 	}
-	if (ending || len(victims) > 0) && want.Lacks(free) == "" {
+	if (ending || len(victims) > 0) && !short() {
 		return victims, true
 	}
 	boxes := 0
@@ -274,11 +280,11 @@ func (n *Node) makeRoom(rev *revision) (victims []*sandbox, ok bool) {
 		}
 	}
 	sort.Slice(idle, func(i, j int) bool { return idle[i].lastUsed.Before(idle[j].lastUsed) })
-	for i := 0; want.Lacks(free) != "" || boxes == 0 && len(victims) == 0; i++ {
+	for i := 0; short() || boxes == 0 && len(victims) == 0; i++ {
 		if i == len(idle) {
 			return nil, false
 		}
-		free = free.Add(idle[i].holds)
+		free, gone[idle[i]] = free.Add(idle[i].holds), true
 		victims = append(victims, idle[i])
 	}
 	for _, b := range p.idle[:boxes] {

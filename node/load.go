@@ -126,7 +126,7 @@ func (n *Node) look() {
 				s.scratch = 0
 			}
 		}
-		n.clock.steady(time.Now())
+		n.clockSteady()
 		n.revs.weigh()
 	}
 	if since := time.Since(s.listed); since < imagesPause || since < imagesMost && n.startsNow() {

@@ -72,13 +72,22 @@ func newPortTable(lent PortRange) portTable {
 // so that a port that was given back rests as long as can be: what was sent to
 // its former holder does not reach the next.
 func (t *portTable) find(needs []api.PortNeed, now time.Time) (ports []Port, lacking string) {
+	return t.findWithout(needs, now, nil)
+}
+
+// findWithout is find as if the sandboxes gone had given theirs back.
+func (t *portTable) findWithout(needs []api.PortNeed, now time.Time, gone map[*sandbox]bool) (ports []Port, lacking string) {
+	taken := func(p Port) bool {
+		s := t.held[p]
+		return s != nil && !gone[s] || now.Before(t.shy[p])
+	}
 	for _, need := range needs {
 		if need.Number > 0 {
 			p := Port{need.Protocol, need.Number}
 			if !t.lent.has(p.Number) {
 				return nil, "port " + p.String() + ", which is not of this node's range"
 			}
-			if t.held[p] != nil || now.Before(t.shy[p]) {
+			if taken(p) {
 				return nil, "port " + p.String()
 			}
 			ports = append(ports, p)
@@ -97,7 +106,7 @@ func (t *portTable) find(needs []api.PortNeed, now time.Time) (ports []Port, lac
 				break
 			}
 			p := Port{need.Protocol, at}
-			if t.held[p] == nil && !now.Before(t.shy[p]) && !slices.Contains(ports, p) {
+			if !taken(p) && !slices.Contains(ports, p) {
 				ports = append(ports, p)
 				left--
 			}

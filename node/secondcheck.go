@@ -59,7 +59,7 @@ func (n *Node) checkPromise(s *sandbox, b *box, img runtime.Image) error {
 			return n.failCheck(s, "kernel", err, "the kernel lacks what it had when the daemon started")
 		}
 	}
-	if !n.clock.steady(time.Now()) {
+	if !n.clockSteady() {
 		return n.failCheck(s, "clock", nil, "the machine's clock was set, or stood, a moment ago")
 	}
 	return nil
@@ -91,25 +91,34 @@ const (
 // and certificates are judged by the former; a machine that was asleep, or whose
 // clock was just set, is not believed for a moment.
 type clock struct {
-	mu   sync.Mutex
-	base time.Time // with both readings
-	leap time.Time // when it was last seen to leap
+	mu      sync.Mutex
+	wall    time.Time     // of the reading that it is judged by
+	mono    time.Duration // of the same, since the daemon started
+	read    bool
+	leapt   bool
+	leaptAt time.Duration
 }
 
-// steady reports whether the clock has gone evenly of late.
-func (c *clock) steady(now time.Time) bool {
+// steady reports whether the clock has gone evenly of late: wall is what it shows
+// now, and mono how long the daemon has run by the monotonic one.
+func (c *clock) steady(wall time.Time, mono time.Duration) bool {
+	wall = wall.Round(0)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.base.IsZero() {
-		c.base = now
-		return true
+	switch d := wall.Sub(c.wall) - (mono - c.mono); {
+	case !c.read:
+		c.wall, c.mono, c.read = wall, mono, true
+	case d > clockLeap || d < -clockLeap:
+		c.leapt, c.leaptAt = true, mono
+		c.wall, c.mono = wall, mono
+	case mono-c.mono >= clockDoubt: // slewing adds up: it is judged by the piece
+		c.wall, c.mono = wall, mono
 	}
-	passed := now.Sub(c.base)                 // monotonic
-	wall := now.Round(0).Sub(c.base.Round(0)) // as the clock shows it
-	if d := wall - passed; d > clockLeap || d < -clockLeap {
-		c.base, c.leap = now, now
-	} else if passed >= clockDoubt { // slewing adds up: it is judged by the piece
-		c.base = now
-	}
-	return c.leap.IsZero() || now.Sub(c.leap) >= clockDoubt
+	return !c.leapt || mono-c.leaptAt >= clockDoubt
+}
+
+// clockSteady asks the clock now.
+func (n *Node) clockSteady() bool {
+	now := time.Now()
+	return n.clock.steady(now, now.Sub(n.started))
 }
