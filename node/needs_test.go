@@ -69,6 +69,13 @@ func (f *fitter) Recover(_ context.Context, live []Fitted) error {
 	return nil
 }
 
+// fail has the next Attach and the next Detach return errors.
+func (f *fitter) fail(attach, detach error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.refuse, f.stuck = attach, detach
+}
+
 func (f *fitter) count() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
