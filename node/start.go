@@ -159,8 +159,10 @@ func (n *Node) plain(ctx context.Context, s *sandbox, spec runtime.Spec, why str
 	return n.become(ctx, s, b, spec)
 }
 
-// become makes b a sandbox of the function: its keys are asked for while the
-// runtime mounts the image, and the agent takes both in any order.
+// become makes b a sandbox of the function. Before the word that lets the function
+// run comes the second check, and what its needs ask for beyond limits. Its keys are asked for once the
+// function can start: they are needed no sooner than it answers, and what releases
+// and opens them would take the processor from the mounts.
 func (n *Node) become(ctx context.Context, s *sandbox, b *box, spec runtime.Spec) error {
 	started, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -173,7 +175,6 @@ func (n *Node) become(ctx context.Context, s *sandbox, b *box, spec runtime.Spec
 	}
 	// The agent verifies while the runtime mounts.
 	b.sayBind(frames)
-	n.spawn(func() { n.unlock(started, s, b) })
 	room := make(chan error, 1)
 	n.spawn(func() { room <- n.checkRoom(s) }) // it reads what the kernel needs a moment to say
 	rt := b.runtime()
@@ -195,6 +196,7 @@ func (n *Node) become(ctx context.Context, s *sandbox, b *box, spec runtime.Spec
 	}
 	info := rt.Info()
 	b.say(&api.Control{Mounted: &api.Mounted{UID: info.UID, GID: info.GID}})
+	n.spawn(func() { n.unlock(started, s, b) })
 	select {
 	case err := <-b.outcome:
 		return err
