@@ -160,9 +160,10 @@ func (n *Node) plain(ctx context.Context, s *sandbox, spec runtime.Spec, why str
 }
 
 // become makes b a sandbox of the function. Before the word that lets the function
-// run comes the second check, and what its needs ask for beyond limits. Its keys are asked for once the
-// function can start: they are needed no sooner than it answers, and what releases
-// and opens them would take the processor from the mounts.
+// run comes the second check, and what its needs ask for beyond limits. Its keys
+// are asked for once the function can start: they are needed no sooner than it
+// answers, and what releases and opens them would take the processor from the
+// mounts.
 func (n *Node) become(ctx context.Context, s *sandbox, b *box, spec runtime.Spec) error {
 	started, cancel := context.WithCancel(ctx)
 	defer cancel()
