@@ -218,6 +218,9 @@ func New(cfg Config, dep Deps) (*Node, error) {
 	}
 	cfg.Capacity.Ports = 2 * int64(cfg.Ports.Len())
 	lent := fits.lent(cfg.Capacity)
+	if lent != cfg.Capacity {
+		dep.Log.Warn("nothing on this node gives all that it is to lend: the rest is not lent", "capacity", cfg.Capacity, "lent", lent)
+	}
 	if lent.Scratch > 0 && dep.ScratchFree == nil {
 		return nil, api.Invalid("scratch", "say what its disk has free", "ScratchFree is not set")
 	}
