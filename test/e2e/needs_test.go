@@ -3,12 +3,14 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -108,12 +110,31 @@ func TestNeedsAreWhatTheKernelEnforces(t *testing.T) {
 	}
 	ready := 0
 	for _, s := range c.sandboxes(t, fn) {
-		if s.State == "ready" {
+		if s.State == "ready" || s.State == "frozen" {
 			ready++
 		}
 	}
 	if ready != 2 {
 		t.Errorf("%d sandboxes, want that of the descriptor and that for the needs: %+v", ready, c.sandboxes(t, fn))
+	}
+	// The daemon's next life knows what it was made for.
+	ids := func() map[string]bool {
+		all := map[string]bool{}
+		for _, s := range c.sandboxes(t, fn) {
+			if s.State == "ready" || s.State == "frozen" {
+				all[s.ID] = true
+			}
+		}
+		return all
+	}
+	before := ids()
+	c.kill(t, "node-1", syscall.SIGKILL)
+	c.served(t, "node-1")
+	if resp, _, err := direct.invoke(t, fn, client.Request{}); err != nil || resp.Meta.Start != "warm" {
+		t.Errorf("after the daemon was killed: %+v, %v", resp, err)
+	}
+	if after := ids(); !maps.Equal(before, after) {
+		t.Errorf("sandboxes %v, before it was killed %v", after, before)
 	}
 	// By the descriptor as ever.
 	count, _, _ = strings.Cut(c.must(t, fn, "/fill?path=/tmp/big", ""), " ")
