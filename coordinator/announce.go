@@ -23,6 +23,11 @@ func (c *Coordinator) announce(f *store.Function) {
 	}
 	view := c.dep.Mesh.Snapshot()
 	req := r.request
+	if len(r.rec.Bounds) > 0 {
+		if d, err := c.defaults(r); err == nil {
+			req = d.request
+		}
+	}
 	req.Seed = c.seed.Add(1)
 	told := 0
 	for _, cand := range c.indexOf(view).Pick(req, c.cfg.Weights).Candidates {

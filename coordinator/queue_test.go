@@ -38,10 +38,10 @@ func newStood(t testing.TB, size int) *stood {
 		for _, x := range s.all {
 			<-x.done
 			x.turn.end()
-			w.leave()
+			w.leave("o")
 		}
-		if w.standing != 0 || w.baton != nil || w.count.Load() != 0 || w.owed != 0 || len(w.lines) != 0 {
-			t.Errorf("left behind: %d stand, %d are counted, %d owed, %d lines", w.standing, w.count.Load(), w.owed, len(w.lines))
+		if w.standing != 0 || w.baton != nil || w.count.Load() != 0 || len(w.owed) != 0 || len(w.owners) != 0 || len(w.all) != 0 || len(w.lines) != 0 {
+			t.Errorf("left behind: %d stand, %d are counted, %d owed, %d lines", w.standing, w.count.Load(), len(w.owed), len(w.lines))
 		}
 	})
 	return s
@@ -53,11 +53,11 @@ func (s *stood) arrive(ids ...string) {
 	s.t.Helper()
 	for _, id := range ids {
 		name := api.FunctionName(id[:1] + ".ns")
-		s.makeRoom(name)
-		if err := s.enter(); err != nil {
+		s.makeRoom(lineKey{name: name}, "p")
+		if err := s.enter("o"); err != nil {
 			s.t.Fatal(err)
 		}
-		x := &stander{turn: s.waiting.turn(name)}
+		x := &stander{turn: s.waiting.turn(waiter{name: name, owner: "o"})}
 		s.all[id] = x
 		s.refuse(id)
 	}
@@ -96,7 +96,7 @@ func (s *stood) served(id string) {
 	x := s.all[id]
 	delete(s.all, id)
 	x.turn.end()
-	s.leave()
+	s.leave("o")
 }
 
 // want expects that it is the turn of id, "" of nobody.
@@ -285,8 +285,8 @@ func TestAnAttemptThatTakesLongMakesWayForTheNext(t *testing.T) {
 func TestNobodyIsKeptOutByTheNumberOfAnothersCallers(t *testing.T) {
 	s := newStood(t, 4)
 	s.arrive("a1", "a2", "a3", "a4")
-	s.makeRoom("a.ns")
-	if err := s.enter(); api.CodeOf(err) != api.CodeBusy {
+	s.makeRoom(lineKey{name: "a.ns"}, "p")
+	if err := s.enter("o"); api.CodeOf(err) != api.CodeBusy {
 		t.Errorf("one more of the same: %v", err)
 	}
 	s.arrive("b1")
@@ -299,8 +299,8 @@ func TestNobodyIsKeptOutByTheNumberOfAnothersCallers(t *testing.T) {
 		t.Errorf("the youngest of the longest line: %v", err)
 	}
 	s.served("a3")
-	s.makeRoom("b.ns") // two each: enough
-	if err := s.enter(); api.CodeOf(err) != api.CodeBusy {
+	s.makeRoom(lineKey{name: "b.ns"}, "p") // two each: enough
+	if err := s.enter("o"); api.CodeOf(err) != api.CodeBusy {
 		t.Errorf("beyond its share: %v", err)
 	}
 	if n := s.count.Load(); n != 4 {
@@ -317,17 +317,17 @@ func TestWaitingEndsWithItsContext(t *testing.T) {
 	w := newWaiting(10)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	if err := w.enter(); err != nil {
+	if err := w.enter("o"); err != nil {
 		t.Fatal(err)
 	}
-	turn := w.turn("a.ns")
+	turn := w.turn(waiter{name: "a.ns", owner: "o"})
 	from := w.next()
 	from.turn = turn
 	if err := w.wait(ctx, from, nil); !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
 	}
 	turn.end()
-	w.leave()
+	w.leave("o")
 	if w.standing+len(w.lines) != 0 || w.count.Load() != 0 {
 		t.Errorf("left behind: %d stand, %d lines", w.standing, len(w.lines))
 	}
@@ -366,20 +366,20 @@ func (c *crowd) one(ctx context.Context, name api.FunctionName, during func()) e
 			c.w.ended(name)
 			c.w.signal()
 			if queued {
-				c.w.leave()
+				c.w.leave("o")
 			}
 			return nil
 		}
 		if !queued {
-			if err := c.w.enter(); err != nil {
+			if err := c.w.enter("o"); err != nil {
 				return err
 			}
-			queued, turn = true, c.w.turn(name)
+			queued, turn = true, c.w.turn(waiter{name: name, owner: "o"})
 			defer turn.end()
 			continue
 		}
 		if err := c.w.wait(ctx, from, nil); err != nil {
-			c.w.leave()
+			c.w.leave("o")
 			return err
 		}
 	}

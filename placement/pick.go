@@ -179,7 +179,11 @@ func compare(a, b Candidate) int {
 func (s *scan) refuse(n *api.NodeView, r Reason) {
 	s.d.Refused[r]++
 	if len(s.d.Refusals) < s.need.Explain {
-		s.d.Refusals = append(s.d.Refusals, Refusal{ID: n.Meta.ID, Reason: r, Detail: s.detail(n, r)})
+		refusal := Refusal{ID: n.Meta.ID, Reason: r}
+		if !s.need.Terse {
+			refusal.Detail = s.detail(n, r)
+		}
+		s.d.Refusals = append(s.d.Refusals, refusal)
 	}
 }
 

@@ -19,6 +19,10 @@ type Request struct {
 	Labels    map[string]string // labels the node has, all of them
 	Exclude   []string          // IDs of nodes that are not to be tried, for example again
 
+	Requirements []api.Requirement // conditions on labels, all of which hold
+	Archs        []string          // GOARCH values, any of which will do; none: all
+	Apart        bool              // no second sandbox of the function on a node
+
 	// Pending tells how many invocations this coordinator has sent to
 	// view.Nodes[i] that are not in that node's load in the view. It is called
 	// at most once per node, must not block, and nil means none anywhere.
@@ -27,6 +31,7 @@ type Request struct {
 	Seed    uint64 // decides between equals; draw a new one for each invocation
 	Limit   int    // most candidates wanted; 0 or less means DefaultLimit
 	Explain int    // how many refusals to list; their count by reason is always there
+	Terse   bool   // refusals without Detail, which tells numbers and labels
 }
 
 // needs is a Request in the form the inner loop wants.
