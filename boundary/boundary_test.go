@@ -76,7 +76,7 @@ var may = map[string]string{
 	"registry":           "api",
 	"image":              "api",
 	"daemon":             "api nbio",
-	"stack":              "api sealed image",
+	"stack":              "api manifest sealed image",
 	"runtime":            "api",
 	"runtime/containerd": "api cgroups runtime runtime/containerd/daemon",
 	"node":               "api attest cgroups gate gossip node/keepalive relay runtime sealed",

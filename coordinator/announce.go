@@ -17,7 +17,7 @@ const announcements = 3
 // pull its image, so that the first invocation waits for neither. It is a
 // courtesy: a node that was not told is told with the first invocation.
 func (c *Coordinator) announce(f *store.Function) {
-	r, err := newRoute(f)
+	r, err := c.routeOf(f.Name) // or of what replaced it since
 	if err != nil {
 		return // the next invocation says why
 	}

@@ -33,8 +33,9 @@ type waiting struct {
 	soon atomic.Bool   // something ended since follow let all try
 
 	mu       sync.Mutex
-	standing int   // in all lines
-	baton    *turn // whose turn it is: the next waits for it
+	standing int                  // in all lines
+	baton    *turn                // whose turn it is: the next waits for it
+	trying   [maxPriority + 1]int // attempts that have not settled: those of a lower priority wait for them
 	arrivals uint64
 	ends     uint64 // calls of ended while somebody waited
 	changed  uint64 // clock at the last event for all
@@ -252,7 +253,7 @@ func (w *waiting) ended(name api.FunctionName) {
 		}
 	}
 	first := foremost(w.refused)
-	if l != nil && (first == nil || first.priority <= l.priority && (w.ends%othersEvery != 0 || first.priority < l.priority)) {
+	if l != nil && !w.outranked(l.priority) && (first == nil || first.priority <= l.priority && (w.ends%othersEvery != 0 || first.priority < l.priority)) {
 		t := w.let(l)
 		t.timer = time.AfterFunc(w.settle, t.late)
 		return

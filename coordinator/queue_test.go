@@ -487,3 +487,79 @@ func BenchmarkQueueUnused(b *testing.B) {
 		w.signal()
 	}
 }
+
+// Of those that wait, the highest priority goes first, whoever arrived before;
+// where all places are taken it pushes the lowest out.
+func TestPriorityGoesBeforeArrival(t *testing.T) {
+	w := newWaiting(3)
+	w.each = 10
+	w.pass, w.settle = time.Hour, 2*time.Hour
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	type one struct {
+		t    *turn
+		done chan error
+	}
+	arrive := func(name api.FunctionName, priority int) one {
+		t.Helper()
+		x := waiter{name: name, owner: "o", priority: priority}
+		w.makeRoom(x.key(), "o")
+		if err := w.enter("o"); err != nil {
+			t.Fatal(err)
+		}
+		o := one{w.turn(x), make(chan error, 1)}
+		from := w.next()
+		from.turn = o.t
+		go func() { o.done <- w.wait(ctx, from, nil) }()
+		for stands := false; !stands; time.Sleep(time.Millisecond) {
+			w.mu.Lock()
+			stands = o.t.stands != nil
+			w.mu.Unlock()
+			if ctx.Err() != nil {
+				t.Fatal("it does not stand")
+			}
+		}
+		return o
+	}
+	low, mid, other := arrive("a.ns", 1), arrive("a.ns", 5), arrive("b.ns", 0)
+	high := arrive("b.ns", 9)
+	if err := <-other.done; !errors.Is(err, errPushedOut) {
+		t.Errorf("the lowest: %v", err)
+	}
+	// A slot of a's came free: b's task goes first all the same.
+	w.ended("a.ns")
+	for i, next := range []one{high, mid, low} {
+		select {
+		case err := <-next.done:
+			if err != nil {
+				t.Error(i, err)
+			}
+		case <-ctx.Done():
+			t.Fatalf("number %d is not served", i)
+		}
+		next.t.end() // it found room
+		w.leave("o")
+		w.ended("a.ns")
+	}
+	other.t.end()
+	w.leave("o")
+	if w.count.Load() != 0 || len(w.owners) != 0 || len(w.owed) != 0 || len(w.all) != 0 || len(w.lines) != 0 {
+		t.Errorf("left behind: %+v", w)
+	}
+}
+
+func TestPlacesAreBoundedForEachOwner(t *testing.T) {
+	w := newWaiting(4)
+	w.each = 2
+	for range 2 {
+		if err := w.enter("o"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.enter("o"); api.CodeOf(err) != api.CodeBusy {
+		t.Errorf("a third of one owner: %v", err)
+	}
+	if err := w.enter("p"); err != nil {
+		t.Errorf("another owner: %v", err)
+	}
+}

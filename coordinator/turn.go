@@ -126,6 +126,9 @@ func (w *waiting) dispatch() {
 			}
 		}
 		l := w.ready[next]
+		if w.outranked(l.priority) {
+			break // until that attempt settles
+		}
 		w.ready = append(w.ready[:next], w.ready[next+1:]...)
 		l.listed = false
 		if l.turns.Len() == 0 {
@@ -147,12 +150,23 @@ func (w *waiting) dispatch() {
 	}
 }
 
+// outranked reports whether an attempt of a higher priority has not settled.
+func (w *waiting) outranked(priority int) bool {
+	for _, n := range w.trying[priority+1:] {
+		if n > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // let has the oldest of a line try. The caller sets its timer.
 func (w *waiting) let(l *line) *turn {
 	t := l.turns.Front().Value.(*turn)
 	w.take(t)
 	t.trying = true
 	l.trying++
+	w.trying[l.priority]++
 	close(t.out)
 	return t
 }
@@ -182,6 +196,7 @@ func (w *waiting) decided(t *turn) {
 	t.timer.Stop()
 	t.trying = false
 	t.line.trying--
+	w.trying[t.line.priority]--
 	if w.baton == t {
 		w.baton = nil
 	}

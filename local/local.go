@@ -58,6 +58,8 @@ type Cluster struct {
 	ctrd    *daemon.Daemon
 	socket  string
 	broker  api.BrokerInfo
+
+	manifest api.ManifestKeys
 }
 
 // ports are the addresses of the parts, all on loopback.
@@ -74,6 +76,9 @@ func (c *Cluster) NodeGateway(i int) string { return c.direct[i] }
 
 // Broker is the public identity of the cluster's key broker.
 func (c *Cluster) Broker() api.BrokerInfo { return c.broker }
+
+// ManifestKeys are the keys of the cluster's manifest opener.
+func (c *Cluster) ManifestKeys() api.ManifestKeys { return c.manifest }
 
 // State is the directory of all state.
 func (c *Cluster) State() string { return c.state }
