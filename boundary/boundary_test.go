@@ -79,7 +79,7 @@ var may = map[string]string{
 	"stack":              "api manifest sealed image",
 	"runtime":            "api",
 	"runtime/containerd": "api cgroups runtime runtime/containerd/daemon",
-	"node":               "api attest cgroups gate gossip node/keepalive relay runtime sealed",
+	"node":               "anomaly api attest cgroups gate gossip node/keepalive relay runtime sealed",
 	"node/keepalive":     "",
 	"coordinator":        "api gate gossip manifest manifest/ask placement relay reqauth sealed store",
 	"keybroker":          "api attest reqauth sealed sealed/unseal",

@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"crypto/sha256"
 	"encoding/hex"
 	"slices"
 	"strconv"
@@ -36,41 +37,54 @@ type retry struct {
 }
 
 // newDemand keeps nothing of m.
-func newDemand(r *route, m *manifest.Manifest) *demand {
+func newDemand(r *route, m *manifest.Manifest) (*demand, error) {
 	d := &demand{task: m.Task, priority: int(m.Priority), deadline: int64(m.DeadlineMS)}
 	d.retry.attempts, d.retry.afterNodeDeath = int(m.Retry.MaxAttempts), m.Retry.AfterNodeDeath
 	for _, c := range m.Retry.Codes {
 		d.retry.codes = append(d.retry.codes, api.Code(strings.Clone(c)))
 	}
-	d.request = r.request
 	n := &m.Needs
-	limits := r.limits
-	for _, x := range [...]struct {
-		to   *int64
-		from uint64
-	}{{&limits.CPU, n.CPUMillis}, {&limits.Memory, n.MemoryBytes}, {&limits.PIDs, n.PIDs}, {&limits.Storage, n.StorageBytes},
-		{&limits.Scratch, n.ScratchBytes}, {&limits.Ingress, n.IngressBPS}, {&limits.Egress, n.EgressBPS}} {
-		if x.from != 0 {
-			*x.to = int64(x.from)
+	asked := api.Needs{Apart: n.AntiAffinity == manifest.ReplicasApart, Resources: api.Resources{
+		CPU: int64(n.CPUMillis), Memory: int64(n.MemoryBytes), PIDs: int64(n.PIDs), Storage: int64(n.StorageBytes),
+		Scratch: int64(n.ScratchBytes), Ingress: int64(n.IngressBPS), Egress: int64(n.EgressBPS)}}
+	ports := make([]api.PortNeed, len(n.Ports))
+	defer clear(ports)
+	for i, p := range n.Ports {
+		ports[i] = api.PortNeed{Protocol: api.ProtocolTCP, Number: int(p.Number), Count: int(p.Count)}
+		if p.Protocol == manifest.UDP {
+			ports[i].Protocol = api.ProtocolUDP
 		}
 	}
-	limits.Ports = 0
-	for _, p := range n.Ports {
-		limits.Ports += int64(p.Count)
+	asked.Ports = ports
+	// What is not asked for is the function's own, as the node will see it.
+	settled, err := asked.Settle(r.limits)
+	if err != nil {
+		return nil, err
 	}
+	defer clear(settled.Ports)
+	d.json = appendNeeds(make([]byte, 0, needsSize+portSize*len(n.Ports)), d, &settled)
+	d.request = r.request
 	q := &d.request
-	q.Resources = limits.Add(api.AgentOverhead())
-	q.Apart = n.AntiAffinity == manifest.ReplicasApart
+	q.Resources, q.Apart = settled.Resources.Add(api.AgentOverhead()), settled.Apart
+	q.Needs = needsKey(r.hex, &settled)
 	for _, c := range n.Constraints {
-		q.Requirements = append(q.Requirements, api.Requirement{Key: d.text(c.Key), Op: c.Op.String(), Value: d.text(c.Value)})
+		q.Require = append(q.Require, api.Requirement{Key: d.text(c.Key), Op: c.Op.String(), Value: d.text(c.Value)})
 	}
 	for _, a := range n.Architectures {
 		q.Archs = append(q.Archs, d.text(a))
 	}
-	d.json = appendNeeds(make([]byte, 0, needsSize+portSize*len(n.Ports)), d, &limits, n.Ports)
 	// The string is the buffer's own bytes: it is wiped with it.
 	d.headers = []relay.Header{{Name: api.HeaderNeeds, Value: unsafe.String(unsafe.SliceData(d.json), len(d.json)), Wipe: true}}
-	return d
+	return d, nil
+}
+
+// needsKey is api.NeedsKey, and leaves the needs nowhere.
+func needsKey(revision string, settled *api.Needs) string {
+	b := append(make([]byte, 0, len(revision)+needsSize+portSize*len(settled.Ports)), revision...)
+	b = append(appendNeeds(b, &demand{}, settled), '\n')
+	sum := sha256.Sum256(b)
+	clear(b)
+	return hex.EncodeToString(sum[:8])
 }
 
 // text copies s into memory that wipe reaches.
@@ -89,7 +103,7 @@ func (d *demand) wipe() {
 		clear(b)
 	}
 	clear(d.json[:cap(d.json)])
-	clear(d.request.Requirements)
+	clear(d.request.Require)
 	clear(d.request.Archs)
 	*d = demand{}
 }
@@ -101,9 +115,9 @@ const (
 	portSize  = 64
 )
 
-// appendNeeds writes api.Needs as JSON. encoding/json would keep it in buffers
-// that nobody wipes.
-func appendNeeds(b []byte, d *demand, limits *api.Resources, ports []manifest.Port) []byte {
+// appendNeeds writes api.Needs as encoding/json does, which would keep them in
+// buffers that nobody wipes. Task, priority and deadline are d's.
+func appendNeeds(b []byte, d *demand, n *api.Needs) []byte {
 	b = append(b, '{')
 	if !d.task.IsZero() {
 		b = append(b, `"task":"`...)
@@ -111,13 +125,13 @@ func appendNeeds(b []byte, d *demand, limits *api.Resources, ports []manifest.Po
 		b = append(b, `",`...)
 	}
 	b = append(b, `"resources":{`...)
-	first := true
+	r, first := &n.Resources, true
 	for _, x := range [...]struct {
 		name  string
 		value int64
-	}{{"cpu", limits.CPU}, {"memory", limits.Memory}, {"pids", limits.PIDs}, {"tmp", limits.Tmp}, {"read_bps", limits.ReadBps},
-		{"write_bps", limits.WriteBps}, {"storage", limits.Storage}, {"scratch", limits.Scratch}, {"ingress", limits.Ingress},
-		{"egress", limits.Egress}, {"ports", limits.Ports}} {
+	}{{"cpu", r.CPU}, {"memory", r.Memory}, {"pids", r.PIDs}, {"tmp", r.Tmp}, {"read_bps", r.ReadBps},
+		{"write_bps", r.WriteBps}, {"storage", r.Storage}, {"scratch", r.Scratch}, {"ingress", r.Ingress},
+		{"egress", r.Egress}, {"ports", r.Ports}} {
 		if x.value == 0 {
 			continue
 		}
@@ -129,26 +143,22 @@ func appendNeeds(b []byte, d *demand, limits *api.Resources, ports []manifest.Po
 		b = strconv.AppendInt(b, x.value, 10)
 	}
 	b = append(b, '}')
-	for i, p := range ports {
+	for i, p := range n.Ports {
 		if i == 0 {
 			b = append(b, `,"ports":[`...)
 		} else {
 			b = append(b, ',')
 		}
-		protocol := api.ProtocolTCP
-		if p.Protocol == manifest.UDP {
-			protocol = api.ProtocolUDP
-		}
-		b = append(append(append(b, `{"protocol":"`...), protocol...), '"')
+		b = append(append(append(b, `{"protocol":"`...), p.Protocol...), '"')
 		if p.Number != 0 {
-			b = strconv.AppendUint(append(b, `,"number":`...), uint64(p.Number), 10)
+			b = strconv.AppendInt(append(b, `,"number":`...), int64(p.Number), 10)
 		}
-		b = append(strconv.AppendUint(append(b, `,"count":`...), uint64(p.Count), 10), '}')
+		b = append(strconv.AppendInt(append(b, `,"count":`...), int64(p.Count), 10), '}')
 	}
-	if len(ports) > 0 {
+	if len(n.Ports) > 0 {
 		b = append(b, ']')
 	}
-	if d.request.Apart {
+	if n.Apart {
 		b = append(b, `,"apart":true`...)
 	}
 	if d.priority != 0 {

@@ -305,11 +305,10 @@ func (c *Coordinator) send(p *peer, t *task, body *relay.Body, id string) (*rela
 			}
 			headers = append(headers, relay.Header{Name: api.HeaderTicket, Value: ticket.Ticket})
 		}
-		now := headers
-		if body.Small { // else the ticket stands for what was admitted
-			now = append(now, t.needs().headers...)
+		if err := t.open(); err != nil { // again, after the admission of a large body
+			return nil, nil, err
 		}
-		reply, err := p.up.PostThen(until, r.invoke, body, sent, now...)
+		reply, err := p.up.PostThen(until, r.invoke, body, sent, append(headers, t.needs().headers...)...)
 		if err != nil {
 			return c.broken(p, until, err)
 		}

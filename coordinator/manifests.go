@@ -177,8 +177,8 @@ func (t *task) ask() error {
 		e.Field, e.Remedy = api.HeaderManifest, "seal both with one identity"
 		return e
 	}
-	t.held.demand = newDemand(t.r, &opened.Manifest)
-	return nil
+	t.held.demand, err = newDemand(t.r, &opened.Manifest)
+	return err
 }
 
 // needs is the demand; the manifest is open.
@@ -264,7 +264,10 @@ func (c *Coordinator) defaults(r *route) (*demand, error) {
 		return nil, err
 	}
 	defer opened.Manifest.Wipe()
-	d := newDemand(r, &opened.Manifest)
+	d, err := newDemand(r, &opened.Manifest)
+	if err != nil {
+		return nil, err
+	}
 	r.defaults.d.Store(d)
 	return d, nil
 }

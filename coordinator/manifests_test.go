@@ -180,7 +180,7 @@ func TestManifestBecomesWhatTheNodeIsTold(t *testing.T) {
 			t.Fatalf("defaults: %d %s", a.status, a.body)
 		}
 	}
-	if got := heard.last(t); got.Resources.Memory != 96<<20 || got.Resources.PIDs != 77 || got.Resources.CPU != 400 || got.Resources.Tmp != 1<<20 || got.Task != "" {
+	if got := heard.last(t); got.Resources.Memory != 96<<20 || got.Resources.PIDs != 77 || got.Resources.CPU != 400 || got.Resources.Storage != 1<<20 || got.Task != "" {
 		t.Errorf("defaults: %+v", got)
 	}
 	if asked.opens.Load() != 1 {
@@ -446,25 +446,30 @@ func TestNeedsAsJSONAndWiped(t *testing.T) {
 		Ports:         []manifest.Port{{Protocol: manifest.TCP, Number: 65535, Count: 1}, {Protocol: manifest.UDP, Count: 63}},
 		Constraints:   []manifest.Requirement{{Key: "zone", Op: manifest.Equals, Value: "canary"}},
 		Architectures: []string{"amd64"}}, Priority: 9, DeadlineMS: 1 << 50}
-	d := newDemand(r, m)
-	want := api.Needs{Task: id.String(), Apart: true, Priority: 9, Deadline: 1 << 50,
-		Resources: api.Resources{CPU: 1 << 20, Memory: 1 << 50, Storage: 1 << 50, Scratch: 1 << 50, PIDs: 1 << 22, Ingress: 1 << 50, Egress: 1 << 50, Tmp: 1 << 20, Ports: 64},
-		Ports:     []api.PortNeed{{Protocol: "tcp", Number: 65535, Count: 1}, {Protocol: "udp", Count: 63}}}
+	d, err := newDemand(r, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := api.Needs{Task: id.String(), Apart: true, Priority: 9, Deadline: 1 << 50,
+		Resources: api.Resources{CPU: 1 << 20, Memory: 1 << 50, Storage: 1 << 50, Scratch: 1 << 50, PIDs: 1 << 22, Ingress: 1 << 50, Egress: 1 << 50},
+		Ports:     []api.PortNeed{{Protocol: "tcp", Number: 65535, Count: 1}, {Protocol: "udp", Count: 63}}}.Settle(r.limits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if key := api.NeedsKey(r.hex, want); d.request.Needs != key {
+		t.Errorf("key %s, want %s", d.request.Needs, key)
+	}
 	text, err := json.Marshal(want)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var got api.Needs
-	if err := json.Unmarshal(d.json, &got); err != nil {
-		t.Fatalf("%s: %v", d.json, err)
-	}
-	if back, err := json.Marshal(got); err != nil || !bytes.Equal(back, text) {
-		t.Errorf("%s, want %s", back, text)
+	if !bytes.Equal(d.json, text) {
+		t.Errorf("%s, want %s", d.json, text)
 	}
 	if cap(d.json) != needsSize+2*portSize {
 		t.Error("the buffer grew, and so left a copy")
 	}
-	header, value := d.headers[0].Value, d.request.Requirements[0].Value
+	header, value := d.headers[0].Value, d.request.Require[0].Value
 	if value != "canary" || d.request.Archs[0] != "amd64" || !d.request.Apart {
 		t.Errorf("%+v", d.request)
 	}
