@@ -181,15 +181,3 @@ func (p *retry) again(attempts int, code api.Code, unreached bool) bool {
 	}
 	return unreached && slices.Contains(p.codes, code)
 }
-
-// wipeStack overwrites what a finished call left of its frames below this one. A
-// stack that the collector moved meanwhile keeps its former place as it was.
-//
-//go:noinline
-func wipeStack() {
-	var b [32 << 10]byte
-	overwrite(&b)
-}
-
-//go:noinline
-func overwrite(b *[32 << 10]byte) { clear(b[:]) }

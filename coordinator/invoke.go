@@ -17,6 +17,14 @@ import (
 
 // serveInvoke takes one sealed invocation.
 func (c *Coordinator) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
+	if len(ctx.Request.Header.Peek(api.HeaderManifest)) > 0 {
+		deep(func() { c.serve(ctx, name) })
+		return
+	}
+	c.serve(ctx, name)
+}
+
+func (c *Coordinator) serve(ctx *fasthttp.RequestCtx, name string) {
 	began := time.Now()
 	id := gate.CallID(ctx)
 	r, body, peeked, err := c.accept(ctx, name, began)
@@ -32,6 +40,9 @@ func (c *Coordinator) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 		return
 	}
 	reply, p, err := c.place(&t, body, id, time.UnixMilli(int64(min(peeked.Message.Expires, 1<<62))))
+	if t.held != nil {
+		wipeStack() // what the calls that placed it have left
+	}
 	if err != nil {
 		body.Release()
 		c.met.Done(began, api.CodeOf(err))
@@ -39,10 +50,10 @@ func (c *Coordinator) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 		return
 	}
 	gate.SetDuration(ctx, began)
-	status := reply.Status
+	status, manifested := reply.Status, t.held != nil
 	err = reply.SendTo(ctx, func(err error) {
 		p.inFlight.Add(-1)
-		if err == nil {
+		if err == nil && !manifested {
 			r.freed.put(p, time.Now())
 		}
 		c.queue.ended(r.name)
@@ -216,7 +227,7 @@ func (c *Coordinator) tryAll(view *api.ClusterView, t *task, body *relay.Body, i
 		for _, cand := range d.Candidates {
 			offers = append(offers, c.peers.get(view.Nodes[cand.Index]))
 		}
-		if len(offers) == 0 {
+		if len(offers) == 0 && t.held == nil { // a slot of one kind serves no task of another
 			if p := r.freed.take(look.exclude, time.Now()); p != nil {
 				offers = append(offers, p)
 			}
@@ -403,6 +414,8 @@ func (c *Coordinator) indexOf(view *api.ClusterView) *placement.Index {
 }
 
 // fits refuses at once what no member could ever take.
+//
+//go:noinline
 func (c *Coordinator) fits(view *api.ClusterView, t *task) error {
 	if err := t.open(); err != nil {
 		return err

@@ -158,7 +158,6 @@ func (t *task) open() error {
 	if t.held == nil || t.held.demand != nil {
 		return nil
 	}
-	wipeStack() // and so it is large enough: a stack that grows leaves a copy behind
 	defer wipeStack()
 	return t.ask()
 }

@@ -18,7 +18,9 @@ func (w *waiting) snapshot() []api.WaitingTask {
 	w.mu.Lock()
 	turns := make([]*turn, 0, len(w.all))
 	for t := range w.all {
-		turns = append(turns, t)
+		if t.waits() {
+			turns = append(turns, t)
+		}
 	}
 	w.mu.Unlock()
 	slices.SortFunc(turns, func(a, b *turn) int {
@@ -31,6 +33,10 @@ func (w *waiting) snapshot() []api.WaitingTask {
 	return out
 }
 
+// waits reports whether t stands in its line or tries to find room. Else its
+// attempt has settled: most likely it runs.
+func (t *turn) waits() bool { return t.stands != nil || t.trying }
+
 // cancel ends the wait of the tasks of that id which who may cancel: its
 // initiator, or the owner of its function. One whose attempt is under way ends
 // with the attempt, if that finds no room. With try nothing ends: it tells
@@ -40,7 +46,7 @@ func (w *waiting) cancel(id string, who sealed.Fingerprint, try bool) error {
 	defer w.mu.Unlock()
 	found, done := false, false
 	for t := range w.all {
-		if t.id != id {
+		if t.id != id || !t.waits() {
 			continue
 		}
 		found = true

@@ -40,6 +40,7 @@ type Config struct {
 	Memory     string // lent to functions by each node, such as "2Gi" (default: all nodes together three quarters of the machine's)
 	IdleAfter  time.Duration
 	NodeArgs   []string // more flags for each node, after the cluster's own
+	Labels     []string // of each node in order, as the node's -labels; those without have none
 	Gateways   bool     // each node serves callers directly as well, on a free port of loopback
 	Log        *slog.Logger
 }
@@ -335,6 +336,9 @@ func (c *Cluster) startNode(ctx context.Context, i int) error {
 	}
 	if c.cfg.IdleAfter > 0 {
 		args = append(args, "-idle-after", c.cfg.IdleAfter.String())
+	}
+	if i <= len(c.cfg.Labels) {
+		args = append(args, "-labels", c.cfg.Labels[i-1])
 	}
 	args = append(args, c.cfg.NodeArgs...)
 	return c.spawn(ctx, c.nodeID(i), "http://"+addr[2]+"/healthz", c.bin("node"), args...)

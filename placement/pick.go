@@ -11,6 +11,7 @@ import (
 // It is exact and costs time proportional to the number of nodes; see Index for
 // the hot path. It changes nothing and is safe for concurrent use.
 func Pick(view *api.ClusterView, req Request, w Weights) Decision {
+	defer func() { req = Request{} }() // as in Index.Pick
 	s := scan{nodes: view.Nodes, need: req.compile(), w: w}
 	for i := range view.Nodes {
 		s.look(i, idHash(view.Nodes[i].Meta.ID))
