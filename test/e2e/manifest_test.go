@@ -65,6 +65,12 @@ func overrides(t *testing.T, c *cluster, fn api.FunctionName) {
 	if _, err := c.needs(t, fn, &client.Needs{Needs: manifest.Needs{MemoryBytes: 120 << 20, CPUMillis: 700}, Deadline: time.Now().Add(time.Minute), Priority: 3}); err != nil {
 		t.Fatalf("within the bounds: %v", err)
 	}
+	// A large body is admitted with its needs before it is sent.
+	large := strings.Repeat("large ", 100<<10)
+	_, body, err := c.invoke(t, fn, client.Request{Path: "/", Body: strings.NewReader(large), Needs: &client.Needs{Needs: manifest.Needs{MemoryBytes: 130 << 20}}})
+	if err != nil || string(body) != large {
+		t.Errorf("a large body: %d bytes, %v", len(body), err)
+	}
 	for field, n := range map[string]manifest.Needs{
 		"memory":  {MemoryBytes: 257 << 20},
 		"cpu":     {CPUMillis: 2001},
