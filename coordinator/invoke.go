@@ -319,7 +319,11 @@ func (c *Coordinator) send(p *peer, t *task, body *relay.Body, id string) (*rela
 		if err := t.open(); err != nil { // again, after the admission of a large body
 			return nil, nil, err
 		}
-		reply, err := p.up.PostThen(until, r.invoke, body, sent, append(headers, t.needs().headers...)...)
+		wrote := sent
+		if !body.Small { // its header is written by others, whenever they come to it
+			wrote = nil
+		}
+		reply, err := p.up.PostThen(until, r.invoke, body, wrote, append(headers, t.needs().headers...)...)
 		if err != nil {
 			return c.broken(p, until, err)
 		}
