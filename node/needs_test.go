@@ -512,6 +512,63 @@ func TestWhatASandboxHasOutlivesTheDaemonExactly(t *testing.T) {
 	}
 }
 
+// A large body goes by a ticket: its slot is in a sandbox of the same needs, and
+// comes back where the invocation is refused.
+func TestTicketsAreForTheirNeedsAlone(t *testing.T) {
+	w := newWorld(t)
+	f := w.known("f", func(d *sealed.Descriptor) { d.Config.MaxInFlight = 1 })
+	small := `{"resources":{"cpu":100},"task":"` + strings.Repeat("12", 16) + `"}`
+	ticket := func(needs string) string {
+		status, _, body := w.do("POST", api.NodePathAdmit+f.target(), nil, api.HeaderNeeds, needs)
+		var tk api.Ticket
+		if err := json.Unmarshal([]byte(body), &tk); status != 200 || err != nil {
+			t.Fatalf("%d %s, %v", status, body, err)
+		}
+		return tk.Ticket
+	}
+	use := func(ticket, needs string) int {
+		header := []string{api.HeaderTicket, ticket}
+		if needs != "" {
+			header = append(header, api.HeaderNeeds, needs)
+		}
+		status, _, _ := w.do("POST", api.NodePathInvoke+f.target(), w.message(f, 10), header...)
+		return status
+	}
+	if got := use(ticket(small), small); got != 200 {
+		t.Errorf("with its needs: %d", got)
+	}
+	if got := use(ticket(small), ""); got != 400 {
+		t.Errorf("a ticket for needs without them: %d", got)
+	}
+	if got := use(ticket(small), small); got != 409 { // the task has run
+		t.Errorf("the same task: %d", got)
+	}
+	if got := use(ticket(small), "{"); got != 400 {
+		t.Errorf("needs that are none: %d", got)
+	}
+	w.eventually("all slots are back", func() bool { _, _, inFlight := w.held(); return inFlight == 0 })
+	w.empty()
+}
+
+func TestEachPartIsGivenByOne(t *testing.T) {
+	for _, bad := range [][]Fitting{{newFitter(PartPorts), newFitter(PartPorts)}, {newFitter("gpu")}} {
+		if _, err := newFittings(bad); api.CodeOf(err) != api.CodeInvalid {
+			t.Errorf("%v: %v", bad, err)
+		}
+	}
+	l, err := newFittings([]Fitting{newFitter(PartScratch), newFitter(PartEgress)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := api.Resources{CPU: 1, Scratch: 2, Ingress: 3, Egress: 4, Ports: 5}
+	if got := l.lent(all); got != (api.Resources{CPU: 1, Scratch: 2, Egress: 4}) {
+		t.Errorf("lent %+v", got)
+	}
+	if l.cover(all) == nil || l.cover(api.Resources{CPU: 1, Scratch: 2}) != nil || len(l.of(api.Resources{Egress: 1})) != 1 || len(l.of(all)) != 2 {
+		t.Error("what is covered is not what is given")
+	}
+}
+
 func TestTaskIsCutAtItsDeadline(t *testing.T) {
 	w := newWorld(t)
 	f := w.known("f")
