@@ -154,10 +154,6 @@ func (w *world) empty() {
 	})
 }
 
-func resources(cpu, memory int64) api.Resources {
-	return api.Resources{CPU: cpu, Memory: memory, PIDs: 16}
-}
-
 func TestSandboxesOfUnlikeNeedsAreNeverMixed(t *testing.T) {
 	w := newWorld(t)
 	f := w.known("f")
