@@ -177,7 +177,7 @@ func (n *Node) become(ctx context.Context, s *sandbox, b *box, spec runtime.Spec
 	// The agent verifies while the runtime mounts.
 	b.sayBind(frames)
 	room := make(chan error, 1)
-	n.spawn(func() { room <- n.checkRoom(s) }) // it reads what the kernel needs a moment to say
+	n.spawn(func() { room <- n.checkRoom(s) })
 	rt := b.runtime()
 	if rt.Info().Blank {
 		began := time.Now()
