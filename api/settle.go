@@ -34,8 +34,9 @@ func ParseNeeds(b []byte) (Needs, error) {
 }
 
 // Settle checks n and brings it into the one form that equal needs have: what is
-// not asked for of cpu, memory, pids, tmp and block IO is the function's own,
-// storage is the size of the writable tmpfs, ports are in order and counted.
+// not asked for of cpu, memory, pids, tmp and block IO is the function's own, as its
+// descriptor says, storage is the size of the writable tmpfs, ports are in order
+// and counted.
 // Settling twice changes nothing.
 func (n Needs) Settle(function Resources) (Needs, error) {
 	if raw, err := hex.DecodeString(n.Task); err != nil || len(raw) != 16 && len(raw) != 0 || n.Task != hex.EncodeToString(raw) {
@@ -67,7 +68,12 @@ func (n Needs) Settle(function Resources) (Needs, error) {
 	case r.Storage > 0:
 		r.Tmp = r.Storage
 	case r.Tmp == 0:
-		r.Tmp = min(function.Tmp, r.Memory/2)
+		if r.Tmp = function.Tmp; r.Tmp == 0 {
+			r.Tmp = min(DefaultTmpBytes, function.Memory/2)
+		}
+		if r.Memory < function.Memory {
+			r.Tmp = min(r.Tmp, r.Memory/2)
+		}
 	}
 	r.Storage = r.Tmp
 	if r.Tmp > r.Memory {
@@ -122,9 +128,23 @@ func (n Needs) Kind() Needs {
 	return Needs{Resources: n.Resources, Ports: n.Ports, Apart: n.Apart}
 }
 
-// NeedsKey names the sandboxes of a revision (digest, hex) with settled needs as
-// RevisionKey names those without: under it a NodeLoad counts their free slots.
-// It has 16 hex digits.
+// Plain reports whether settled needs are those of any invocation of the function:
+// then sandboxes made by its descriptor alone serve them.
+func (n Needs) Plain(function Resources) bool {
+	own, err := Needs{}.Settle(function)
+	return err == nil && !n.Apart && len(n.Ports) == 0 && n.Resources == own.Resources
+}
+
+// WarmKey names the sandboxes of a revision (digest, hex) that serve settled needs:
+// under it a NodeLoad counts their free slots.
+func WarmKey(revision string, n Needs, function Resources) string {
+	if n.Plain(function) {
+		return RevisionKey(revision)
+	}
+	return NeedsKey(revision, n)
+}
+
+// NeedsKey is WarmKey for needs that are not plain. It has 16 hex digits.
 func NeedsKey(revision string, n Needs) string {
 	h := sha256.New()
 	h.Write([]byte(revision))

@@ -84,6 +84,20 @@ func TestSettledNeedsHaveOneForm(t *testing.T) {
 	})
 }
 
+func TestPlainNeedsAreServedByTheFunctionsOwnSandboxes(t *testing.T) {
+	for _, function := range []Resources{own, {CPU: 1, Memory: 1 << 20, PIDs: 1}, {CPU: 1, Memory: 64 << 20, PIDs: 1, Tmp: 60 << 20}} {
+		n, err := Needs{Priority: 3, Deadline: 5}.Settle(function)
+		if err != nil || !n.Plain(function) || WarmKey("0123456789abcdef01", n, function) != "0123456789abcdef" {
+			t.Errorf("%+v: %+v, %v", function, n, err)
+		}
+		for _, other := range []Needs{{Apart: true}, {Ports: []PortNeed{{"tcp", 0, 1}}}, {Resources: Resources{CPU: 2}}, {Resources: Resources{Egress: 1}}} {
+			if n, err = other.Settle(function); err != nil || n.Plain(function) || WarmKey("r", n, function) != NeedsKey("r", n) {
+				t.Errorf("%+v of %+v is plain, %v", other, function, err)
+			}
+		}
+	}
+}
+
 func TestNeedsAreReadStrictly(t *testing.T) {
 	for _, bad := range []string{"", "{", "[]", `{"gpu":1}`, `{"resources":{"gpus":1}}`, `{} {}`, `{"ports":[{"protocol":"tcp","count":1,"x":1}]}`} {
 		if n, err := ParseNeeds([]byte(bad)); CodeOf(err) != CodeInvalid {

@@ -137,7 +137,7 @@ func (c *cluster) place(r *rand.Rand, view *api.ClusterView) string {
 		weights = placement.SpreadWeights()
 	}
 	d := placement.Pick(view, placement.Request{
-		Revision: f.digest.String(), Needs: api.NeedsKey(f.digest.String(), settled),
+		Revision: f.digest.String(), Needs: api.WarmKey(f.digest.String(), settled, limits),
 		Resources: settled.Resources.Add(api.AgentOverhead()), Apart: needs.Apart, Seed: r.Uint64(), Limit: 3,
 	}, weights)
 	if len(d.Candidates) == 0 {

@@ -35,6 +35,7 @@ func (n *Node) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 	}
 	t, err := n.taskOf(ctx.Request.Header.Peek(api.HeaderNeeds), rev, time.Now())
 	if err != nil {
+		n.waive(ctx, rev)
 		body.Release()
 		n.met.done(api.CodeOf(err))
 		n.refuse(ctx, err)
@@ -46,17 +47,14 @@ func (n *Node) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 	// Before anything is started for it.
 	peek, err := peekRequest(body.Head, rev)
 	if err != nil {
-		if t := ctx.Request.Header.Peek(api.HeaderTicket); len(t) > 0 {
-			if sl, err := n.claim(string(t), rev); err == nil {
-				sl.release()
-			}
-		}
+		n.waive(ctx, rev)
 		body.Release()
 		n.met.done(api.CodeOf(err))
 		n.problem(ctx, err)
 		return
 	}
 	if err := n.beginTask(t, peek.Message.Expires); err != nil {
+		n.waive(ctx, rev)
 		body.Release()
 		n.met.done(api.CodeOf(err))
 		if api.CodeOf(err) == api.CodeReplay {
@@ -107,6 +105,15 @@ func (n *Node) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 	})
 	if err != nil {
 		n.problem(ctx, api.Wrap(api.CodeFunctionCrashed, err, "the sandbox ended within its reply: "+n.lastWords(sl.s)))
+	}
+}
+
+// waive gives back the slot of the ticket that came with a request, if one did.
+func (n *Node) waive(ctx *fasthttp.RequestCtx, rev *revision) {
+	if t := ctx.Request.Header.Peek(api.HeaderTicket); len(t) > 0 {
+		if sl, err := n.claim(string(t), rev); err == nil {
+			sl.release()
+		}
 	}
 }
 

@@ -160,14 +160,15 @@ func (n *Node) startsNow() bool {
 // maxHosts bounds NodeLoad.Hosts.
 const maxHosts = 16
 
-// hosts are revisions that run here and are not in warm by their own name, those
-// first that want no other sandbox of the function beside them. mu is held.
+// hosts are revisions of which sandboxes with needs of their own run here, and none
+// is in warm by the revision's name: those first that want no other sandbox of the
+// function beside them. mu is held.
 func (n *Node) hosts(warm map[string]int) []string {
 	apart := map[string]bool{}
 	for _, s := range n.fleet {
-		if warm[api.RevisionKey(s.rev.digest)] == 0 {
+		if s.rev.asked != nil && warm[api.RevisionKey(s.rev.digest)] == 0 {
 			key := api.HostKey(s.rev.digest)
-			apart[key] = apart[key] || s.rev.needs().Apart
+			apart[key] = apart[key] || s.rev.asked.Apart
 		}
 	}
 	list := slices.Collect(maps.Keys(apart))

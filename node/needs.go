@@ -67,7 +67,10 @@ func (n *Node) taskOf(header []byte, rev *revision, now time.Time) (*task, error
 	if err := n.fittings.cover(needs.Resources); err != nil {
 		return nil, err
 	}
-	t := &task{id: needs.Task, rev: rev.with(needs)}
+	t := &task{id: needs.Task, rev: rev}
+	if !needs.Plain(rev.limits) {
+		t.rev = rev.with(needs)
+	}
 	if needs.Deadline > 0 {
 		t.until = time.UnixMilli(needs.Deadline)
 		if !now.Before(t.until) {
@@ -83,10 +86,14 @@ func (n *Node) taskOf(header []byte, rev *revision, now time.Time) (*task, error
 // farthest is how far ahead a deadline can be. One beyond is a clock gone wrong.
 const farthest = 31 * 24 * time.Hour
 
-// reserved is what the runtime keeps with a sandbox for the node's next life.
+// reserved is what the runtime keeps with a sandbox for the node's next life. Ports
+// are written short: there is room for runtime.MaxReserved bytes.
 type reserved struct {
-	Needs api.Needs `json:"needs"`
-	Ports []Port    `json:"ports,omitempty"`
+	Resources api.Resources  `json:"resources"`
+	Apart     bool           `json:"apart,omitempty"`
+	Any       map[string]int `json:"any,omitempty"`   // protocol -> how many ports of any number it needs
+	Named     []Port         `json:"named,omitempty"` // and which by number
+	Ports     []Port         `json:"ports,omitempty"` // that it has
 }
 
 // reservedText encodes what s has; empty for a sandbox without needs of its own.
@@ -95,8 +102,28 @@ func (s *sandbox) reservedText() string {
 	if s.rev.asked == nil {
 		return ""
 	}
-	b, _ := json.Marshal(reserved{Needs: *s.rev.asked, Ports: s.ports}) // numbers and words from a list
+	r := reserved{Resources: s.rev.asked.Resources, Apart: s.rev.asked.Apart, Any: map[string]int{}, Ports: s.ports}
+	for _, p := range s.rev.asked.Ports {
+		if p.Number > 0 {
+			r.Named = append(r.Named, Port{p.Protocol, p.Number})
+		} else {
+			r.Any[p.Protocol] = p.Count
+		}
+	}
+	b, _ := json.Marshal(r) // numbers and words from a list
 	return string(b)
+}
+
+// needs are those that r was written for.
+func (r *reserved) needs() api.Needs {
+	n := api.Needs{Resources: r.Resources, Apart: r.Apart}
+	for protocol, count := range r.Any {
+		n.Ports = append(n.Ports, api.PortNeed{Protocol: protocol, Count: count})
+	}
+	for _, p := range r.Named {
+		n.Ports = append(n.Ports, api.PortNeed{Protocol: p.Protocol, Number: p.Number, Count: 1})
+	}
+	return n
 }
 
 // bundleBytes is the room for a sealed bundle: its size is the function's, not
@@ -116,7 +143,7 @@ func (n *Node) revive(rev *revision, key, text string) (*revision, []Port, error
 		if err := json.Unmarshal([]byte(text), &r); err != nil {
 			return nil, nil, fmt.Errorf("what the sandbox has reserved: %w", err)
 		}
-		settled, err := r.Needs.Settle(rev.limits)
+		settled, err := r.needs().Settle(rev.limits)
 		if err != nil {
 			return nil, nil, fmt.Errorf("what the sandbox has reserved: %w", err)
 		}

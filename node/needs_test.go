@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -14,8 +15,11 @@ import (
 	"testing"
 	"time"
 
+	"pgregory.net/rapid"
+
 	"github.com/faasd-sec/faasd-sec/anomaly"
 	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/runtime"
 	"github.com/faasd-sec/faasd-sec/runtime/runtimetest"
 	"github.com/faasd-sec/faasd-sec/sealed"
 )
@@ -150,10 +154,6 @@ func (w *world) empty() {
 	})
 }
 
-func resources(cpu, memory int64) api.Resources {
-	return api.Resources{CPU: cpu, Memory: memory, PIDs: 16}
-}
-
 func TestSandboxesOfUnlikeNeedsAreNeverMixed(t *testing.T) {
 	w := newWorld(t)
 	f := w.known("f")
@@ -189,6 +189,10 @@ func TestSandboxesOfUnlikeNeedsAreNeverMixed(t *testing.T) {
 	}
 	if len(keys) != 3 {
 		t.Errorf("%d kinds of sandboxes for three unlike needs", len(keys))
+	}
+	// What changes nothing of its sandbox is served by those of the descriptor.
+	if code, _ := w.ask(f, api.Needs{Priority: 5, Resources: api.Resources{CPU: 400, PIDs: 32}}); code != "ok" || len(w.fleet()) != 3 {
+		t.Errorf("%s, %d sandboxes", code, len(w.fleet()))
 	}
 	settled, err := api.Needs{Resources: api.Resources{CPU: 201}}.Settle(w.rev(f).limits)
 	if err != nil {
@@ -456,6 +460,123 @@ func TestSecondCheckRefusesBeforeAnythingIsOpened(t *testing.T) {
 		t.Errorf("%d messages reached agents, want the 5 of starts that passed", n)
 	}
 	w.empty()
+}
+
+// What a sandbox has, written for the next life of the daemon, is read as it was,
+// and fits where the runtime keeps it.
+func TestWhatASandboxHasOutlivesTheDaemonExactly(t *testing.T) {
+	w := newWorld(t, lends)
+	rev := w.rev(w.known("f"))
+	rapid.Check(t, func(t *rapid.T) {
+		needs := api.Needs{Apart: rapid.Bool().Draw(t, "apart")}
+		needs.Resources = api.Resources{CPU: rapid.Int64Range(0, 1<<50).Draw(t, "cpu"), Scratch: rapid.Int64Range(0, 1<<50).Draw(t, "scratch"), Egress: rapid.Int64Range(0, 1<<50).Draw(t, "egress")}
+		named := rapid.SliceOfNDistinct(rapid.IntRange(1, 65535), 0, 58, rapid.ID).Draw(t, "named")
+		for _, number := range named {
+			needs.Ports = append(needs.Ports, api.PortNeed{Protocol: rapid.SampledFrom([]string{"tcp", "udp"}).Draw(t, "protocol"), Number: number, Count: 1})
+		}
+		for _, protocol := range []string{"tcp", "udp"} {
+			if k := rapid.IntRange(0, 3).Draw(t, protocol); k > 0 {
+				needs.Ports = append(needs.Ports, api.PortNeed{Protocol: protocol, Count: k})
+			}
+		}
+		settled, err := needs.Settle(rev.limits)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := &sandbox{rev: rev.with(settled)}
+		for _, p := range settled.Ports {
+			for i := range p.Count {
+				s.ports = append(s.ports, Port{p.Protocol, max(p.Number, 60000+i)})
+			}
+		}
+		text := s.reservedText()
+		if len(text) > runtime.MaxReserved {
+			t.Fatalf("%d bytes: %s", len(text), text)
+		}
+		again, ports, err := w.n.revive(rev, s.rev.key(), text)
+		if err != nil || !slices.Equal(ports, s.ports) || again.limits != s.rev.limits || !reflect.DeepEqual(again.asked, s.rev.asked) {
+			t.Fatalf("%+v, %v, %v of %s", again, ports, err, text)
+		}
+		if _, _, err := w.n.revive(rev, rev.key(), text); err == nil {
+			t.Fatal("a sandbox with needs passed for one without")
+		}
+	})
+	for _, bad := range []string{"{", `{"ports":["1/sctp"]}`, `{"any":{"tcp":2},"ports":["5/tcp"]}`, `{"resources":{"cpu":-1}}`, ""} {
+		if _, _, err := w.n.revive(rev, rev.key()+":0123456789abcdef", bad); err == nil {
+			t.Errorf("%q was taken", bad)
+		}
+	}
+}
+
+// A large body goes by a ticket: its slot is in a sandbox of the same needs, and
+// comes back where the invocation is refused.
+func TestTicketsAreForTheirNeedsAlone(t *testing.T) {
+	w := newWorld(t)
+	f := w.known("f", func(d *sealed.Descriptor) { d.Config.MaxInFlight = 1 })
+	small := `{"resources":{"cpu":100},"task":"` + strings.Repeat("12", 16) + `"}`
+	ticket := func(needs string) string {
+		status, _, body := w.do("POST", api.NodePathAdmit+f.target(), nil, api.HeaderNeeds, needs)
+		var tk api.Ticket
+		if err := json.Unmarshal([]byte(body), &tk); status != 200 || err != nil {
+			t.Fatalf("%d %s, %v", status, body, err)
+		}
+		return tk.Ticket
+	}
+	use := func(ticket, needs string) int {
+		header := []string{api.HeaderTicket, ticket}
+		if needs != "" {
+			header = append(header, api.HeaderNeeds, needs)
+		}
+		status, _, _ := w.do("POST", api.NodePathInvoke+f.target(), w.message(f, 10), header...)
+		return status
+	}
+	if got := use(ticket(small), small); got != 200 {
+		t.Errorf("with its needs: %d", got)
+	}
+	if got := use(ticket(small), ""); got != 400 {
+		t.Errorf("a ticket for needs without them: %d", got)
+	}
+	if got := use(ticket(small), small); got != 409 { // the task has run
+		t.Errorf("the same task: %d", got)
+	}
+	if got := use(ticket(small), "{"); got != 400 {
+		t.Errorf("needs that are none: %d", got)
+	}
+	w.eventually("all slots are back", func() bool { _, _, inFlight := w.held(); return inFlight == 0 })
+	w.empty()
+}
+
+func TestEachPartIsGivenByOne(t *testing.T) {
+	for _, bad := range [][]Fitting{{newFitter(PartPorts), newFitter(PartPorts)}, {newFitter("gpu")}} {
+		if _, err := newFittings(bad); api.CodeOf(err) != api.CodeInvalid {
+			t.Errorf("%v: %v", bad, err)
+		}
+	}
+	l, err := newFittings([]Fitting{newFitter(PartScratch), newFitter(PartEgress)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := api.Resources{CPU: 1, Scratch: 2, Ingress: 3, Egress: 4, Ports: 5}
+	if got := l.lent(all); got != (api.Resources{CPU: 1, Scratch: 2, Egress: 4}) {
+		t.Errorf("lent %+v", got)
+	}
+	if l.cover(all) == nil || l.cover(api.Resources{CPU: 1, Scratch: 2}) != nil || len(l.of(api.Resources{Egress: 1})) != 1 || len(l.of(all)) != 2 {
+		t.Error("what is covered is not what is given")
+	}
+}
+
+func TestTaskIsCutAtItsDeadline(t *testing.T) {
+	w := newWorld(t)
+	f := w.known("f")
+	if status, _, _ := w.invoke(f); status != 200 {
+		t.Fatal(status)
+	}
+	w.work = func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+	began := time.Now()
+	code, refused := w.ask(f, api.Needs{Deadline: began.Add(300 * time.Millisecond).UnixMilli()})
+	if took := time.Since(began); code != "deadline" || refused || took > 3*time.Second {
+		t.Errorf("%s after %s, refused %t", code, took, refused)
+	}
 }
 
 func TestClockThatLeapsIsDoubtedForAWhile(t *testing.T) {

@@ -15,11 +15,25 @@ import (
 // Port is one port of the host, of one protocol: the same number of the other is
 // another port.
 type Port struct {
-	Protocol string `json:"p"` // api.ProtocolTCP or api.ProtocolUDP
-	Number   int    `json:"n"`
+	Protocol string // api.ProtocolTCP or api.ProtocolUDP
+	Number   int
 }
 
 func (p Port) String() string { return strconv.Itoa(p.Number) + "/" + p.Protocol }
+
+// MarshalText writes it as String does.
+func (p Port) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// UnmarshalText reads it.
+func (p *Port) UnmarshalText(b []byte) error {
+	number, protocol, _ := strings.Cut(string(b), "/")
+	n, err := strconv.Atoi(number)
+	if err != nil || n < 1 || n > 65535 || protocol != api.ProtocolTCP && protocol != api.ProtocolUDP {
+		return fmt.Errorf("%q is not a port", b)
+	}
+	*p = Port{Protocol: protocol, Number: n}
+	return nil
+}
 
 // PortRange are the ports that a node lends, of both protocols. The zero value
 // has none.

@@ -15,10 +15,15 @@ import (
 // CodeSecondCheck: nothing was opened, and the coordinator goes to its next
 // candidate.
 
-// checkRoom looks at what the machine has now, before the sandbox uses any of it.
+// checkRoom looks at what the machine has and can do now, before the sandbox uses
+// any of it: while its image is mounted, since the kernel takes a moment to say.
 func (n *Node) checkRoom(s *sandbox) error {
 	l := s.rev.limits
-	free, err := n.dep.Free()
+	left := n.dep.Left
+	if left == nil {
+		left = n.dep.Free
+	}
+	free, err := left()
 	switch {
 	case err != nil:
 		return n.failCheck(s, "memory", err, "what the machine has free cannot be read")
@@ -26,6 +31,11 @@ func (n *Node) checkRoom(s *sandbox) error {
 		return n.failCheck(s, "memory", nil, "the machine has not the memory any more")
 	case free.PIDs > 0 && free.PIDs < l.PIDs:
 		return n.failCheck(s, "pids", nil, "the machine has not the pids any more")
+	}
+	if n.dep.Kernel != nil {
+		if err := n.dep.Kernel(); err != nil {
+			return n.failCheck(s, "kernel", err, "the kernel lacks what it had when the daemon started")
+		}
 	}
 	if l.Scratch == 0 {
 		return nil
@@ -43,8 +53,8 @@ func (n *Node) checkRoom(s *sandbox) error {
 	return nil
 }
 
-// checkPromise is the last thing before the function may run: image, agent,
-// kernel and clock are what they were when they were verified.
+// checkPromise is the last thing before the function may run: image, agent and
+// clock are what they were when they were verified.
 func (n *Node) checkPromise(s *sandbox, b *box, img runtime.Image) error {
 	if img.Digest != s.rev.desc.Config.Image {
 		return n.failCheck(s, "image", nil, "the image is not the one that the owner signed")
@@ -53,11 +63,6 @@ func (n *Node) checkPromise(s *sandbox, b *box, img runtime.Image) error {
 	// name another digest. One that was adopted has none to compare.
 	if now, err := n.agent.current(); err != nil || b.agent != (agentFile{}) && now != b.agent {
 		return n.failCheck(s, "agent", err, "the agent's binary is not the one that was measured")
-	}
-	if n.dep.Kernel != nil {
-		if err := n.dep.Kernel(); err != nil {
-			return n.failCheck(s, "kernel", err, "the kernel lacks what it had when the daemon started")
-		}
 	}
 	if !n.clockSteady() {
 		return n.failCheck(s, "clock", nil, "the machine's clock was set, or stood, a moment ago")

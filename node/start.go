@@ -159,9 +159,11 @@ func (n *Node) plain(ctx context.Context, s *sandbox, spec runtime.Spec, why str
 	return n.become(ctx, s, b, spec)
 }
 
-// become makes b a sandbox of the function. Its keys are asked for once the
-// function can start: they are needed no sooner than it answers, and what releases
-// and opens them would take the processor from the mounts.
+// become makes b a sandbox of the function. Before the word that lets the function
+// run comes the second check, and what its needs ask for beyond limits. Its keys
+// are asked for once the function can start: they are needed no sooner than it
+// answers, and what releases and opens them would take the processor from the
+// mounts.
 func (n *Node) become(ctx context.Context, s *sandbox, b *box, spec runtime.Spec) error {
 	started, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -175,7 +177,7 @@ func (n *Node) become(ctx context.Context, s *sandbox, b *box, spec runtime.Spec
 	// The agent verifies while the runtime mounts.
 	b.sayBind(frames)
 	room := make(chan error, 1)
-	n.spawn(func() { room <- n.checkRoom(s) }) // it reads what the kernel needs a moment to say
+	n.spawn(func() { room <- n.checkRoom(s) })
 	rt := b.runtime()
 	if rt.Info().Blank {
 		began := time.Now()

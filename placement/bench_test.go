@@ -110,21 +110,27 @@ func BenchmarkDecisions(b *testing.B) {
 				v := lending(n)
 				pending := make([]int, n)
 				req := Request{
-					Revision: "ffffffffffffffff", Needs: "eeeeeeeeeeeeeeee", Image: fmt.Sprintf("%016x", 7), Apart: true,
+					Revision: "ffffffffffffffff", Image: fmt.Sprintf("%016x", 7), Apart: true,
 					Archs: []string{"amd64"}, Pending: func(i int) int { return pending[i] },
 					Require: []api.Requirement{{Key: "zone", Op: api.OpDiffers, Value: "b"}, {Key: "disk", Op: api.OpExists}},
 				}
+				var keys []string
+				for k := range 8 {
+					keys = append(keys, fmt.Sprintf("%016x", 1000+k))
+				}
 				const perView = 50 // views follow each other every 20 ms, see gossip.DefaultLAN
 				took := make([]time.Duration, 0, 1<<16)
-				var x *Index
+				x := NewIndex(v, 0)
+				views := []*api.ClusterView{v, {Version: 1, Nodes: slices.Clone(v.Nodes)}}
 				b.ReportAllocs()
 				for i := 0; b.Loop(); i++ {
 					began := time.Now()
 					if i%perView == 0 {
-						x = NewIndex(v, 0)
+						x = x.Next(views[i/perView%2])
 					}
 					req.Seed++
 					k := int64(i % 8)
+					req.Needs = keys[k]
 					req.Resources = api.Resources{CPU: 250 * (1 + k), Memory: (64 << 20) << (k % 4), PIDs: 64,
 						Scratch: k << 30, Ingress: k * 50e6, Egress: k * 25e6, Ports: k % 3}
 					if d := x.Pick(req, w); len(d.Candidates) == 0 {

@@ -229,6 +229,28 @@ func TestIndexAgreesWithExactPick(t *testing.T) {
 		if whole := NewIndex(v, 64).Pick(r, DefaultWeights()); !reflect.DeepEqual(whole, exact) {
 			t.Fatalf("small cluster: index %+v, exact %+v", whole, exact)
 		}
+		// One that goes on from the index of another view of the same nodes, whose
+		// hints are of that view.
+		before := &api.ClusterView{Nodes: slices.Clone(genView(40).Draw(t, "before").Nodes)}
+		for i := range before.Nodes {
+			if i < len(v.Nodes) {
+				before.Nodes[i].Meta.ID = v.Nodes[i].Meta.ID
+			}
+		}
+		old := NewIndex(before, 3)
+		old.Pick(withPending(r, before), DefaultWeights())
+		for range rapid.SampledFrom([]int{0, 1, hintViews}).Draw(t, "views") {
+			old = old.Next(before)
+		}
+		next := old.Next(v)
+		after := next.Pick(r, DefaultWeights())
+		checkDecision(t, v, r, after)
+		if len(exact.Candidates) > 0 && exact.Candidates[0].Warm != after.Candidates[0].Warm {
+			t.Fatalf("exact begins with %+v, the next index with %+v", exact.Candidates[0], after.Candidates[0])
+		}
+		if whole := NewIndex(before, 64).Next(v).Pick(r, DefaultWeights()); !reflect.DeepEqual(whole, exact) {
+			t.Fatalf("small cluster: next index %+v, exact %+v", whole, exact)
+		}
 		sampled := NewIndex(v, 3).Pick(r, DefaultWeights())
 		checkDecision(t, v, r, sampled)
 		if len(exact.Candidates) > 0 && exact.Candidates[0].Warm != sampled.Candidates[0].Warm {

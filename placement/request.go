@@ -14,7 +14,7 @@ type Request struct {
 	Revision  string            // revision digest, hex, as in the descriptor
 	Image     string            // image digest, "sha256:…"
 	Resources api.Resources     // what a new sandbox reserves, its overhead included
-	Needs     string            // api.NeedsKey of its sandboxes where they have needs of their own; empty for those of the revision alone
+	Needs     string            // api.WarmKey of the sandboxes that serve it; empty for those by the descriptor alone
 	Arch      string            // GOARCH the function was built for
 	Archs     []string          // GOARCHs of which the node has one
 	Tiers     []string          // evidence types of which the node gives one
