@@ -47,6 +47,12 @@ const (
 // allows; the field is named.
 const CodeExceedsBounds Code = "manifest_exceeds_bounds"
 
+// Codes of tasks.
+const (
+	CodeDuplicateTask Code = "duplicate_task" // a task of this id was accepted before: it is not run twice
+	CodeCancelled     Code = "cancelled"      // who may cancel a waiting task did
+)
+
 // CodeSecondCheck is a node's word that what it promised did not hold any more
 // right before the start: no byte was opened, and another node may do better.
 const CodeSecondCheck Code = "second_check_failed"
@@ -64,7 +70,7 @@ func statusOf(c Code) int {
 		return http.StatusNotFound
 	case CodeMethod:
 		return http.StatusMethodNotAllowed
-	case CodeConflict, CodeStaleRevision, CodeReplay, "unknown_key", "commitment":
+	case CodeConflict, CodeStaleRevision, CodeReplay, CodeDuplicateTask, CodeCancelled, "unknown_key", "commitment":
 		return http.StatusConflict
 	case CodeMisdirected:
 		return http.StatusMisdirectedRequest

@@ -46,6 +46,10 @@ const (
 	GatewayPathJoin      = "/v1/join"      // POST JoinRequest; on the cluster listener, without a certificate
 	GatewayPathRenew     = "/v1/renew"     // POST JoinRequest without token; on the cluster listener, from nodes
 	GatewayPathRegistry  = "/v2/"          // OCI distribution, signed requests only
+
+	GatewayPathManifestKey = "/v1/manifest-key" // GET ManifestKeys
+	GatewayPathWaiting     = "/v1/waiting"      // GET []WaitingTask; DELETE /ID, signed by its initiator or the function's owner
+	GatewayPathTasks       = "/v1/tasks"        // GET /ID/placement, signed by the same: Placement
 )
 
 // GatewayQueryBrief asks for one function without its sandboxes, which no node
@@ -74,6 +78,9 @@ type Revision struct {
 	Descriptor []byte `json:"descriptor"`       // the signed descriptor, docs/envelope.md
 	ImageRef   string `json:"image"`            // where to pull the image named by digest in the descriptor
 	BundleRef  string `json:"bundle,omitempty"` // repository of the sealed bundle blob, empty if none
+	// Bounds are what tasks may ask for, sealed by the owner to the cluster's
+	// manifest key. Coordinators take them; nodes are never given them.
+	Bounds []byte `json:"bounds,omitempty"`
 }
 
 // FunctionStatus is one function as the gateway lists it. It holds what the

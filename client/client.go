@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/manifest"
 	"github.com/faasd-sec/faasd-sec/reqauth"
 	"github.com/faasd-sec/faasd-sec/sealed"
 	"github.com/faasd-sec/faasd-sec/sealed/unseal"
@@ -61,6 +62,9 @@ type Client struct {
 
 	mu    sync.Mutex
 	known map[api.FunctionName]*function
+
+	sealTo   *manifest.Key // nil before it is needed
+	sealToAt time.Time     // when the gateway told it
 }
 
 // managementTimeout bounds one call that is neither an invocation, a followed

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/manifest"
 	"github.com/faasd-sec/faasd-sec/sealed"
 	"github.com/faasd-sec/faasd-sec/sealed/unseal"
 )
@@ -39,6 +40,9 @@ type Deployment struct {
 	AnyCaller   bool
 	Callers     []sealed.Fingerprint // who may call; the owner is not implied
 	Attestation []string             // types of evidence that open the keys
+	// Bounds say what tasks may ask for; nil: what Resources says, and only the
+	// owner may send manifests. Suite and Revision are filled in.
+	Bounds *manifest.Bounds
 
 	Keys   *Keyring
 	Rotate bool // with a new decryption key
@@ -108,6 +112,9 @@ func (c *Client) Deploy(ctx context.Context, d Deployment) (Deployed, error) {
 		return Deployed{}, descriptorError(err)
 	}
 	if err := c.deposit(ctx, d.Name, record.Descriptor, keys, broker, now); err != nil {
+		return Deployed{}, err
+	}
+	if record.Bounds, err = c.sealBounds(ctx, d.Name, rev, d.Bounds); err != nil {
 		return Deployed{}, err
 	}
 	body, err := json.Marshal(record)

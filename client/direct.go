@@ -37,6 +37,7 @@ const (
 	fieldServedBy = "x-served-by"
 	fieldStart    = "x-faasd-sec-start"
 	fieldDuration = "x-duration-seconds"
+	fieldManifest = "x-faasd-sec-manifest" // of a request
 )
 
 // newEntry makes the entry for a gateway. Where nothing lies between this
@@ -81,6 +82,9 @@ func (c *Client) postDirect(ctx context.Context, e *entry, name api.FunctionName
 	req.Header[0] = sealed.Field{Name: fieldType, Value: api.ContentTypeSealed}
 	if callID != "" {
 		req.Header = append(req.Header, sealed.Field{Name: fieldCallID, Value: callID})
+	}
+	if out.manifest != "" {
+		req.Header = append(req.Header, sealed.Field{Name: fieldManifest, Value: out.manifest})
 	}
 	if out.whole != nil {
 		req.Small = out.whole

@@ -31,6 +31,7 @@ type Request struct {
 	// part of its input must be prepared for input that ends in an error.
 	Stream bool
 	CallID string // "" lets the gateway draw one; visible to operators
+	Needs  *Needs // what the task asks for beyond the function's defaults; Needs.Task is drawn if it is zero
 }
 
 // Meta tells how an invocation was served, by the word of the gateway.
@@ -73,7 +74,7 @@ func (c *Client) Invoke(ctx context.Context, name api.FunctionName, req Request)
 	if err != nil {
 		return nil, err
 	}
-	if c.via != nil {
+	if c.via != nil && req.Needs == nil { // coordinators alone have manifests opened
 		res, err := c.exchange(ctx, c.via, f, req, in)
 		if err == nil || !elsewhere(err) || !in.rewind() {
 			return res, err
@@ -132,6 +133,10 @@ func (c *Client) exchange(ctx context.Context, to *entry, f *function, req Reque
 		return nil, fmt.Errorf("client: make a grant: %w", err)
 	}
 	defer g.Release()
+	sealedNeeds, err := c.sealManifest(ctx, f, req.Needs)
+	if err != nil {
+		return nil, err
+	}
 	sent, err := c.seal(g, req, in, begun, f.life(begun))
 	if err != nil {
 		return nil, err
@@ -147,6 +152,7 @@ func (c *Client) exchange(ctx context.Context, to *entry, f *function, req Reque
 			pending.Discard()
 		}
 	}()
+	sent.manifest = sealedNeeds
 	a, err := c.post(ctx, to, f.name, req.CallID, sent)
 	if err != nil {
 		return nil, err
@@ -171,6 +177,8 @@ type outgoing struct {
 	whole []byte // nil for a stream
 	body  io.Reader
 	abort func() // when nobody will read body
+
+	manifest string // sealed, for its header; "" for none
 }
 
 func (c *Client) seal(g *sealed.Grant, req Request, in *input, now time.Time, life time.Duration) (*outgoing, error) {
@@ -269,6 +277,9 @@ func (c *Client) postHTTP(ctx context.Context, to *entry, name api.FunctionName,
 	req.Header.Set("Content-Type", api.ContentTypeSealed)
 	if callID != "" {
 		req.Header.Set(api.HeaderCallID, callID)
+	}
+	if out.manifest != "" {
+		req.Header.Set(api.HeaderManifest, out.manifest)
 	}
 	res, err := c.http.Do(req)
 	if err != nil {

@@ -46,7 +46,8 @@ func (b BrokerPin) Fingerprint() sealed.Fingerprint { return b.Signing.Fingerpri
 // gatewayPins are the pins that hold for one gateway's URL.
 type gatewayPins struct {
 	Broker *BrokerPin                    `json:"broker,omitempty"`
-	Owners map[string]sealed.Fingerprint `json:"owners,omitempty"` // "namespace" or "function.namespace"
+	Opener *sealed.PublicKey             `json:"manifest_opener,omitempty"` // signs the cluster's manifest keys
+	Owners map[string]sealed.Fingerprint `json:"owners,omitempty"`          // "namespace" or "function.namespace"
 }
 
 type pinsFile struct {
@@ -103,6 +104,22 @@ func (p *Pins) SetBroker(gateway string, b BrokerPin) error {
 	return p.change(gateway, func(g *gatewayPins) { g.Broker = &b })
 }
 
+// Opener returns the pinned manifest opener of a gateway: the key that signs
+// manifest keys.
+func (p *Pins) Opener(gateway string) (sealed.PublicKey, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if g := p.file.Gateways[gatewayKey(gateway)]; g != nil && g.Opener != nil {
+		return *g.Opener, true
+	}
+	return sealed.PublicKey{}, false
+}
+
+// SetOpener pins a gateway's manifest opener.
+func (p *Pins) SetOpener(gateway string, identity sealed.PublicKey) error {
+	return p.change(gateway, func(g *gatewayPins) { g.Opener = &identity })
+}
+
 // Owner returns who is pinned as the owner of a function: by its own name, else
 // by its namespace.
 func (p *Pins) Owner(gateway string, name api.FunctionName) (sealed.Fingerprint, bool) {
@@ -133,7 +150,7 @@ func (p *Pins) SetOwner(gateway, what string, owner sealed.Fingerprint) error {
 // Pin is one line of a listing.
 type Pin struct {
 	Gateway     string             `json:"gateway"`
-	Kind        string             `json:"kind"` // "broker" or "owner"
+	Kind        string             `json:"kind"` // "broker", "manifest-opener" or "owner"
 	Name        string             `json:"name,omitempty"`
 	Fingerprint sealed.Fingerprint `json:"fingerprint"`
 }
@@ -146,6 +163,9 @@ func (p *Pins) List() []Pin {
 	for url, g := range p.file.Gateways {
 		if g.Broker != nil {
 			out = append(out, Pin{Gateway: url, Kind: "broker", Fingerprint: g.Broker.Fingerprint()})
+		}
+		if g.Opener != nil {
+			out = append(out, Pin{Gateway: url, Kind: "manifest-opener", Fingerprint: g.Opener.Fingerprint()})
 		}
 		for name, f := range g.Owners {
 			out = append(out, Pin{Gateway: url, Kind: "owner", Name: name, Fingerprint: f})
@@ -192,6 +212,24 @@ func PinBroker(configDir, gateway string, info api.BrokerInfo) error {
 		return err
 	}
 	return p.SetBroker(u.String(), b)
+}
+
+// PinOpener records in configDir that gateway's manifest opener is to be believed,
+// as PinBroker does for the broker.
+func PinOpener(configDir, gateway string, keys api.ManifestKeys) error {
+	u, err := parseGateway(gateway)
+	if err != nil {
+		return err
+	}
+	identity, err := sealed.ParsePublicKeyText(keys.Identity)
+	if err != nil {
+		return api.Wrap(api.CodeUnavailable, err, "the manifest opener's key does not parse")
+	}
+	p, err := OpenPins(configDir)
+	if err != nil {
+		return err
+	}
+	return p.SetOpener(u.String(), identity)
 }
 
 // writeFile replaces path as a whole or not at all; its directory is made when

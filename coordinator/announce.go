@@ -17,12 +17,17 @@ const announcements = 3
 // pull its image, so that the first invocation waits for neither. It is a
 // courtesy: a node that was not told is told with the first invocation.
 func (c *Coordinator) announce(f *store.Function) {
-	r, err := newRoute(f)
+	r, err := c.routeOf(f.Name) // or of what replaced it since
 	if err != nil {
 		return // the next invocation says why
 	}
 	view := c.dep.Mesh.Snapshot()
 	req := r.request
+	if len(r.rec.Bounds) > 0 {
+		if d, err := c.defaults(r); err == nil {
+			req = d.request
+		}
+	}
 	req.Seed = c.seed.Add(1)
 	told := 0
 	for _, cand := range c.indexOf(view).Pick(req, c.cfg.Weights).Candidates {

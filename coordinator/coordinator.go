@@ -33,6 +33,7 @@ import (
 type Config struct {
 	MaxBody      int64                // bytes of one sealed request; 0 takes the default, -1 is without limit
 	QueueSize    int                  // invocations that may wait for room
+	QueueEach    int                  // of these for the functions of one owner; 0 is three quarters of all
 	QueueTimeout time.Duration        // longest wait; a message that expires earlier waits less
 	StartTimeout time.Duration        // what nodes may take for a cold start
 	Owners       []sealed.Fingerprint // who may deploy; empty with AnyOwner false: nobody
@@ -83,6 +84,7 @@ type Deps struct {
 	BrokerURL  string                  // https://host:port
 	Registry   fasthttp.RequestHandler // the OCI registry, already below /v2/
 	Images     ImageChecker            // asks the registry what it has
+	Manifests  Manifests               // the manifest opener; nil: sealed manifests are refused
 	Enrol      Enrolment
 	Auth       *reqauth.Verifier
 	Log        *slog.Logger
@@ -119,6 +121,10 @@ type Coordinator struct {
 	looks  chan struct{} // a place for each question to all nodes under way
 	seed   atomic.Uint64
 	news   news
+
+	manifestKey  publishedKeys
+	tasks        *fence
+	explanations explanations
 }
 
 // New makes a Coordinator. ctx bounds the exchanges under way: it ends after
@@ -147,14 +153,18 @@ func New(ctx context.Context, cfg Config, dep Deps) (*Coordinator, error) {
 	if cfg.StartTimeout == 0 {
 		cfg.StartTimeout = def.StartTimeout
 	}
-	if cfg.QueueSize < 0 || cfg.QueueTimeout < 0 || cfg.StartTimeout < 0 {
+	if cfg.QueueEach == 0 {
+		cfg.QueueEach = (3*cfg.QueueSize + 3) / 4
+	}
+	if cfg.QueueSize < 0 || cfg.QueueEach < 0 || cfg.QueueTimeout < 0 || cfg.StartTimeout < 0 {
 		return nil, api.Invalid("queue or timeout", "use positive values", "one is negative")
 	}
 	if cfg.Weights == (placement.Weights{}) {
 		cfg.Weights = def.Weights
 	}
 	c := &Coordinator{cfg: cfg, dep: dep, log: dep.Log, met: newMetrics(dep.Registerer), queue: newWaiting(cfg.QueueSize),
-		looks: make(chan struct{}, maxLooks), budget: held}
+		looks: make(chan struct{}, maxLooks), budget: held, tasks: newFence()}
+	c.queue.each = cfg.QueueEach
 	c.life, c.kill = context.WithCancel(ctx)
 	c.peers = newPeers(c.life, dep.Nodes)
 	c.seed.Store(uint64(time.Now().UnixNano()))
@@ -236,6 +246,7 @@ func (c *Coordinator) serveGateway(ctx *fasthttp.RequestCtx) {
 	var out any
 	var err error
 	name, isFunction := strings.CutPrefix(path, api.GatewayPathFunctions+"/")
+	task, isPlacement := placementOf(path)
 	switch {
 	case strings.HasPrefix(path, api.GatewayPathRegistry):
 		c.serveRegistry(ctx)
@@ -260,6 +271,14 @@ func (c *Coordinator) serveGateway(ctx *fasthttp.RequestCtx) {
 		if err = c.relayToBroker(ctx); err == nil {
 			return
 		}
+	case path == api.GatewayPathManifestKey && ctx.IsGet():
+		out, err = c.manifestKeys()
+	case path == api.GatewayPathWaiting && ctx.IsGet():
+		out = c.queue.snapshot()
+	case strings.HasPrefix(path, api.GatewayPathWaiting+"/") && ctx.IsDelete():
+		err = c.cancelWaiting(ctx, strings.TrimPrefix(path, api.GatewayPathWaiting+"/"))
+	case isPlacement && ctx.IsGet():
+		out, err = c.explain(ctx, task)
 	case path == "/healthz" && (ctx.IsGet() || ctx.IsHead()):
 		ctx.SetBodyString("OK\n")
 		return
@@ -282,8 +301,14 @@ func (c *Coordinator) serveGateway(ctx *fasthttp.RequestCtx) {
 	}
 }
 
-// Ready reports whether there is a node to serve with.
+// Ready reports whether there is a node to serve with, and the manifest opener
+// if there should be one.
 func (c *Coordinator) Ready() error {
+	if c.dep.Manifests != nil {
+		if _, err := c.manifestKeys(); err != nil {
+			return err
+		}
+	}
 	for _, n := range c.dep.Mesh.Snapshot().Nodes {
 		if n.Load.Epoch != 0 {
 			return nil

@@ -10,6 +10,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/manifest/ask"
 	"github.com/faasd-sec/faasd-sec/reqauth"
 	"github.com/faasd-sec/faasd-sec/sealed"
 	"github.com/faasd-sec/faasd-sec/store"
@@ -116,12 +117,16 @@ func (c *Coordinator) putFunction(ctx *fasthttp.RequestCtx, path string) (*api.F
 	case api.CodeOf(err) != api.CodeNotFound:
 		return nil, err
 	}
+	blob, err := c.depositBounds(sctx, ask.Subject{Function: name, Revision: rev, Owner: caller.Fingerprint}, rec.Bounds)
+	if err != nil {
+		return nil, err
+	}
 	lim := d.Config.Resources
 	f := store.Function{
 		Name: name, Revision: rev.String(), Owner: caller.Fingerprint.String(), Sequence: d.Sequence,
 		Descriptor: rec.Descriptor, ImageRef: rec.ImageRef, ImageDigest: d.Config.Image, BundleRef: rec.BundleRef,
 		Resources: api.Resources{CPU: int64(lim.CPUMillis), Memory: int64(lim.MemoryBytes), PIDs: int64(lim.PIDs), Tmp: int64(lim.TmpBytes)},
-		UpdatedAt: time.Now().Unix(),
+		UpdatedAt: time.Now().Unix(), Bounds: blob,
 	}
 	version, err := c.dep.Store.PutFunction(sctx, f, expected)
 	if err != nil {

@@ -12,15 +12,25 @@ import (
 	"github.com/faasd-sec/faasd-sec/gate"
 	"github.com/faasd-sec/faasd-sec/placement"
 	"github.com/faasd-sec/faasd-sec/relay"
+	"github.com/faasd-sec/faasd-sec/sealed"
 )
 
 // serveInvoke takes one sealed invocation.
 func (c *Coordinator) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
+	if len(ctx.Request.Header.Peek(api.HeaderManifest)) > 0 {
+		deep(func() { c.serve(ctx, name) })
+		return
+	}
+	c.serve(ctx, name)
+}
+
+func (c *Coordinator) serve(ctx *fasthttp.RequestCtx, name string) {
 	began := time.Now()
 	id := gate.CallID(ctx)
-	r, body, expires, err := c.accept(ctx, name, began)
+	r, body, peeked, err := c.accept(ctx, name, began)
+	var t task
 	if err == nil {
-		if err = c.provenIfCold(r, body.Head); err != nil {
+		if t, err = c.prepare(ctx, r, body, &peeked, id); err != nil {
 			body.Release()
 		}
 	}
@@ -29,7 +39,10 @@ func (c *Coordinator) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 		c.problem(ctx, err)
 		return
 	}
-	reply, p, err := c.place(ctx, r, body, id, expires)
+	reply, p, err := c.place(&t, body, id, time.UnixMilli(int64(min(peeked.Message.Expires, 1<<62))))
+	if t.held != nil {
+		wipeStack() // what the calls that placed it have left
+	}
 	if err != nil {
 		body.Release()
 		c.met.Done(began, api.CodeOf(err))
@@ -37,10 +50,10 @@ func (c *Coordinator) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 		return
 	}
 	gate.SetDuration(ctx, began)
-	status := reply.Status
+	status, manifested := reply.Status, t.held != nil
 	err = reply.SendTo(ctx, func(err error) {
 		p.inFlight.Add(-1)
-		if err == nil {
+		if err == nil && !manifested {
 			r.freed.put(p, time.Now())
 		}
 		c.queue.ended(r.name)
@@ -55,10 +68,27 @@ func (c *Coordinator) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 	}
 }
 
+// prepare opens the invocation's manifest, if it has one, and accepts its task.
+func (c *Coordinator) prepare(ctx *fasthttp.RequestCtx, r *route, body *relay.Body, p *sealed.Peeked, id string) (task, error) {
+	if err := c.provenIfCold(r, body.Head); err != nil {
+		return task{}, err
+	}
+	t, err := c.taskOf(ctx, r, p, id)
+	if err != nil || t.held == nil {
+		return t, err
+	}
+	if err := c.tasks.begin(t.id, r.rec.Owner, t.deadline, time.Now()); err != nil {
+		t.forget()
+		return t, err
+	}
+	t.why = c.explanations.begin(&t)
+	return t, nil
+}
+
 // accept checks what can be checked without opening anything, so that a bad
-// request costs no node anything, and tells when the message expires.
-func (c *Coordinator) accept(ctx *fasthttp.RequestCtx, name string, now time.Time) (*route, *relay.Body, time.Time, error) {
-	var none time.Time
+// request costs no node anything, and gives the clear part of the message.
+func (c *Coordinator) accept(ctx *fasthttp.RequestCtx, name string, now time.Time) (*route, *relay.Body, sealed.Peeked, error) {
+	var none sealed.Peeked
 	fn, err := gate.Name(ctx, name)
 	if err != nil {
 		return nil, nil, none, err
@@ -75,40 +105,87 @@ func (c *Coordinator) accept(ctx *fasthttp.RequestCtx, name string, now time.Tim
 		body.Release()
 		return nil, nil, none, err
 	}
-	return r, body, time.UnixMilli(int64(min(p.Message.Expires, 1<<62))), nil
+	return r, body, p, nil
 }
 
 // place finds a node for the invocation and sends it there. It returns with
 // the reply's header, the body still flowing, and the node's in-flight count
-// raised by one.
-func (c *Coordinator) place(ctx *fasthttp.RequestCtx, r *route, body *relay.Body, id string, expires time.Time) (*relay.Reply, *peer, error) {
-	deadline := time.Now().Add(c.cfg.QueueTimeout)
+// raised by one. Where the task's policy says so, what failed is placed again.
+func (c *Coordinator) place(t *task, body *relay.Body, id string, expires time.Time) (*relay.Reply, *peer, error) {
+	defer t.forget()
+	for attempts := 1; ; attempts++ {
+		reply, p, err := c.placeOnce(t, body, id, expires)
+		if err == nil {
+			return reply, p, nil
+		}
+		t.why.failed(err)
+		code := api.CodeOf(err)
+		// All other errors come before an agent had a byte: see send.
+		unreached := code != api.CodeNodeLost && code != api.CodeDeadline
+		if !body.Small || !t.retry.again(attempts, code, unreached) || !c.pause(t, attempts, expires) {
+			if unreached && t.held != nil {
+				c.tasks.release(t.id)
+			}
+			return nil, nil, err
+		}
+		c.met.retried.Inc()
+	}
+}
+
+// pause waits before another attempt, and reports whether there is time for one.
+func (c *Coordinator) pause(t *task, attempts int, expires time.Time) bool {
+	d := retryPause * time.Duration(attempts)
+	if !time.Now().Add(d).Before(t.until(expires)) {
+		return false
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-c.life.Done():
+		return false
+	}
+}
+
+// retryPause is before the second attempt of a task, and grows with each more.
+const retryPause = 50 * time.Millisecond
+
+func (c *Coordinator) placeOnce(t *task, body *relay.Body, id string, expires time.Time) (*relay.Reply, *peer, error) {
+	now := time.Now()
+	deadline := now.Add(c.cfg.QueueTimeout)
 	if expires.Before(deadline) {
 		deadline = expires
 	}
-	queued := false
+	deadline = t.until(deadline)
+	queued, owner := false, t.r.rec.Owner
 	var turn *turn // its place among those that wait, once it has to
 	for {
 		freed := c.queue.next() // taken before the attempt: what ends during it counts
 		freed.turn = turn
 		view := c.dep.Mesh.Snapshot()
-		reply, peer, last, err := c.tryAll(view, r, body, id)
+		reply, peer, last, err := c.tryAll(view, t, body, id)
+		if err == nil && reply == nil && !queued {
+			err = c.fits(view, t)
+		}
+		t.forget()
 		if err != nil || reply != nil {
 			if queued {
-				c.queue.leave()
+				c.queue.leave(owner)
 			}
 			return reply, peer, err
 		}
 		if !queued {
-			if err := c.fits(view, r); err != nil {
-				return nil, nil, err
-			}
-			c.queue.makeRoom(r.name)
-			if err := c.queue.enter(); err != nil {
+			x := waiter{id: t.name, name: t.r.name, owner: owner, sender: t.sender(), priority: t.priority, since: now, deadline: deadline}
+			c.queue.makeRoom(x.key(), owner)
+			if err := c.queue.enter(owner); err != nil {
 				return nil, nil, err
 			}
 			queued = true
-			turn = c.queue.turn(r.name)
+			if t.why == nil {
+				t.why = c.explanations.begin(t)
+			}
+			turn = c.queue.turn(x)
 			defer turn.end()
 			c.met.queued.Inc()
 			continue // from now on what ends is signalled; before it was not
@@ -117,7 +194,10 @@ func (c *Coordinator) place(ctx *fasthttp.RequestCtx, r *route, body *relay.Body
 		err = c.queue.wait(wctx, freed, c.dep.Mesh.Changed(view.Version))
 		cancel()
 		if err != nil {
-			c.queue.leave()
+			c.queue.leave(owner)
+			if errors.Is(err, errCancelled) {
+				return nil, nil, err
+			}
 			if last == nil {
 				last = api.Errorf(api.CodeNoRoom, "no node had room in time")
 			}
@@ -128,24 +208,27 @@ func (c *Coordinator) place(ctx *fasthttp.RequestCtx, r *route, body *relay.Body
 
 // tryAll offers the invocation to one candidate after the other. All results
 // nil but last means that none took it and patience may help.
-func (c *Coordinator) tryAll(view *api.ClusterView, r *route, body *relay.Body, id string) (*relay.Reply, *peer, error, error) {
+func (c *Coordinator) tryAll(view *api.ClusterView, t *task, body *relay.Body, id string) (*relay.Reply, *peer, error, error) {
+	r := t.r
 	idx := c.indexOf(view)
-	req := r.request
-	req.Seed = c.seed.Add(1)
-	req.Pending = func(i int) int {
-		n := view.Nodes[i]
-		return max(0, c.peers.inFlight(n.Meta.ID)-n.Load.InFlight)
-	}
 	var last error
 	failures, patience := 0, false
+	look := look{seed: c.seed.Add(1), pending: func(i int) int {
+		n := view.Nodes[i]
+		return max(0, c.peers.inFlight(n.Meta.ID)-n.Load.InFlight)
+	}}
+	t.why.round()
 	for {
-		d := idx.Pick(req, c.cfg.Weights)
+		d, err := t.pick(idx, c.cfg.Weights, &look)
+		if err != nil {
+			return nil, nil, nil, err
+		}
 		offers := make([]*peer, 0, len(d.Candidates)+1)
 		for _, cand := range d.Candidates {
 			offers = append(offers, c.peers.get(view.Nodes[cand.Index]))
 		}
-		if len(offers) == 0 {
-			if p := r.freed.take(req.Exclude, time.Now()); p != nil {
+		if len(offers) == 0 && t.held == nil { // a slot of one kind serves no task of another
+			if p := r.freed.take(look.exclude, time.Now()); p != nil {
 				offers = append(offers, p)
 			}
 		}
@@ -159,9 +242,13 @@ func (c *Coordinator) tryAll(view *api.ClusterView, r *route, body *relay.Body, 
 			return nil, nil, last, nil
 		}
 		for _, p := range offers {
-			req.Exclude = append(req.Exclude, p.id)
+			look.exclude = append(look.exclude, p.id)
+			if err := t.open(); err != nil { // again, where the last node was told
+				return nil, nil, nil, err
+			}
 			p.inFlight.Add(1)
-			reply, refusal, err := c.send(p, r, body, id)
+			reply, refusal, err := c.send(p, t, body, id)
+			t.why.offered(p.id, errors.Join(refusal, err))
 			if reply != nil {
 				return reply, p, nil, nil
 			}
@@ -199,18 +286,28 @@ func final(code api.Code) bool {
 // send offers the invocation to one node. Exactly one result is set: the
 // reply; a refusal, after which the body is untouched; or an error that ends
 // the invocation.
-func (c *Coordinator) send(p *peer, r *route, body *relay.Body, id string) (*relay.Reply, error, error) {
-	until := time.Now().Add(c.cfg.StartTimeout + r.bound)
-	headers := []relay.Header{{Name: fasthttp.HeaderContentType, Value: api.ContentTypeSealed}, {Name: api.HeaderCallID, Value: id}}
+func (c *Coordinator) send(p *peer, t *task, body *relay.Body, id string) (*relay.Reply, error, error) {
+	r := t.r
+	until := t.until(time.Now().Add(c.cfg.StartTimeout + r.bound))
+	headers := make([]relay.Header, 2, 4)
+	headers[0] = relay.Header{Name: fasthttp.HeaderContentType, Value: api.ContentTypeSealed}
+	headers[1] = relay.Header{Name: api.HeaderCallID, Value: id}
 	told := false
+	var sent func() // what a manifest asked for is forgotten as soon as a node has been told
+	if t.held != nil {
+		sent = t.held.forget
+	}
 	for {
 		if !body.Small {
 			// A large body can be sent once only: ask first.
-			ticket, refusal, err := c.admit(p, r, until)
+			ticket, refusal, err := c.admit(p, t, until, sent)
 			if api.CodeOf(refusal) == api.CodeUnknownRevision && !told {
 				told = true
 				if err := c.tell(p, r); err != nil {
 					return nil, err, nil
+				}
+				if err := t.open(); err != nil {
+					return nil, nil, err
 				}
 				continue
 			}
@@ -219,7 +316,14 @@ func (c *Coordinator) send(p *peer, r *route, body *relay.Body, id string) (*rel
 			}
 			headers = append(headers, relay.Header{Name: api.HeaderTicket, Value: ticket.Ticket})
 		}
-		reply, err := p.up.Post(until, r.invoke, body, headers...)
+		if err := t.open(); err != nil { // again, after the admission of a large body
+			return nil, nil, err
+		}
+		wrote := sent
+		if !body.Small { // its header is written by others, whenever they come to it
+			wrote = nil
+		}
+		reply, err := p.up.PostThen(until, r.invoke, body, wrote, append(headers, t.needs().headers...)...)
 		if err != nil {
 			return c.broken(p, until, err)
 		}
@@ -236,6 +340,9 @@ func (c *Coordinator) send(p *peer, r *route, body *relay.Body, id string) (*rel
 			told = true
 			if err := c.tell(p, r); err != nil {
 				return nil, err, nil
+			}
+			if err := t.open(); err != nil {
+				return nil, nil, err
 			}
 			continue
 		}
@@ -265,8 +372,8 @@ func (c *Coordinator) broken(p *peer, until time.Time, err error) (*relay.Reply,
 }
 
 // admit asks a node to hold a slot.
-func (c *Coordinator) admit(p *peer, r *route, until time.Time) (t api.Ticket, refusal, fatal error) {
-	reply, err := p.up.Post(until, api.NodePathAdmit+r.target, relay.Empty())
+func (c *Coordinator) admit(p *peer, what *task, until time.Time, sent func()) (t api.Ticket, refusal, fatal error) {
+	reply, err := p.up.PostThen(until, api.NodePathAdmit+what.r.target, relay.Empty(), sent, what.needs().headers...)
 	if err != nil {
 		_, refusal, fatal = c.broken(p, until, err)
 		return t, refusal, fatal
@@ -316,14 +423,19 @@ func (c *Coordinator) indexOf(view *api.ClusterView) *placement.Index {
 }
 
 // fits refuses at once what no member could ever take.
-func (c *Coordinator) fits(view *api.ClusterView, r *route) error {
+//
+//go:noinline
+func (c *Coordinator) fits(view *api.ClusterView, t *task) error {
+	if err := t.open(); err != nil {
+		return err
+	}
 	nodes, lacking := 0, ""
 	for _, n := range view.Nodes {
 		if n.Meta.Capacity == (api.Resources{}) {
 			continue
 		}
 		nodes++
-		if lacking = r.request.Resources.Lacks(n.Meta.Capacity); lacking == "" {
+		if lacking = t.needs().request.Resources.Lacks(n.Meta.Capacity); lacking == "" {
 			return nil
 		}
 	}

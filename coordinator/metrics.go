@@ -12,6 +12,7 @@ type metrics struct {
 	reg      prometheus.Registerer
 	refusals *prometheus.CounterVec
 	queued   prometheus.Counter
+	retried  prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -21,9 +22,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "faasd_sec_node_refusals_total", Help: "Refusals by nodes, by code."}, []string{"code"}),
 		queued: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "faasd_sec_invocations_queued_total", Help: "Invocations that had to wait for room."}),
+		retried: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "faasd_sec_tasks_retried_total", Help: "Attempts that a task's retry policy added."}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.refusals, m.queued)
+		reg.MustRegister(m.refusals, m.queued, m.retried)
 	}
 	return m
 }

@@ -9,11 +9,13 @@ import (
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/sealed"
 )
 
-// waiting holds the invocations that found no room. Each function has a line;
-// lines are served in turn, so that one with many callers does not keep another
-// from its place, and within a line the oldest goes first. Whatever may have made
+// waiting holds the invocations that found no room. Each function has a line for
+// each priority; those of the highest priority go first, and among them lines are
+// served in turn, so that one with many callers does not keep another from its
+// place. Within a line the oldest goes first. Whatever may have made
 // room lets the lines try again, one invocation after the other: how many there
 // is room for shows only in the attempt.
 //
@@ -21,6 +23,7 @@ import (
 // a slot at once takes it.
 type waiting struct {
 	size   int64
+	each   int           // of these for one owner's functions
 	pass   time.Duration // passAfter
 	settle time.Duration // settleAfter
 	count  atomic.Int64  // of those between enter and leave
@@ -30,13 +33,16 @@ type waiting struct {
 	soon atomic.Bool   // something ended since follow let all try
 
 	mu       sync.Mutex
-	owed     int   // calls of leave that were anticipated for those pushed out
-	standing int   // in all lines
-	baton    *turn // whose turn it is: the next waits for it
+	standing int                  // in all lines
+	baton    *turn                // whose turn it is: the next waits for it
+	trying   [maxPriority + 1]int // attempts that have not settled: those of a lower priority wait for them
 	arrivals uint64
 	ends     uint64 // calls of ended while somebody waited
 	changed  uint64 // clock at the last event for all
-	lines    map[api.FunctionName]*line
+	lines    map[lineKey]*line
+	owners   map[string]int // places taken, by the owner of the function
+	owed     map[string]int // calls of leave that were anticipated for those pushed out, likewise
+	all      map[*turn]struct{}
 	ready    []*line // to try, in turn; each line is here, in refused or in neither
 	refused  []*line // tried in vain since the last event, the oldest attempt first
 }
@@ -55,6 +61,8 @@ const (
 	// function first.
 	othersEvery = 4
 
+	maxPriority = 9
+
 	// retryEvery is how long those that wait rely on being told of room.
 	retryEvery = 250 * time.Millisecond
 	// spacing is the least time between two events that let everybody try.
@@ -64,13 +72,36 @@ const (
 // errPushedOut ends the wait of the youngest of the longest line.
 var errPushedOut = errors.New("others have waited for less than this function's callers")
 
+// errCancelled ends the wait of a task that was cancelled.
+var errCancelled = &api.Error{Code: api.CodeCancelled, Message: "the task was cancelled while it waited for room"}
+
 func newWaiting(size int) *waiting {
-	return &waiting{size: int64(size), pass: passAfter, settle: settleAfter, lines: map[api.FunctionName]*line{}, kick: make(chan struct{}, 1)}
+	return &waiting{size: int64(size), each: size, pass: passAfter, settle: settleAfter, kick: make(chan struct{}, 1),
+		lines: map[lineKey]*line{}, owners: map[string]int{}, owed: map[string]int{}, all: map[*turn]struct{}{}}
 }
+
+// lineKey names a line.
+type lineKey struct {
+	name     api.FunctionName
+	priority int
+}
+
+// waiter is who waits, as lists show it and as it may be cancelled.
+type waiter struct {
+	id       string
+	name     api.FunctionName
+	owner    string             // of the function
+	sender   sealed.Fingerprint // of the task
+	priority int                // 0, the lowest, to 9
+	since    time.Time
+	deadline time.Time
+}
+
+func (x *waiter) key() lineKey { return lineKey{x.name, x.priority} }
 
 // line is one function's invocations that wait.
 type line struct {
-	name    api.FunctionName
+	lineKey
 	members int       // turns that have not ended, standing or not
 	turns   list.List // of *turn, oldest first
 	trying  int
@@ -78,55 +109,79 @@ type line struct {
 	changed uint64 // clock at the last event for this function
 }
 
-// enter takes a place, or refuses: patience has a bound.
-func (w *waiting) enter() error {
+// enter takes a place, or refuses: patience has a bound, in all and for each owner.
+func (w *waiting) enter(owner string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.owners[owner] >= w.each {
+		e := api.Errorf(api.CodeBusy, "%d invocations of this owner's functions wait already", w.each)
+		e.Remedy = "retry later, or have the operator raise -queue-each"
+		return e
+	}
 	if w.count.Add(1) > w.size {
 		w.count.Add(-1)
 		e := api.Errorf(api.CodeBusy, "the cluster is full and %d invocations wait already", w.size)
 		e.Remedy = "retry later, or add a node"
 		return e
 	}
+	w.owners[owner]++
 	return nil
 }
 
 // leave gives the place of one that entered back.
-func (w *waiting) leave() {
+func (w *waiting) leave(owner string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.owed > 0 {
-		w.owed--
+	if w.owed[owner] > 0 {
+		less(w.owed, owner)
 		return
 	}
+	less(w.owners, owner)
 	w.count.Add(-1)
 }
 
-// makeRoom lets an invocation of name in where all places are taken and another
-// function's line is longer by more than one: the youngest of the longest line
-// goes, so that nobody is kept out by the number of another's callers.
-func (w *waiting) makeRoom(name api.FunctionName) {
+// less counts one down, and keeps no zero.
+func less(m map[string]int, key string) {
+	if m[key]--; m[key] <= 0 {
+		delete(m, key)
+	}
+}
+
+// makeRoom lets an invocation in where all places are taken and some line has a
+// lower priority, or another function's line of the same is longer by more than
+// one: the youngest of the longest line of the lowest priority goes, so that
+// nobody is kept out by the number of another's callers.
+func (w *waiting) makeRoom(k lineKey, owner string) {
 	if w.count.Load() < w.size {
 		return
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.owners[owner] >= w.each {
+		return // it will be refused for that
+	}
 	own, longest := 0, (*line)(nil)
 	for _, l := range w.lines {
-		if l.name == name {
+		if l.lineKey == k {
 			own = l.turns.Len()
 		}
-		if longest == nil || l.turns.Len() > longest.turns.Len() {
+		if l.turns.Len() == 0 || l.priority > k.priority {
+			continue
+		}
+		if longest == nil || l.priority < longest.priority || l.priority == longest.priority && l.turns.Len() > longest.turns.Len() {
 			longest = l
 		}
 	}
-	if longest == nil || longest.turns.Len() <= own+1 {
+	if longest == nil || longest.priority == k.priority && longest.turns.Len() <= own+1 {
 		return
 	}
 	t := longest.turns.Back().Value.(*turn)
 	w.take(t)
-	t.pushed = true
+	t.err = errPushedOut
 	close(t.out)
 	w.count.Add(-1)
-	w.owed++
+	less(w.owners, t.owner)
+	w.owed[t.owner]++
 }
 
 // moment is when an attempt began, and whose it is; turn is nil in the first,
@@ -146,6 +201,11 @@ func (w *waiting) wait(ctx context.Context, from moment, changed <-chan struct{}
 	t := from.turn
 	w.mu.Lock()
 	w.decided(t)
+	if t.err != nil { // cancelled during the attempt
+		w.dispatch()
+		w.mu.Unlock()
+		return t.err
+	}
 	at := from.at
 	select {
 	case <-changed:
@@ -161,20 +221,18 @@ func (w *waiting) wait(ctx context.Context, from moment, changed <-chan struct{}
 	}
 	select {
 	case <-out:
-		if t.pushed {
-			return errPushedOut
-		}
-		return nil
+		return t.err
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
 // ended hands the slot that one of name's invocations gave up to the oldest of
-// its line, at once and whoever's turn it is: a slot of that function is of most
+// its line of the highest priority, at once and whoever's turn it is: a slot of that function is of most
 // use to it. Where nobody stands there, and every so often where somebody does,
 // the line that has waited longest for its turn goes before it: else who holds
-// the slots would hand them on among its own for ever.
+// the slots would hand them on among its own for ever. So does a line of a higher
+// priority.
 // The others have to wait for signal's event, or each end of an invocation would
 // cost an attempt of every function.
 func (w *waiting) ended(name api.FunctionName) {
@@ -185,21 +243,34 @@ func (w *waiting) ended(name api.FunctionName) {
 	defer w.mu.Unlock()
 	now := w.clock.Add(1)
 	w.ends++
-	l := w.lines[name]
-	if l != nil {
-		l.changed = now
-		if l.turns.Len() > 0 && (w.ends%othersEvery != 0 || len(w.refused) == 0) {
-			t := w.let(l)
-			t.timer = time.AfterFunc(w.settle, t.late)
-			return
+	var l *line
+	for priority := maxPriority; priority >= 0; priority-- {
+		if x := w.lines[lineKey{name, priority}]; x != nil {
+			x.changed = now
+			if l == nil && x.turns.Len() > 0 {
+				l = x
+			}
 		}
 	}
-	if len(w.refused) > 0 {
-		oldest := w.refused[0]
-		w.revive(func(r *line) bool { return r == oldest })
+	first := foremost(w.refused)
+	if l != nil && !w.outranked(l.priority) && (first == nil || first.priority <= l.priority && (w.ends%othersEvery != 0 || first.priority < l.priority)) {
+		t := w.let(l)
+		t.timer = time.AfterFunc(w.settle, t.late)
+		return
 	}
-	w.revive(func(r *line) bool { return r == l })
+	w.revive(func(r *line) bool { return r == first || r.name == name })
 	w.dispatch()
+}
+
+// foremost is the first line of those with the highest priority, nil for none.
+func foremost(lines []*line) *line {
+	var f *line
+	for _, l := range lines {
+		if f == nil || l.priority > f.priority {
+			f = l
+		}
+	}
+	return f
 }
 
 // signal says that something ended, which may have made room for anyone.

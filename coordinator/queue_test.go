@@ -38,10 +38,10 @@ func newStood(t testing.TB, size int) *stood {
 		for _, x := range s.all {
 			<-x.done
 			x.turn.end()
-			w.leave()
+			w.leave("o")
 		}
-		if w.standing != 0 || w.baton != nil || w.count.Load() != 0 || w.owed != 0 || len(w.lines) != 0 {
-			t.Errorf("left behind: %d stand, %d are counted, %d owed, %d lines", w.standing, w.count.Load(), w.owed, len(w.lines))
+		if w.standing != 0 || w.baton != nil || w.count.Load() != 0 || len(w.owed) != 0 || len(w.owners) != 0 || len(w.all) != 0 || len(w.lines) != 0 {
+			t.Errorf("left behind: %d stand, %d are counted, %d owed, %d lines", w.standing, w.count.Load(), len(w.owed), len(w.lines))
 		}
 	})
 	return s
@@ -53,11 +53,11 @@ func (s *stood) arrive(ids ...string) {
 	s.t.Helper()
 	for _, id := range ids {
 		name := api.FunctionName(id[:1] + ".ns")
-		s.makeRoom(name)
-		if err := s.enter(); err != nil {
+		s.makeRoom(lineKey{name: name}, "p")
+		if err := s.enter("o"); err != nil {
 			s.t.Fatal(err)
 		}
-		x := &stander{turn: s.waiting.turn(name)}
+		x := &stander{turn: s.waiting.turn(waiter{name: name, owner: "o"})}
 		s.all[id] = x
 		s.refuse(id)
 	}
@@ -96,7 +96,7 @@ func (s *stood) served(id string) {
 	x := s.all[id]
 	delete(s.all, id)
 	x.turn.end()
-	s.leave()
+	s.leave("o")
 }
 
 // want expects that it is the turn of id, "" of nobody.
@@ -285,8 +285,8 @@ func TestAnAttemptThatTakesLongMakesWayForTheNext(t *testing.T) {
 func TestNobodyIsKeptOutByTheNumberOfAnothersCallers(t *testing.T) {
 	s := newStood(t, 4)
 	s.arrive("a1", "a2", "a3", "a4")
-	s.makeRoom("a.ns")
-	if err := s.enter(); api.CodeOf(err) != api.CodeBusy {
+	s.makeRoom(lineKey{name: "a.ns"}, "p")
+	if err := s.enter("o"); api.CodeOf(err) != api.CodeBusy {
 		t.Errorf("one more of the same: %v", err)
 	}
 	s.arrive("b1")
@@ -299,8 +299,8 @@ func TestNobodyIsKeptOutByTheNumberOfAnothersCallers(t *testing.T) {
 		t.Errorf("the youngest of the longest line: %v", err)
 	}
 	s.served("a3")
-	s.makeRoom("b.ns") // two each: enough
-	if err := s.enter(); api.CodeOf(err) != api.CodeBusy {
+	s.makeRoom(lineKey{name: "b.ns"}, "p") // two each: enough
+	if err := s.enter("o"); api.CodeOf(err) != api.CodeBusy {
 		t.Errorf("beyond its share: %v", err)
 	}
 	if n := s.count.Load(); n != 4 {
@@ -317,17 +317,17 @@ func TestWaitingEndsWithItsContext(t *testing.T) {
 	w := newWaiting(10)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	if err := w.enter(); err != nil {
+	if err := w.enter("o"); err != nil {
 		t.Fatal(err)
 	}
-	turn := w.turn("a.ns")
+	turn := w.turn(waiter{name: "a.ns", owner: "o"})
 	from := w.next()
 	from.turn = turn
 	if err := w.wait(ctx, from, nil); !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
 	}
 	turn.end()
-	w.leave()
+	w.leave("o")
 	if w.standing+len(w.lines) != 0 || w.count.Load() != 0 {
 		t.Errorf("left behind: %d stand, %d lines", w.standing, len(w.lines))
 	}
@@ -366,20 +366,20 @@ func (c *crowd) one(ctx context.Context, name api.FunctionName, during func()) e
 			c.w.ended(name)
 			c.w.signal()
 			if queued {
-				c.w.leave()
+				c.w.leave("o")
 			}
 			return nil
 		}
 		if !queued {
-			if err := c.w.enter(); err != nil {
+			if err := c.w.enter("o"); err != nil {
 				return err
 			}
-			queued, turn = true, c.w.turn(name)
+			queued, turn = true, c.w.turn(waiter{name: name, owner: "o"})
 			defer turn.end()
 			continue
 		}
 		if err := c.w.wait(ctx, from, nil); err != nil {
-			c.w.leave()
+			c.w.leave("o")
 			return err
 		}
 	}
@@ -485,5 +485,81 @@ func BenchmarkQueueUnused(b *testing.B) {
 		m.turn = nil
 		w.ended("f.ns")
 		w.signal()
+	}
+}
+
+// Of those that wait, the highest priority goes first, whoever arrived before;
+// where all places are taken it pushes the lowest out.
+func TestPriorityGoesBeforeArrival(t *testing.T) {
+	w := newWaiting(3)
+	w.each = 10
+	w.pass, w.settle = time.Hour, 2*time.Hour
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	type one struct {
+		t    *turn
+		done chan error
+	}
+	arrive := func(name api.FunctionName, priority int) one {
+		t.Helper()
+		x := waiter{name: name, owner: "o", priority: priority}
+		w.makeRoom(x.key(), "o")
+		if err := w.enter("o"); err != nil {
+			t.Fatal(err)
+		}
+		o := one{w.turn(x), make(chan error, 1)}
+		from := w.next()
+		from.turn = o.t
+		go func() { o.done <- w.wait(ctx, from, nil) }()
+		for stands := false; !stands; time.Sleep(time.Millisecond) {
+			w.mu.Lock()
+			stands = o.t.stands != nil
+			w.mu.Unlock()
+			if ctx.Err() != nil {
+				t.Fatal("it does not stand")
+			}
+		}
+		return o
+	}
+	low, mid, other := arrive("a.ns", 1), arrive("a.ns", 5), arrive("b.ns", 0)
+	high := arrive("b.ns", 9)
+	if err := <-other.done; !errors.Is(err, errPushedOut) {
+		t.Errorf("the lowest: %v", err)
+	}
+	// A slot of a's came free: b's task goes first all the same.
+	w.ended("a.ns")
+	for i, next := range []one{high, mid, low} {
+		select {
+		case err := <-next.done:
+			if err != nil {
+				t.Error(i, err)
+			}
+		case <-ctx.Done():
+			t.Fatalf("number %d is not served", i)
+		}
+		next.t.end() // it found room
+		w.leave("o")
+		w.ended("a.ns")
+	}
+	other.t.end()
+	w.leave("o")
+	if w.count.Load() != 0 || len(w.owners) != 0 || len(w.owed) != 0 || len(w.all) != 0 || len(w.lines) != 0 {
+		t.Errorf("left behind: %+v", w)
+	}
+}
+
+func TestPlacesAreBoundedForEachOwner(t *testing.T) {
+	w := newWaiting(4)
+	w.each = 2
+	for range 2 {
+		if err := w.enter("o"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.enter("o"); api.CodeOf(err) != api.CodeBusy {
+		t.Errorf("a third of one owner: %v", err)
+	}
+	if err := w.enter("p"); err != nil {
+		t.Errorf("another owner: %v", err)
 	}
 }

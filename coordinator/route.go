@@ -7,6 +7,7 @@ import (
 
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/gate"
+	"github.com/faasd-sec/faasd-sec/manifest/ask"
 	"github.com/faasd-sec/faasd-sec/placement"
 	"github.com/faasd-sec/faasd-sec/sealed"
 	"github.com/faasd-sec/faasd-sec/store"
@@ -21,6 +22,10 @@ type route struct {
 	target   string            // NAME?rev=HEX&seq=N: a node with an older descriptor asks for this one
 	invoke   string            // path and target of an invocation
 	request  placement.Request // without seed and pending
+	limits   api.Resources     // the descriptor's
+	subject  ask.Subject       // of manifests
+	plain    *demand           // of an invocation of a function without bounds
+	defaults mergedDefaults    // of one with
 	gate     gate.Function
 	bound    time.Duration // of one invocation in a ready sandbox
 	freed    freedSlots
@@ -59,14 +64,22 @@ func newRoute(rec *store.Function) (*route, error) {
 	}
 	cfg := d.Config
 	lim := api.Resources{CPU: int64(cfg.Resources.CPUMillis), Memory: int64(cfg.Resources.MemoryBytes), PIDs: int64(cfg.Resources.PIDs)}
+	limits := lim
+	limits.Tmp, limits.ReadBps, limits.WriteBps = int64(cfg.Resources.TmpBytes), int64(cfg.Resources.IOReadBPS), int64(cfg.Resources.IOWriteBPS)
+	owner, err := sealed.ParseFingerprint(rec.Owner)
+	if err != nil {
+		return nil, api.Wrap(api.CodeInternal, err, "a stored owner does not parse")
+	}
 	target := string(rec.Name) + "?rev=" + rev.String() + "&seq=" + strconv.FormatUint(d.Sequence, 10)
-	return &route{
-		rec: rec, name: rec.Name, revision: rev, hex: rev.String(), target: target, invoke: api.NodePathInvoke + target,
+	r := &route{
+		rec: rec, limits: limits, subject: ask.Subject{Function: rec.Name, Revision: rev, Owner: owner}, name: rec.Name, revision: rev, hex: rev.String(), target: target, invoke: api.NodePathInvoke + target,
 		request: placement.Request{
 			Revision: rev.String(), Image: cfg.Image, Resources: lim.Add(api.AgentOverhead()),
 			Tiers: cfg.Policy.Attestation, Labels: cfg.Labels,
 		},
 		gate:  gate.Function{Name: rec.Name, Revision: rev, Callers: &d.Config.Policy},
 		bound: api.InvocationBound(cfg.ReadMS, cfg.WriteMS, cfg.ExecMS) + api.Milliseconds(cfg.StartMS, 0) + 2*time.Second,
-	}, nil
+	}
+	r.plain = &demand{request: r.request}
+	return r, nil
 }

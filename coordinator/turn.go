@@ -3,36 +3,38 @@ package coordinator
 import (
 	"container/list"
 	"time"
-
-	"github.com/faasd-sec/faasd-sec/api"
 )
 
 // turn is one invocation's place in its function's line. The queue's mutex
-// guards all but pushed, which is set before out closes.
+// guards all but err, which is set before out closes, if it is set while the turn
+// stands in its line.
 type turn struct {
+	waiter
 	w       *waiting
 	line    *line
 	arrived uint64        // decides the order in a line, kept over attempts in vain
 	stands  *list.Element // nil while it is not in the line
-	out     chan struct{} // closed when it is its turn, or when it was pushed out
-	pushed  bool
-	trying  bool // its attempt has not settled
+	out     chan struct{} // closed when it is its turn, or when its wait has ended
+	err     error         // why: errPushedOut or errCancelled
+	trying  bool          // its attempt has not settled
 	timer   *time.Timer
 }
 
-// turn makes a place in name's line; the invocation stands there while it waits.
-// The caller ends it.
-func (w *waiting) turn(name api.FunctionName) *turn {
+// turn makes a place in the waiter's line; the invocation stands there while it
+// waits. The caller ends it.
+func (w *waiting) turn(x waiter) *turn {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	l := w.lines[name]
+	l := w.lines[x.key()]
 	if l == nil {
-		l = &line{name: name}
-		w.lines[name] = l
+		l = &line{lineKey: x.key()}
+		w.lines[x.key()] = l
 	}
 	l.members++
 	w.arrivals++
-	return &turn{w: w, line: l, arrived: w.arrivals}
+	t := &turn{waiter: x, w: w, line: l, arrived: w.arrivals}
+	w.all[t] = struct{}{}
+	return t
 }
 
 // end leaves the line for good.
@@ -43,8 +45,9 @@ func (t *turn) end() {
 	w.take(t)
 	w.decided(t)
 	if t.line.members--; t.line.members == 0 {
-		delete(w.lines, t.line.name)
+		delete(w.lines, t.line.lineKey)
 	}
+	delete(w.all, t)
 	w.dispatch()
 }
 
@@ -112,18 +115,27 @@ func (w *waiting) demote(l *line) {
 	}
 }
 
-// dispatch lets the oldest of the next line try.
+// dispatch lets the oldest of the next line of the highest priority try.
 func (w *waiting) dispatch() {
-	for passed := 0; w.baton == nil && passed < len(w.ready); {
-		l := w.ready[0]
-		w.ready = append(w.ready[:0], w.ready[1:]...)
+	var busy []*line // with enough attempts under way
+	for w.baton == nil && len(w.ready) > 0 {
+		next := 0
+		for i, l := range w.ready {
+			if l.priority > w.ready[next].priority {
+				next = i
+			}
+		}
+		l := w.ready[next]
+		if w.outranked(l.priority) {
+			break // until that attempt settles
+		}
+		w.ready = append(w.ready[:next], w.ready[next+1:]...)
 		l.listed = false
 		if l.turns.Len() == 0 {
 			continue // listed again when somebody stands in it
 		}
 		if l.trying >= maxLineTrying {
-			w.list(l, true)
-			passed++
+			busy = append(busy, l)
 			continue
 		}
 		t := w.let(l)
@@ -133,6 +145,19 @@ func (w *waiting) dispatch() {
 			w.list(l, true)
 		}
 	}
+	for _, l := range busy {
+		w.list(l, true)
+	}
+}
+
+// outranked reports whether an attempt of a higher priority has not settled.
+func (w *waiting) outranked(priority int) bool {
+	for _, n := range w.trying[priority+1:] {
+		if n > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // let has the oldest of a line try. The caller sets its timer.
@@ -141,6 +166,7 @@ func (w *waiting) let(l *line) *turn {
 	w.take(t)
 	t.trying = true
 	l.trying++
+	w.trying[l.priority]++
 	close(t.out)
 	return t
 }
@@ -170,6 +196,7 @@ func (w *waiting) decided(t *turn) {
 	t.timer.Stop()
 	t.trying = false
 	t.line.trying--
+	w.trying[t.line.priority]--
 	if w.baton == t {
 		w.baton = nil
 	}

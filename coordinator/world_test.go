@@ -50,6 +50,7 @@ type world struct {
 	keys  [2]*sm2.PrivateKey // the function's: signing, decryption
 	state *memory
 
+	manifests Manifests
 	broker    *http.Client
 	brokerURL string
 	fn        store.Function
@@ -79,7 +80,7 @@ func newWorld(t testing.TB, n int, change ...func(*world)) *world {
 	life, end := context.WithCancel(context.Background())
 	w.c, err = New(life, w.cfg, Deps{
 		Mesh: w.mesh, Store: w.state, Cache: w.state, Nodes: plain{}, Log: slog.New(slog.DiscardHandler),
-		Broker: w.broker, BrokerURL: w.brokerURL,
+		Broker: w.broker, BrokerURL: w.brokerURL, Manifests: w.manifests,
 		Auth: reqauth.NewVerifier(time.Now), Images: w.state, Registry: func(ctx *fasthttp.RequestCtx) { ctx.SetStatusCode(204) },
 	})
 	if err != nil {
@@ -89,7 +90,7 @@ func newWorld(t testing.TB, n int, change ...func(*world)) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &fasthttp.Server{Handler: w.c.Gateway(), ErrorHandler: w.c.HandleError, ConnState: w.c.Replied, StreamRequestBody: true, MaxRequestBodySize: 8 << 10,
+	s := &fasthttp.Server{Handler: w.c.Gateway(), ErrorHandler: w.c.HandleError, ConnState: w.c.Replied, StreamRequestBody: true, MaxRequestBodySize: 8 << 10, ReadBufferSize: 16 << 10,
 		CloseOnShutdown: true, DisablePreParseMultipartForm: true, Logger: silent{}, ReadTimeout: 5 * time.Second}
 	go s.Serve(ln)
 	tr := &http.Transport{}

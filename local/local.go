@@ -1,5 +1,5 @@
 // Package local runs a whole cluster on one machine: a private containerd, the
-// key broker, the coordinator and any number of nodes, each its own process
+// key broker, the manifest opener, the coordinator and any number of nodes, each its own process
 // with its own state, exactly the binaries that a cluster of machines runs.
 //
 // It promises that Run returns only when every process, mount, cgroup and
@@ -24,6 +24,7 @@ import (
 
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/enrol"
+	"github.com/faasd-sec/faasd-sec/manifest/ask"
 	"github.com/faasd-sec/faasd-sec/pki"
 	"github.com/faasd-sec/faasd-sec/runtime/containerd/daemon"
 )
@@ -39,6 +40,7 @@ type Config struct {
 	Memory     string // lent to functions by each node, such as "2Gi" (default: all nodes together three quarters of the machine's)
 	IdleAfter  time.Duration
 	NodeArgs   []string // more flags for each node, after the cluster's own
+	Labels     []string // of each node in order, as the node's -labels; those without have none
 	Gateways   bool     // each node serves callers directly as well, on a free port of loopback
 	Log        *slog.Logger
 }
@@ -57,6 +59,8 @@ type Cluster struct {
 	ctrd    *daemon.Daemon
 	socket  string
 	broker  api.BrokerInfo
+
+	manifest api.ManifestKeys
 }
 
 // ports are the addresses of the parts, all on loopback.
@@ -73,6 +77,9 @@ func (c *Cluster) NodeGateway(i int) string { return c.direct[i] }
 
 // Broker is the public identity of the cluster's key broker.
 func (c *Cluster) Broker() api.BrokerInfo { return c.broker }
+
+// ManifestKeys are the keys of the cluster's manifest opener.
+func (c *Cluster) ManifestKeys() api.ManifestKeys { return c.manifest }
 
 // State is the directory of all state.
 func (c *Cluster) State() string { return c.state }
@@ -98,6 +105,7 @@ func Start(ctx context.Context, cfg Config) (_ *Cluster, retErr error) {
 		{"state directory", c.prepare},
 		{"containerd", c.startContainerd},
 		{"key broker", c.startBroker},
+		{"manifest opener", c.startOpener},
 		{"coordinator", c.startCoordinator},
 		{"nodes", c.startNodes},
 		{"readiness", c.waitReady},
@@ -126,10 +134,10 @@ func (c *Cluster) check() error {
 	if err != nil || host == "" {
 		return api.Invalid("listen", "give host:port, such as 127.0.0.1:8080", fmt.Sprintf("%q", c.cfg.Listen))
 	}
-	for _, b := range []string{"coordinator", "keybroker", "node", "agent"} {
+	for _, b := range []string{"coordinator", "keybroker", "manifest-opener", "node", "agent"} {
 		if _, err := os.Stat(filepath.Join(c.cfg.Bin, b)); err != nil {
 			return &api.Error{Code: api.CodeNotFound, Field: b, Message: "no such binary in " + c.cfg.Bin,
-				Remedy: "run `make build`, which puts all five beside each other"}
+				Remedy: "run `make build`, which puts all of them beside each other"}
 		}
 	}
 	return nil
@@ -179,6 +187,7 @@ func (c *Cluster) nodeID(i int) string  { return "node-" + strconv.Itoa(i) }
 func (c *Cluster) nodeRun(i int) string { return filepath.Join(c.run, "n"+strconv.Itoa(i)) }
 func (c *Cluster) brokerTLS() string    { return filepath.Join(c.brokerDir(), "tls.pem") }
 func (c *Cluster) brokerSocket() string { return filepath.Join(c.run, "keybroker.sock") }
+func (c *Cluster) openerSocket() string { return filepath.Join(c.run, "opener", "socket") }
 func (c *Cluster) namespace(i int) string {
 	return filepath.Base(c.run) + "-n" + strconv.Itoa(i)
 }
@@ -251,7 +260,25 @@ func (c *Cluster) startCoordinator(ctx context.Context) error {
 	return c.spawn(ctx, "coordinator", "http://"+c.ports.ops+"/healthz", c.bin("coordinator"),
 		"-state", filepath.Join(c.state, "coordinator"), "-listen", c.ports.gateway,
 		"-cluster-listen", c.ports.cluster, "-gossip-listen", c.ports.gossip,
-		"-ops-listen", c.ports.ops, "-broker", c.ports.broker)
+		"-ops-listen", c.ports.ops, "-broker", c.ports.broker,
+		"-manifest-opener", c.openerSocket())
+}
+
+// startOpener starts what opens manifests. As for the broker, on one's own machine
+// the passphrase lies beside the keys.
+func (c *Cluster) startOpener(ctx context.Context) error {
+	return c.spawnWith(ctx, "manifest-opener", c.openerServes, c.bin("manifest-opener"),
+		"-socket", c.openerSocket(), "-state-dir", filepath.Join(c.state, "manifest-opener"), "-insecure-passphrase", "-allow-swap")
+}
+
+// openerServes asks for the keys, as the coordinator will.
+func (c *Cluster) openerServes(ctx context.Context) error {
+	a, err := ask.New(ask.DefaultConfig(c.openerSocket()))
+	if err != nil {
+		return err
+	}
+	_, err = a.Info(ctx)
+	return errors.Join(err, a.Close())
 }
 
 func (c *Cluster) startNodes(ctx context.Context) error {
@@ -309,6 +336,9 @@ func (c *Cluster) startNode(ctx context.Context, i int) error {
 	}
 	if c.cfg.IdleAfter > 0 {
 		args = append(args, "-idle-after", c.cfg.IdleAfter.String())
+	}
+	if i <= len(c.cfg.Labels) {
+		args = append(args, "-labels", c.cfg.Labels[i-1])
 	}
 	args = append(args, c.cfg.NodeArgs...)
 	return c.spawn(ctx, c.nodeID(i), "http://"+addr[2]+"/healthz", c.bin("node"), args...)

@@ -174,7 +174,7 @@ func TestConfigIsChecked(t *testing.T) {
 		t.Skip("needs root")
 	}
 	bin := t.TempDir()
-	for _, b := range []string{"coordinator", "keybroker", "node", "agent"} {
+	for _, b := range []string{"coordinator", "keybroker", "manifest-opener", "node", "agent"} {
 		if err := os.WriteFile(filepath.Join(bin, b), nil, 0o700); err != nil {
 			t.Fatal(err)
 		}

@@ -19,7 +19,7 @@ import (
 // process is one supervised part.
 type process struct {
 	name    string
-	health  string // URL that answers 200 when it serves
+	health  func(context.Context) error // nil when it serves
 	path    string
 	args    []string
 	log     string
@@ -37,8 +37,29 @@ type process struct {
 // tooOften deaths within a minute end the cluster.
 const tooOften = 5
 
-// spawn starts a part and returns when it serves.
+// spawn starts a part and returns when the URL health answers 200.
 func (c *Cluster) spawn(ctx context.Context, name, health, path string, args ...string) error {
+	return c.spawnWith(ctx, name, func(ctx context.Context) error { return answers(ctx, health) }, path, args...)
+}
+
+func answers(ctx context.Context, url string) error {
+	client := &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("status %d", resp.StatusCode)
+	}
+	return errors.Join(err, resp.Body.Close())
+}
+
+// spawnWith starts a part and returns when health finds that it serves.
+func (c *Cluster) spawnWith(ctx context.Context, name string, health func(context.Context) error, path string, args ...string) error {
 	p := &process{
 		name: name, health: health, path: path, args: args,
 		log: filepath.Join(c.logs(), name+".log"), pidFile: filepath.Join(c.run, name+".pid"),
@@ -138,17 +159,9 @@ func (p *process) note(format string, args ...any) {
 func (p *process) waitHealthy(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	client := &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	for {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.health, nil)
-		if err != nil {
-			return err
-		}
-		if resp, err := client.Do(req); err == nil {
-			resp.Body.Close()
-			if resp.StatusCode == http.StatusOK {
-				return nil
-			}
+		if p.health(ctx) == nil {
+			return nil
 		}
 		t := time.NewTimer(20 * time.Millisecond)
 		select {

@@ -32,7 +32,7 @@ func (c *Cluster) waitReady(ctx context.Context) error {
 			}
 		}
 		if err == nil && have >= c.cfg.Nodes {
-			return c.get(ctx, api.GatewayPathBroker, &c.broker)
+			return errors.Join(c.get(ctx, api.GatewayPathBroker, &c.broker), c.get(ctx, api.GatewayPathManifestKey, &c.manifest))
 		}
 		t := time.NewTimer(20 * time.Millisecond)
 		select {

@@ -64,6 +64,7 @@ func Decode(b []byte) (*Manifest, error) {
 		return nil, err
 	}
 	m := &Manifest{d.Task, d.Suite, d.Revision, d.Needs, d.Deadline, d.Priority, d.Retry}
+	d = manifestDoc{} // the one copy is the caller's, see Wipe
 	return m, m.Validate()
 }
 

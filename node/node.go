@@ -94,7 +94,7 @@ type Mesh interface {
 }
 
 // Deps are the parts a Node works with. All are required but Fittings,
-// MeasureAgent, Pressure, ScratchFree, Kernel, Anomaly and Registerer.
+// Left, MeasureAgent, Pressure, ScratchFree, Kernel, Anomaly and Registerer.
 type Deps struct {
 	Runtime    runtime.Runtime
 	Broker     Broker
@@ -105,6 +105,7 @@ type Deps struct {
 	// now. It is called by New, and before a sandbox is made of a replaced one.
 	MeasureAgent func() error
 	Free         func() (api.Resources, error)  // what the machine really has free
+	Left         func() (api.Resources, error)  // its memory and pids alone, asked before each start; nil: Free is
 	Pressure     func() (Pressure, bool, error) // how hard it works; false where the kernel does not tell
 	ScratchFree  func() (int64, error)          // bytes that the disk of scratch space has left; required where a Fitting gives any
 	Kernel       func() error                   // whether the kernel still has what sandboxes need

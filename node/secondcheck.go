@@ -19,7 +19,11 @@ import (
 // any of it: while its image is mounted, since the kernel takes a moment to say.
 func (n *Node) checkRoom(s *sandbox) error {
 	l := s.rev.limits
-	free, err := n.dep.Free()
+	left := n.dep.Left
+	if left == nil {
+		left = n.dep.Free
+	}
+	free, err := left()
 	switch {
 	case err != nil:
 		return n.failCheck(s, "memory", err, "what the machine has free cannot be read")

@@ -119,6 +119,7 @@ func (x *Index) View() *api.ClusterView { return x.view }
 // If that left the limit unfilled it looks at all nodes, so that a request is
 // refused only when none fits.
 func (x *Index) Pick(req Request, w Weights) Decision {
+	defer func() { req = Request{} }() // it is in memory of its own, where what a manifest said would stay
 	s := scan{nodes: x.view.Nodes, need: req.compile(), w: w}
 	if len(x.order) <= x.sample {
 		for _, i := range x.order {

@@ -11,6 +11,7 @@ import (
 // It is exact and costs time proportional to the number of nodes; see Index for
 // the hot path. It changes nothing and is safe for concurrent use.
 func Pick(view *api.ClusterView, req Request, w Weights) Decision {
+	defer func() { req = Request{} }() // as in Index.Pick
 	s := scan{nodes: view.Nodes, need: req.compile(), w: w}
 	for i := range view.Nodes {
 		s.look(i, idHash(view.Nodes[i].Meta.ID))
@@ -237,7 +238,11 @@ func compare(a, b Candidate) int {
 func (s *scan) refuse(n *api.NodeView, r Reason) {
 	s.d.Refused[r]++
 	if len(s.d.Refusals) < s.need.Explain {
-		s.d.Refusals = append(s.d.Refusals, Refusal{ID: n.Meta.ID, Reason: r, Detail: s.detail(n, r)})
+		refusal := Refusal{ID: n.Meta.ID, Reason: r}
+		if !s.need.Terse {
+			refusal.Detail = s.detail(n, r)
+		}
+		s.d.Refusals = append(s.d.Refusals, refusal)
 	}
 }
 

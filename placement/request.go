@@ -36,6 +36,7 @@ type Request struct {
 	Seed    uint64 // decides between equals; draw a new one for each invocation
 	Limit   int    // most candidates wanted; 0 or less means DefaultLimit
 	Explain int    // how many refusals to list; their count by reason is always there
+	Terse   bool   // refusals without Detail, which tells numbers and labels
 }
 
 // needs is a Request in the form the inner loop wants.

@@ -113,7 +113,7 @@ func (w *world) handle(ctx *fasthttp.RequestCtx) {
 		ctx.SetConnectionClose() // after Error, which resets it
 		return
 	}
-	reply, err := w.up.Post(time.Now().Add(w.until), string(ctx.Path()), body, Header{"Content-Type", "application/x"})
+	reply, err := w.up.Post(time.Now().Add(w.until), string(ctx.Path()), body, Header{Name: "Content-Type", Value: "application/x"})
 	if err != nil {
 		w.sendErr.set(err)
 		body.Release()

@@ -139,7 +139,10 @@ func (u *Upstream) Close() {
 }
 
 // Header is one header to send.
-type Header struct{ Name, Value string }
+type Header struct {
+	Name, Value string
+	Wipe        bool // Value is not to stay in memory here once it is sent; with small bodies only
+}
 
 // Reply is an upstream's answer, its body unread. Exactly one of SendTo and
 // Discard must be called.
@@ -200,6 +203,7 @@ func (u *Upstream) postSmall(until time.Time, path string, body *Body, sent func
 	req.Path, req.Query, _ = strings.Cut(path, "?")
 	for i, h := range headers {
 		req.Header[i] = upstream.Field{Name: h.Name, Value: h.Value}
+		req.Wipe = req.Wipe || h.Wipe
 	}
 	resp, err := u.small.Do(u.life, req)
 	if err != nil {

@@ -60,7 +60,7 @@ func newHop(t testing.TB) *hop {
 			ctx.Error(err.Error(), 400)
 			return
 		}
-		reply, err := h.up.Post(time.Now().Add(10*time.Second), "/x", body, Header{"Content-Type", "application/x"})
+		reply, err := h.up.Post(time.Now().Add(10*time.Second), "/x", body, Header{Name: "Content-Type", Value: "application/x"})
 		if err != nil {
 			body.Release()
 			ctx.Error(err.Error(), 502)

@@ -12,7 +12,7 @@ import (
 )
 
 var functionFields = []string{"lang", "handler", "image", "fprocess", "environment", "environment_file", "secrets",
-	"constraints", "labels", "annotations", "limits", "requests", "readonly_root_filesystem", "namespace", "sealed", "build"}
+	"constraints", "labels", "annotations", "limits", "requests", "readonly_root_filesystem", "namespace", "sealed", "needs", "build"}
 
 var (
 	imageRef   = regexp.MustCompile(`^[a-z0-9][a-z0-9._/:@-]{0,254}$`)
@@ -96,6 +96,8 @@ func (p *parser) functionField(fn *Function, f pair) (err error) {
 		}
 	case "sealed":
 		err = p.sealed(fn, f.node, f.field)
+	case "needs":
+		fn.Needs, err = p.needs(f.node, f.field)
 	case "build":
 		fn.Build, err = p.build(f.node, f.field)
 	}

@@ -23,6 +23,11 @@ type Function struct {
 	Resources   api.Resources    `json:"resources"`            // what one sandbox reserves
 	UpdatedAt   int64            `json:"updated_at"`           // unix seconds
 
+	// Bounds are the owner's bounds of manifests for this revision, as the
+	// manifest opener gave them back: nobody else reads them. They go with the
+	// record, and so with the revision.
+	Bounds []byte `json:"bounds,omitempty"`
+
 	// Version is the record's version in the store, to be named when it is
 	// replaced. It is set by reads and not stored.
 	Version int64 `json:"-"`

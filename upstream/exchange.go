@@ -32,6 +32,7 @@ type Request struct {
 	Cancel func()    // makes a Read of Body under way return; needed with Body
 
 	Deadline time.Time // of the whole exchange, zero for none
+	Wipe     bool      // the header is not to stay in memory: no buffer that was used for it is kept
 	Sent     func()    // called when the request is on its way, before the reply is awaited; may be nil
 
 	mu sync.Mutex
@@ -109,7 +110,11 @@ func (c *Client) do(ctx context.Context, r *Request, fresh bool) (_ *Response, r
 		c.put(cn, false)
 		return nil, !cn.fresh && r.Body == nil, fmt.Errorf("%w: %w", ErrDial, err)
 	}
-	if cn.wbuf, err = appendRequest(cn.wbuf[:0], r, c.cfg.Host); err != nil {
+	wbuf := cn.wbuf[:0]
+	if r.Wipe { // large enough not to grow, which would leave a copy
+		wbuf = make([]byte, 0, headSize(r, c.cfg.Host)+min(len(r.Small), oneWrite))
+	}
+	if wbuf, err = appendRequest(wbuf, r, c.cfg.Host); err != nil {
 		r.on(nil)
 		c.put(cn, false)
 		return nil, false, &BodyError{err}
@@ -117,9 +122,14 @@ func (c *Client) do(ctx context.Context, r *Request, fresh bool) (_ *Response, r
 	inline := r.Body == nil && len(r.Small) <= c.cfg.Inline
 	whole := inline && len(r.Small) <= oneWrite
 	if whole {
-		cn.wbuf = append(cn.wbuf, r.Small...)
+		wbuf = append(wbuf, r.Small...)
 	}
-	_, err = cn.Write(cn.wbuf)
+	_, err = cn.Write(wbuf)
+	if r.Wipe {
+		clear(wbuf)
+	} else {
+		cn.wbuf = wbuf
+	}
 	if err == nil && inline && !whole {
 		_, err = cn.Write(r.Small)
 	}
@@ -154,6 +164,15 @@ func (c *Client) do(ctx context.Context, r *Request, fresh bool) (_ *Response, r
 	}
 	resp.take(h)
 	return resp, false, nil
+}
+
+// headSize is more than appendRequest writes.
+func headSize(r *Request, host string) int {
+	n := 256 + len(r.Method) + len(r.Path)*3 + len(r.Query) + len(host)
+	for _, f := range r.Header {
+		n += len(f.Name) + len(f.Value) + 4
+	}
+	return n
 }
 
 func idempotent(method string) bool {

@@ -3,6 +3,7 @@ package main
 import (
 	"flag"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 )
@@ -17,7 +18,9 @@ type options struct {
 	broker                        string
 	etcd                          string
 	etcdCA, etcdCert, etcdKey     string
-	queue                         int
+	opener                        string
+	openerUID                     int
+	queue, queueEach              int
 	queueTimeout                  time.Duration
 	maxBody                       int64
 	held, heldEach                int64
@@ -45,6 +48,9 @@ func parse(args []string) (options, error) {
 	fs.StringVar(&o.etcdCA, "etcd-ca", "", "`file` with the authority of an external etcd's certificates")
 	fs.StringVar(&o.etcdCert, "etcd-cert", "", "`file` with this coordinator's certificate for an external etcd")
 	fs.StringVar(&o.etcdKey, "etcd-key", "", "`file` with the key of -etcd-cert")
+	fs.StringVar(&o.opener, "manifest-opener", "", "`socket` of this machine's manifest-opener; empty: sealed manifests are refused")
+	fs.IntVar(&o.openerUID, "manifest-opener-uid", os.Geteuid(), "user `id` that the manifest-opener must have")
+	fs.IntVar(&o.queueEach, "queue-each", 0, "of these for the functions of one owner (default three quarters)")
 	fs.IntVar(&o.queue, "queue", 0, "invocations that may wait for room (default 1024)")
 	fs.DurationVar(&o.queueTimeout, "queue-timeout", 0, "longest wait for room (default 30s)")
 	fs.Int64Var(&o.maxBody, "max-body", 0, "largest sealed request in bytes; -1 is without limit (default 4 GiB)")

@@ -13,6 +13,7 @@ import (
 	"github.com/faasd-sec/faasd-sec/coordinator"
 	"github.com/faasd-sec/faasd-sec/daemon"
 	"github.com/faasd-sec/faasd-sec/enrol"
+	"github.com/faasd-sec/faasd-sec/manifest/ask"
 	"github.com/faasd-sec/faasd-sec/pki"
 	"github.com/faasd-sec/faasd-sec/registry"
 	"github.com/faasd-sec/faasd-sec/reqauth"
@@ -85,18 +86,30 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	cfg := coordinator.DefaultConfig()
 	cfg.QueueSize, cfg.QueueTimeout, cfg.MaxBody = o.queue, o.queueTimeout, o.maxBody
+	cfg.QueueEach = o.queueEach
 	cfg.HeldBytes, cfg.HeldBytesEach = o.held, o.heldEach
 	if cfg.Owners, cfg.AnyOwner, err = owners(cl); err != nil {
 		return err
 	}
+	manifests, err := manifestOpener(o)
+	if err != nil {
+		return err
+	}
+	if manifests != nil {
+		defer func() { err = errors.Join(err, manifests.Close()) }()
+	}
 	reg := daemon.Registry()
-	co, err := coordinator.New(life, cfg, coordinator.Deps{
+	deps := coordinator.Deps{
 		Mesh: mesh, Store: st, Cache: cache, Nodes: nodeDialer{identity, daemon.BootID()}, Enrol: desk,
 		Broker: &http.Client{Transport: &http.Transport{
 			TLSClientConfig: pki.ClientConfig(identity, pki.RoleKeyBroker, pki.AnyID), IdleConnTimeout: time.Minute}},
 		BrokerURL: "https://" + o.broker, Registry: images.ServeFastHTTP, Images: images,
 		Auth: reqauth.NewVerifier(time.Now), Log: log, Registerer: reg,
-	})
+	}
+	if manifests != nil {
+		deps.Manifests = manifests
+	}
+	co, err := coordinator.New(life, cfg, deps)
 	if err != nil {
 		return err
 	}
@@ -125,4 +138,14 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	g.Stop()
 	return g.Wait()
+}
+
+// manifestOpener is a client of the opener that the flags name, nil for none.
+func manifestOpener(o options) (*ask.Client, error) {
+	if o.opener == "" {
+		return nil, nil
+	}
+	cfg := ask.DefaultConfig(o.opener)
+	cfg.ServerUID = o.openerUID
+	return ask.New(cfg)
 }

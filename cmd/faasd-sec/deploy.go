@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -217,6 +218,18 @@ func (d *deployer) deployment(fn *stack.Function) (client.Deployment, error) {
 			return dep, api.Invalid(field(fn, fmt.Sprintf("sealed.callers[%d]", i)), "give 64 hex digits", "it is not a fingerprint")
 		}
 		dep.Callers = append(dep.Callers, f)
+	}
+	if fn.Needs != nil {
+		b := fn.Needs.Bounds
+		for i, s := range fn.Needs.Listed {
+			f, err := sealed.ParseFingerprint(s)
+			if err != nil {
+				return dep, api.Invalid(field(fn, fmt.Sprintf("needs.initiators[%d]", i)), "give 64 hex digits", "it is not a fingerprint")
+			}
+			b.Initiators = append(b.Initiators, f)
+		}
+		slices.SortFunc(b.Initiators, func(x, y sealed.Fingerprint) int { return slices.Compare(x[:], y[:]) })
+		dep.Bounds = &b
 	}
 	if fn.Bundle != "" {
 		dep.Bundle.Dir = filepath.Join(fn.Dir, fn.Bundle)

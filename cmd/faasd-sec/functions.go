@@ -64,9 +64,14 @@ func (a *app) ownFingerprint() string {
 }
 
 func (a *app) describeCommand() *cobra.Command {
-	return &cobra.Command{Use: "describe FUNCTION", Short: "Show a function, its signed descriptor and its sandboxes", Args: usageArgs(cobra.ExactArgs(1)),
+	return &cobra.Command{Use: "describe FUNCTION|TASK", Short: "Show a function and its sandboxes, or where a task was placed and why", Args: usageArgs(cobra.ExactArgs(1)),
+		Long: "Show a function, its signed descriptor and its sandboxes. Of a task, named by its id of 32 digits as\n" +
+			"invoke --show-task prints it, show which nodes were considered for it and why each was refused.",
 		ValidArgsFunction: a.completeFunctions,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if taskID.MatchString(args[0]) {
+				return a.describeTask(cmd.Context(), args[0])
+			}
 			name, err := api.ParseFunctionName(args[0])
 			if err != nil {
 				return err

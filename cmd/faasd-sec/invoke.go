@@ -27,6 +27,7 @@ type invokeFlags struct {
 	stream  bool
 	include bool
 	timeout *time.Duration
+	needs   needsFlags
 }
 
 func (a *app) invokeCommand() *cobra.Command {
@@ -50,6 +51,7 @@ func (a *app) invokeCommand() *cobra.Command {
 	fl.BoolVar(&f.stream, "stream", false, "hand the body on while it flows, and the reply back meanwhile")
 	fl.BoolVarP(&f.include, "include", "i", false, "print the reply's status and headers before its body")
 	fl.StringVar(&a.via, "via", "", "URL of a node's gateway to ask first: one hop fewer for functions it hosts; --gateway serves the rest")
+	f.needs.add(cmd)
 	f.timeout = timeoutFlag(cmd, 5*time.Minute)
 	a.trustFlag(cmd)
 	return cmd
@@ -61,6 +63,10 @@ func (a *app) invoke(cmd *cobra.Command, function string, f *invokeFlags) (retEr
 		return err
 	}
 	header, err := parseHeaders(f.headers)
+	if err != nil {
+		return err
+	}
+	needs, err := f.needs.parse(cmd.Flags(), time.Now())
 	if err != nil {
 		return err
 	}
@@ -78,7 +84,10 @@ func (a *app) invoke(cmd *cobra.Command, function string, f *invokeFlags) (retEr
 		return err
 	}
 	defer c.Close()
-	res, err := c.Invoke(ctx, name, client.Request{Method: f.method, Path: f.path, Query: f.query, Header: header, Body: body, Stream: f.stream})
+	res, err := c.Invoke(ctx, name, client.Request{Method: f.method, Path: f.path, Query: f.query, Header: header, Body: body, Stream: f.stream, Needs: needs})
+	if needs != nil && f.needs.show {
+		a.notef("task %s", needs.Task)
+	}
 	if err != nil {
 		return err
 	}

@@ -24,7 +24,13 @@ func (a *app) keyTrust() *cobra.Command {
 		Args: usageArgs(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.trustBroker(cmd.Context(), args) }}
 	a.trustFlag(broker)
-	cmd.AddCommand(broker,
+	opener := &cobra.Command{Use: "manifest-opener [FINGERPRINT]", Short: "Pin the gateway's manifest opener, which is told what tasks need",
+		Long: "Pin the manifest opener of the gateway: who signs the keys that manifests are sealed to. As for a broker,\n" +
+			"it is shown only, unless its fingerprint or --trust-first-use is given.",
+		Args: usageArgs(cobra.MaximumNArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.trustOpener(cmd.Context(), args) }}
+	a.trustFlag(opener)
+	cmd.AddCommand(broker, opener,
 		&cobra.Command{Use: "owner FUNCTION|NAMESPACE FINGERPRINT", Short: "Pin the owner of a function or of a whole namespace",
 			Long: "Pin the owner whose signature counts for a function (\"hello.openfaas-fn\"), or for all functions of a\n" +
 				"namespace (\"openfaas-fn\"). A pin of a function goes before its namespace's.",
@@ -48,30 +54,55 @@ func (a *app) trustBroker(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	gateway := a.gatewayURL("")
+	return a.pin("key broker", client.Pin{Gateway: a.gatewayURL(""), Kind: "broker", Fingerprint: pin.Fingerprint()}, args, func(gateway string) error {
+		return client.PinBroker(a.configDir, gateway, info)
+	})
+}
+
+func (a *app) trustOpener(ctx context.Context, args []string) error {
+	c, err := a.anonymous()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	keys, err := c.ManifestKeys(ctx)
+	if err != nil {
+		return err
+	}
+	identity, err := sealed.ParsePublicKeyText(keys.Identity)
+	if err != nil {
+		return api.Wrap(api.CodeUnavailable, err, "the manifest opener's key does not parse")
+	}
+	return a.pin("manifest opener", client.Pin{Gateway: a.gatewayURL(""), Kind: "manifest-opener", Fingerprint: identity.Fingerprint()}, args, func(gateway string) error {
+		return client.PinOpener(a.configDir, gateway, keys)
+	})
+}
+
+// pin keeps what the gateway named, if a person says that it is the one.
+func (a *app) pin(what string, pin client.Pin, args []string, keep func(gateway string) error) error {
 	if len(args) == 0 && !a.trustFirstUse {
 		return &api.Error{Code: api.CodeForbidden, Field: "FINGERPRINT",
-			Message: fmt.Sprintf("the key broker of %s has fingerprint %s; nothing was pinned", gateway, pin.Fingerprint()),
-			Remedy:  "compare it with what the broker's operator tells you, then give it as the argument"}
+			Message: fmt.Sprintf("the %s of %s has fingerprint %s; nothing was pinned", what, pin.Gateway, pin.Fingerprint),
+			Remedy:  "compare it with what its operator tells you, then give it as the argument"}
 	}
 	if len(args) == 1 {
 		want, err := parseFingerprint(args[0])
 		if err != nil {
 			return err
 		}
-		if want != pin.Fingerprint() {
+		if want != pin.Fingerprint {
 			return &api.Error{Code: api.CodeForbidden, Field: "FINGERPRINT",
-				Message: fmt.Sprintf("the key broker of %s has fingerprint %s", gateway, pin.Fingerprint()),
-				Remedy:  "this is not the broker you were told of: ask its operator"}
+				Message: fmt.Sprintf("the %s of %s has fingerprint %s", what, pin.Gateway, pin.Fingerprint),
+				Remedy:  "this is not the one you were told of: ask its operator"}
 		}
 	}
-	if err := client.PinBroker(a.configDir, gateway, info); err != nil {
+	if err := keep(pin.Gateway); err != nil {
 		return err
 	}
 	if a.json() {
-		return a.printJSON(client.Pin{Gateway: gateway, Kind: "broker", Fingerprint: pin.Fingerprint()})
+		return a.printJSON(pin)
 	}
-	fmt.Fprintf(a.stdout, "pinned key broker %s for %s\n", pin.Fingerprint(), gateway)
+	fmt.Fprintf(a.stdout, "pinned %s %s for %s\n", what, pin.Fingerprint, pin.Gateway)
 	return nil
 }
 

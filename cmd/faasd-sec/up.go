@@ -83,6 +83,9 @@ func up(ctx context.Context, cfg local.Config, configDir string, stdout io.Write
 	if err := client.PinBroker(configDir, c.Gateway(), c.Broker()); err != nil {
 		return fmt.Errorf("pin the key broker: %w", err)
 	}
+	if err := client.PinOpener(configDir, c.Gateway(), c.ManifestKeys()); err != nil {
+		return fmt.Errorf("pin the manifest opener: %w", err)
+	}
 	fmt.Fprintf(stdout, "state     %s\nnodes     %d (evidence: node-key, dev-untrusted)\nready     %s\n", c.State(), cfg.Nodes, c.Gateway())
 	return c.Wait(ctx)
 }

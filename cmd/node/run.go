@@ -93,7 +93,7 @@ func run(ctx context.Context, o options) (err error) {
 		Broker:     broker,
 		Bundles:    image.NewBlobs("https://"+n.Registry, toRegistry),
 		Collectors: []node.Collector{evidence}, MeasureAgent: evidence.measure,
-		Kernel:   rt.Features,
+		Kernel: rt.Features, Left: fs.Left,
 		Pressure: func() (node.Pressure, bool, error) { return pressure(fs) },
 	})
 	if err != nil {

@@ -63,7 +63,7 @@ type Subject struct {
 	Owner    sealed.Fingerprint
 }
 
-// Opened is a manifest after merging.
+// Opened is a manifest after merging. It is the caller's to Wipe.
 type Opened struct {
 	Manifest manifest.Manifest
 	Sender   sealed.Fingerprint // the initiator; zero where no manifest was given
@@ -97,11 +97,14 @@ func (c *Client) Open(ctx context.Context, s Subject, blob, sealedManifest []byt
 	if err != nil {
 		return Opened{}, err
 	}
+	defer clear(r.Body)
 	m, err := manifest.Decode(r.Body)
 	if err != nil {
 		return Opened{}, api.Wrap(api.CodeUnavailable, err, "the manifest opener's reply does not decode")
 	}
-	return Opened{Manifest: *m, Sender: r.Sender}, nil
+	opened := Opened{Manifest: *m, Sender: r.Sender}
+	*m = manifest.Manifest{} // the one copy is the caller's
+	return opened, nil
 }
 
 func request(call Call, s Subject, blob, message []byte) *Request {

@@ -65,14 +65,7 @@ type Reply struct {
 }
 
 // Key is one of the cluster's manifest keys.
-type Key struct {
-	Public    sealed.PublicKey `cbor:"1,keyasint"`
-	NotBefore uint64           `cbor:"2,keyasint"` // unix seconds
-	NotAfter  uint64           `cbor:"3,keyasint"` // unix seconds
-}
-
-// Fingerprint names the key.
-func (k Key) Fingerprint() sealed.Fingerprint { return k.Public.Fingerprint() }
+type Key = manifest.Key
 
 // EncodeRequest returns a whole frame.
 func EncodeRequest(r *Request) ([]byte, error) { return frame(r, len(r.Blob)+len(r.Sealed)+256) }

@@ -18,7 +18,8 @@ import (
 )
 
 const (
-	rootFile      = "root.pem" // an SM2 key that only serves to derive the two below
+	rootFile      = "root.pem" // an SM2 key that only serves to derive the three below
+	identityInfo  = "faasd-sec/v1 manifest-opener identity"
 	storageInfo   = "faasd-sec/v1 manifest-opener storage"
 	keyFilesInfo  = "faasd-sec/v1 manifest-opener keys"
 	minPassphrase = 8 // bytes
@@ -47,8 +48,8 @@ func loadRoot(dir string, passphrase []byte, random io.Reader, p *page) error {
 	defer k.Wipe()
 	scalar := k.Scalar()
 	defer clear(scalar)
-	for info, dst := range map[string][]byte{storageInfo: p.storage(), keyFilesInfo: p.keyFiles()} {
-		key, err := hkdf.Key(sm3.New, scalar, nil, info, keySize)
+	for info, dst := range map[string][]byte{storageInfo: p.storage(), keyFilesInfo: p.keyFiles(), identityInfo: p.identity()} {
+		key, err := hkdf.Key(sm3.New, scalar, nil, info, len(dst))
 		if err != nil {
 			return fmt.Errorf("manifest opener: derive a key: %w", err)
 		}

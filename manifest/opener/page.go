@@ -15,7 +15,8 @@ const (
 	slots      = 4 // manifest keys: two live ones, and room for a clumsy clock
 	atStorage  = 0
 	atKeyFiles = keySize
-	atScalars  = 2 * keySize
+	atIdentity = 2 * keySize
+	atScalars  = atIdentity + scalarSize
 )
 
 // page is memory for keys. Where the kernel offers memfd_secret nobody but this
@@ -59,6 +60,7 @@ func secretMemory(size int) ([]byte, error) {
 
 func (p *page) storage() []byte  { return p.b[atStorage : atStorage+keySize] }
 func (p *page) keyFiles() []byte { return p.b[atKeyFiles : atKeyFiles+keySize] }
+func (p *page) identity() []byte { return p.b[atIdentity : atIdentity+scalarSize] }
 func (p *page) scalar(slot int) []byte {
 	at := atScalars + slot*scalarSize
 	return p.b[at : at+scalarSize]

@@ -116,8 +116,16 @@ func (r *ring) read(path, id string) error {
 	return nil
 }
 
-// place puts a scalar into a free slot.
+// place signs a key and puts its scalar into a free slot.
 func (r *ring) place(scalar []byte, k ask.Key) (*pageKey, error) {
+	identity, err := unseal.KeyFromScalar(r.page.identity())
+	if err != nil {
+		return nil, fmt.Errorf("identity: %w", err)
+	}
+	defer identity.Wipe()
+	if err := k.Sign(r.random, identity); err != nil {
+		return nil, err
+	}
 	for slot := range slots {
 		if !slices.ContainsFunc(r.keys, func(k *pageKey) bool { return k.slot == slot }) {
 			copy(r.page.scalar(slot), scalar)

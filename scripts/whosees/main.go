@@ -194,7 +194,7 @@ func roleOf(args string) string {
 		return "sandbox: agent"
 	case strings.HasPrefix(base, "containerd-shim"):
 		return "containerd-shim"
-	case base == "coordinator" || base == "node" || base == "keybroker" || base == "containerd":
+	case base == "coordinator" || base == "node" || base == "keybroker" || base == "manifest-opener" || base == "containerd":
 		return base
 	}
 	return "sandbox: function"

@@ -198,7 +198,7 @@ func (h *hunt) marks() {
 			h.ours = append(h.ours, filepath.Dir(args[slices.Index(args, "-run")+1]))
 		}
 	}
-	for role, want := range map[string]int{"coordinator": 1, "keybroker": 1, "node": 2, "containerd": 1} {
+	for role, want := range map[string]int{"coordinator": 1, "keybroker": 1, "manifest-opener": 1, "node": 2, "containerd": 1} {
 		if have[role] != want {
 			h.t.Fatalf("found %d %s processes, want %d: the search would miss some", have[role], role, want)
 		}

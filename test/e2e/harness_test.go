@@ -61,7 +61,7 @@ var binaries = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for _, b := range []string{"coordinator", "keybroker", "node", "agent", "faasd-sec", "containerd-shim-faasdsec-v1", "containerd-shim-faasdsec-server"} {
+	for _, b := range []string{"coordinator", "keybroker", "manifest-opener", "node", "agent", "faasd-sec", "containerd-shim-faasdsec-v1", "containerd-shim-faasdsec-server"} {
 		if err := goBuild(filepath.Join(dir, b), "github.com/faasd-sec/faasd-sec/cmd/"+b); err != nil {
 			return "", err
 		}
@@ -72,6 +72,9 @@ var binaries = sync.OnceValues(func() (string, error) {
 func goBuild(out, pkg string) error {
 	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", out, pkg)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if filepath.Base(out) == "manifest-opener" { // as the Makefile builds it
+		cmd.Env = append(cmd.Env, "GOEXPERIMENT=runtimesecret")
+	}
 	if b, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build %s: %w\n%s", pkg, err, b)
 	}
@@ -148,7 +151,20 @@ func newOwner(t testing.TB, lc *local.Cluster) *cluster {
 	t.Helper()
 	c := &cluster{Cluster: lc, gateway: lc.Gateway()}
 	c.own(t, lc.Broker())
+	if err := c.pins.SetOpener(c.gateway, c.openerKey(t, lc.ManifestKeys())); err != nil {
+		t.Fatal(err)
+	}
 	return c
+}
+
+// openerKey is the identity of a cluster's manifest opener, to be pinned.
+func (c *cluster) openerKey(t testing.TB, keys api.ManifestKeys) sealed.PublicKey {
+	t.Helper()
+	pub, err := sealed.ParsePublicKeyText(keys.Identity)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pub
 }
 
 // Gateway is the URL for callers and owners.

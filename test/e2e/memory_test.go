@@ -16,7 +16,7 @@ import (
 // proc is one process of a cluster, with the part it plays.
 type proc struct {
 	pid  int
-	role string // coordinator, node, keybroker, containerd, shim, agent, launcher, function, other
+	role string // coordinator, node, keybroker, manifest-opener, containerd, shim, agent, launcher, function, other
 	args string
 }
 
@@ -81,7 +81,7 @@ func roleOf(args string) string {
 	switch base := filepath.Base(first); {
 	case strings.HasPrefix(base, "containerd-shim"):
 		return "shim"
-	case base == "coordinator", base == "node", base == "keybroker", base == "containerd":
+	case base == "coordinator", base == "node", base == "keybroker", base == "manifest-opener", base == "containerd":
 		return base
 	case first == "/.faasd-sec/agent" && strings.HasPrefix(rest, "launcher"):
 		return "launcher"

@@ -83,23 +83,24 @@ type finder struct {
 	filter  [1 << 14]uint64
 	at      map[uint32][]spot
 	longest int
+	stride  int
 }
 
 type spot struct{ needle, offset int }
 
-const (
-	shortest = 32
-	stride   = shortest - 4 + 1
-)
+// shortest is that of texts and keys; numbers are shorter, and take longer to find.
+const shortest = 32
 
-func newFinder(needles []needle) (*finder, error) {
-	f := &finder{needles: needles, at: map[uint32][]spot{}}
+func newFinder(needles []needle) (*finder, error) { return newFinderOf(needles, shortest) }
+
+func newFinderOf(needles []needle, shortest int) (*finder, error) {
+	f := &finder{needles: needles, at: map[uint32][]spot{}, stride: shortest - 4 + 1}
 	for i, n := range needles {
 		if len(n.bytes) < shortest {
 			return nil, fmt.Errorf("needle %s as %s has only %d bytes", n.secret, n.form, len(n.bytes))
 		}
 		f.longest = max(f.longest, len(n.bytes))
-		for off := range stride {
+		for off := range f.stride {
 			g := binary.LittleEndian.Uint32(n.bytes[off:])
 			f.at[g] = append(f.at[g], spot{i, off})
 			f.filter[gramBit(g)>>6] |= 1 << (gramBit(g) & 63)
@@ -112,7 +113,7 @@ func gramBit(g uint32) uint32 { return g * 2654435761 >> 12 }
 
 // search calls found for every occurrence in b.
 func (f *finder) search(b []byte, found func(n needle, offset int)) {
-	for i := 0; i+4 <= len(b); i += stride {
+	for i := 0; i+4 <= len(b); i += f.stride {
 		g := binary.LittleEndian.Uint32(b[i:])
 		if bit := gramBit(g); f.filter[bit>>6]&(1<<(bit&63)) == 0 {
 			continue

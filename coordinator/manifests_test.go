@@ -1,0 +1,516 @@
+package coordinator
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/emmansun/gmsm/sm2"
+
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/manifest"
+	"github.com/faasd-sec/faasd-sec/manifest/ask"
+	"github.com/faasd-sec/faasd-sec/manifest/opener"
+	"github.com/faasd-sec/faasd-sec/sealed"
+)
+
+// counted is the opener's client, and how often it was asked to open.
+type counted struct {
+	*ask.Client
+	opens atomic.Int64
+}
+
+func (c *counted) Open(ctx context.Context, s ask.Subject, blob, message []byte) (ask.Opened, error) {
+	c.opens.Add(1)
+	return c.Client.Open(ctx, s, blob, message)
+}
+
+// withOpener gives a world the real opener, on a socket.
+func withOpener(t testing.TB, to **counted) func(*world) {
+	t.Helper()
+	dir := t.TempDir()
+	op, err := opener.New(opener.Config{StateDir: filepath.Join(dir, "state"), Passphrase: []byte("correct horse"), KeyLife: opener.DefaultKeyLife,
+		Random: rand.Reader, Clock: time.Now, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := opener.Listen(filepath.Join(dir, "run", "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- op.Serve(ctx, ln, opener.DefaultServerConfig(2)) }()
+	client, err := ask.New(ask.DefaultConfig(filepath.Join(dir, "run", "s")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := client.Close(); err != nil {
+			t.Error(err)
+		}
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if err := op.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	*to = &counted{Client: client}
+	return func(w *world) { w.manifests = *to }
+}
+
+// bounded deploys f.ns with bounds.
+func (w *world) bounded(b manifest.Bounds) {
+	w.t.Helper()
+	seq := w.fn.Sequence + 1
+	desc, rev := w.describe(w.owner, seq)
+	b.Suite, b.Revision = sealed.SuiteSM, rev
+	msg, err := manifest.SealBounds(&b, w.manifestKey(), w.owner, "f.ns", time.Now(), nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if a := w.put(w.owner, api.Revision{Descriptor: desc, ImageRef: "img", Bounds: msg}); a.status != 200 {
+		w.t.Fatalf("deploy: %d %s", a.status, a.body)
+	}
+	w.rev, w.fn = rev, *w.state.Get("f.ns")
+}
+
+func (w *world) manifestKey() sealed.PublicKey {
+	w.t.Helper()
+	a := w.do("GET", api.GatewayPathManifestKey, "", nil)
+	var keys api.ManifestKeys
+	if err := json.Unmarshal(a.body, &keys); a.status != 200 || err != nil || len(keys.Keys) == 0 {
+		w.t.Fatalf("manifest keys: %d %s", a.status, a.body)
+	}
+	pub, err := sealed.ParsePublicKeyText(keys.Keys[0].Public)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return pub
+}
+
+// wish seals a manifest by who.
+func (w *world) wish(who *sm2.PrivateKey, change func(*manifest.Manifest)) (header, task string) {
+	w.t.Helper()
+	id, err := sealed.NewID(rand.Reader)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	m := &manifest.Manifest{Task: id, Suite: sealed.SuiteSM, Revision: w.rev}
+	change(m)
+	b, err := manifest.Seal(m, w.manifestKey(), who, "f.ns", time.Now(), nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return base64.RawURLEncoding.EncodeToString(b), m.Task.String()
+}
+
+func (w *world) task(header string) answer {
+	w.t.Helper()
+	return w.do("POST", "/function/f.ns", api.ContentTypeSealed, w.message(10, time.Minute), api.HeaderManifest, header)
+}
+
+// told notes the needs that a node is told.
+type told struct {
+	mu   sync.Mutex
+	list []string
+}
+
+func (x *told) last(t testing.TB) api.Needs {
+	t.Helper()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var n api.Needs
+	if len(x.list) == 0 || x.list[len(x.list)-1] == "" {
+		return n
+	}
+	d := json.NewDecoder(strings.NewReader(x.list[len(x.list)-1]))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&n); err != nil {
+		t.Fatalf("%s: %v", x.list[len(x.list)-1], err)
+	}
+	return n
+}
+
+func (n *fakeNode) tells(x *told) {
+	next := *n.invoke.Load()
+	n.on(&n.invoke, func(rw http.ResponseWriter, r *http.Request) {
+		x.mu.Lock()
+		x.list = append(x.list, r.Header.Get(api.HeaderNeeds))
+		x.mu.Unlock()
+		next(rw, r)
+	})
+}
+
+func someBounds() manifest.Bounds {
+	return manifest.Bounds{
+		Default:     manifest.Needs{MemoryBytes: 96 << 20, PIDs: 77},
+		Max:         manifest.Max{MemoryBytes: 256 << 20, Priority: 9, Attempts: 5},
+		Overridable: []manifest.Field{manifest.FieldMemory, manifest.FieldPorts, manifest.FieldConstraints, manifest.FieldDeadline, manifest.FieldPriority, manifest.FieldRetry},
+	}
+}
+
+func TestManifestBecomesWhatTheNodeIsTold(t *testing.T) {
+	var asked *counted
+	w := newWorld(t, 1, withOpener(t, &asked))
+	n, heard := w.nodes["node-1"], &told{}
+	n.tells(heard)
+	if a := w.send(w.message(10, time.Minute)); a.status != 200 || heard.last(t).Resources.CPU != 0 || asked.opens.Load() != 0 {
+		t.Fatalf("a function without bounds: %d, %+v, %d openings", a.status, heard.last(t), asked.opens.Load())
+	}
+	w.bounded(someBounds())
+	if blob := w.state.Get("f.ns").Bounds; len(blob) == 0 {
+		t.Fatal("no blob beside the revision")
+	}
+	for range 3 {
+		if a := w.send(w.message(10, time.Minute)); a.status != 200 {
+			t.Fatalf("defaults: %d %s", a.status, a.body)
+		}
+	}
+	if got := heard.last(t); got.Resources.Memory != 96<<20 || got.Resources.PIDs != 77 || got.Resources.CPU != 400 || got.Resources.Storage != 1<<20 || got.Task != "" {
+		t.Errorf("defaults: %+v", got)
+	}
+	if asked.opens.Load() != 1 {
+		t.Errorf("the defaults were merged %d times", asked.opens.Load())
+	}
+	deadline := time.Now().Add(time.Hour)
+	header, task := w.wish(w.owner, func(m *manifest.Manifest) {
+		m.Needs.MemoryBytes, m.Priority, m.DeadlineMS = 200<<20, 7, uint64(deadline.UnixMilli())
+	})
+	if a := w.task(header); a.status != 200 {
+		t.Fatalf("an override: %d %s", a.status, a.body)
+	}
+	got := heard.last(t)
+	if got.Task != task || got.Resources.Memory != 200<<20 || got.Resources.PIDs != 77 || got.Priority != 7 || got.Deadline != deadline.UnixMilli() {
+		t.Errorf("an override: %+v", got)
+	}
+	offered := n.offered.Load()
+	if a := w.task(header); a.code != api.CodeDuplicateTask || a.status != http.StatusConflict {
+		t.Errorf("the same task again: %d %s", a.status, a.body)
+	}
+	other, err := sm2.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs, _ := w.wish(other, func(*manifest.Manifest) {})
+	beyond, _ := w.wish(w.owner, func(m *manifest.Manifest) { m.Needs.MemoryBytes = 300 << 20 })
+	fixed, _ := w.wish(w.owner, func(m *manifest.Manifest) { m.Needs.CPUMillis = 999 })
+	over, _ := w.wish(w.owner, func(m *manifest.Manifest) { m.DeadlineMS = 1 })
+	for what, c := range map[string]struct {
+		header string
+		code   api.Code
+		field  string
+	}{
+		"beyond the maximum":  {beyond, api.CodeExceedsBounds, "memory"},
+		"what is fixed":       {fixed, api.CodeExceedsBounds, "cpu"},
+		"another's":           {theirs, "sender", ""},
+		"a deadline that was": {over, api.CodeDeadline, ""},
+		"no base64":           {"!!!", api.CodeInvalid, api.HeaderManifest},
+		"too long":            {strings.Repeat("A", api.MaxManifestHeader+1), api.CodeTooLarge, api.HeaderManifest},
+	} {
+		a := w.task(c.header)
+		var p api.Problem
+		if err := json.Unmarshal(a.body, &p); err != nil || p.Code != c.code || c.field != "" && p.Field != c.field || p.Remedy == "" && c.field != "" {
+			t.Errorf("%s: %d %s", what, a.status, a.body)
+		}
+	}
+	if n.offered.Load() != offered {
+		t.Error("a node was offered what was refused")
+	}
+	// The bounds go with the revision.
+	desc, _ := w.describe(w.owner, w.fn.Sequence+1)
+	if a := w.put(w.owner, api.Revision{Descriptor: desc, ImageRef: "img"}); a.status != 200 || len(w.state.Get("f.ns").Bounds) != 0 {
+		t.Errorf("%d %s, %d bytes of bounds are left", a.status, a.body, len(w.state.Get("f.ns").Bounds))
+	}
+	w.rest()
+}
+
+func TestWithoutAnOpenerManifestsAreRefused(t *testing.T) {
+	w := newWorld(t, 1)
+	if a := w.task("AAAA"); a.code != api.CodeUnavailable || !strings.Contains(string(a.body), "-manifest-opener") {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	if a := w.do("GET", api.GatewayPathManifestKey, "", nil); a.code != api.CodeUnavailable {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	desc, _ := w.describe(w.owner, 9)
+	if a := w.put(w.owner, api.Revision{Descriptor: desc, ImageRef: "img", Bounds: []byte("x")}); a.code != api.CodeUnavailable {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+}
+
+func TestTasksAreRetriedAsTheirPolicySays(t *testing.T) {
+	var asked *counted
+	w := newWorld(t, 1, withOpener(t, &asked))
+	w.bounded(someBounds())
+	n := w.nodes["node-1"]
+	good := *n.invoke.Load()
+	failing := func(times int64, how http.HandlerFunc) {
+		left := new(atomic.Int64)
+		left.Store(times)
+		n.on(&n.invoke, func(rw http.ResponseWriter, r *http.Request) {
+			if left.Add(-1) >= 0 {
+				how(rw, r)
+				return
+			}
+			good(rw, r)
+		})
+	}
+	try := func(r manifest.Retry) (answer, string) {
+		header, _ := w.wish(w.owner, func(m *manifest.Manifest) { m.Retry = r })
+		return w.task(header), header
+	}
+	startFailed := manifest.Retry{MaxAttempts: 3, Codes: []string{string(api.CodeStartFailed)}}
+	for _, c := range []struct {
+		what  string
+		times int64
+		how   http.HandlerFunc
+		retry manifest.Retry
+		code  api.Code
+		calls int64
+	}{
+		{"a failed start, no policy", 1, refuses(api.CodeStartFailed), manifest.Retry{}, api.CodeStartFailed, 1},
+		{"a failed start", 2, refuses(api.CodeStartFailed), startFailed, "", 3},
+		{"too many", 5, refuses(api.CodeStartFailed), startFailed, api.CodeStartFailed, 3},
+		{"another code", 5, refuses(api.CodeKeyRefused), startFailed, api.CodeKeyRefused, 1},
+		{"a lost node, which may have run it", 1, breaks, manifest.Retry{MaxAttempts: 3, Codes: []string{string(api.CodeNodeLost)}}, api.CodeNodeLost, 1},
+		{"a lost node, and it may run twice", 1, breaks, manifest.Retry{MaxAttempts: 3, AfterNodeDeath: true}, "", 2},
+	} {
+		before := n.offered.Load()
+		failing(c.times, c.how)
+		a, header := try(c.retry)
+		if a.code != c.code || n.offered.Load()-before != c.calls {
+			t.Errorf("%s: %d %s, after %d calls", c.what, a.status, a.body, n.offered.Load()-before)
+		}
+		// What reached no agent may come again, what perhaps did may not.
+		n.on(&n.invoke, good)
+		again := w.task(header)
+		if want := c.code == api.CodeStartFailed || c.code == api.CodeKeyRefused; (again.status == 200) != want {
+			t.Errorf("%s: the same task again: %d %s", c.what, again.status, again.body)
+		}
+	}
+	w.rest()
+}
+
+func TestWaitingTasksAreSeenOrderedAndCancelled(t *testing.T) {
+	var asked *counted
+	w := newWorld(t, 1, withOpener(t, &asked), func(w *world) { w.cfg.QueueTimeout = 20 * time.Second })
+	b := someBounds()
+	caller, err := sm2.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.AnyInitiator = true
+	w.bounded(b)
+	n := w.nodes["node-1"]
+	var busy atomic.Bool // the node has one slot
+	hold := make(chan struct{})
+	var mu sync.Mutex
+	var order []string
+	n.on(&n.invoke, func(rw http.ResponseWriter, r *http.Request) {
+		if !busy.CompareAndSwap(false, true) {
+			refuses(api.CodeNoRoom)(rw, r)
+			return
+		}
+		defer busy.Store(false)
+		<-hold
+		var needs api.Needs
+		if err := json.Unmarshal([]byte(r.Header.Get(api.HeaderNeeds)), &needs); err != nil {
+			t.Error(err)
+		}
+		mu.Lock()
+		order = append(order, needs.Task)
+		mu.Unlock()
+		io.Copy(rw, r.Body)
+	})
+	type call struct {
+		task string
+		done chan answer
+	}
+	start := func(priority uint8) call {
+		header, task := w.wish(w.owner, func(m *manifest.Manifest) { m.Priority = priority })
+		c := call{task, make(chan answer, 1)}
+		go func() { c.done <- w.task(header) }()
+		w.eventually("the task waits", func() bool { return strings.Contains(string(w.do("GET", api.GatewayPathWaiting, "", nil).body), task) })
+		return c
+	}
+	first := make(chan answer, 1)
+	header, _ := w.wish(w.owner, func(*manifest.Manifest) {})
+	go func() { first <- w.task(header) }()
+	w.eventually("the slot is taken", busy.Load)
+	low, high, middle, gone := start(1), start(9), start(5), start(9)
+	a := w.do("GET", api.GatewayPathWaiting, "", nil)
+	var list []api.WaitingTask
+	if err := json.Unmarshal(a.body, &list); err != nil || len(list) != 4 {
+		t.Fatalf("%d %s", a.status, a.body)
+	}
+	for i, want := range []call{high, gone, middle, low} {
+		if list[i].ID != want.task || list[i].Function != "f.ns" || list[i].Deadline <= list[i].Since {
+			t.Errorf("place %d: %+v, want %s", i, list[i], want.task)
+		}
+	}
+	path := api.GatewayPathWaiting + "/" + gone.task
+	if a := w.signed(caller, "DELETE", path, nil); a.code != api.CodeForbidden {
+		t.Errorf("a stranger cancels: %d %s", a.status, a.body)
+	}
+	if a := w.do("DELETE", path, "", nil); a.code != api.CodeUnauthorized {
+		t.Errorf("nobody cancels: %d %s", a.status, a.body)
+	}
+	if a := w.signed(w.owner, "DELETE", path, nil); a.status != 204 {
+		t.Errorf("its initiator cancels: %d %s", a.status, a.body)
+	}
+	if a := <-gone.done; a.code != api.CodeCancelled {
+		t.Errorf("the cancelled task: %d %s", a.status, a.body)
+	}
+	// Why it waits is its initiator's to see, and the owner's.
+	at := api.GatewayPathTasks + "/" + low.task + "/placement"
+	if a := w.signed(caller, "GET", at, nil); a.code != api.CodeNotFound {
+		t.Errorf("a stranger asks why: %d %s", a.status, a.body)
+	}
+	var why api.Placement
+	a = w.signed(w.owner, "GET", at, nil)
+	if err := json.Unmarshal(a.body, &why); err != nil || why.Attempts == 0 || why.Node != "" {
+		t.Errorf("why it waits: %d %s", a.status, a.body)
+	}
+	w.c.queue.mu.Lock()
+	w.c.queue.settle = time.Second // however slow this machine: nobody overtakes an attempt under way
+	w.c.queue.mu.Unlock()
+	close(hold)
+	for _, done := range []chan answer{first, low.done, high.done, middle.done} {
+		if a := <-done; a.status != 200 {
+			t.Errorf("%d %s", a.status, a.body)
+		}
+	}
+	mu.Lock()
+	if len(order) != 4 || order[1] != high.task || order[2] != middle.task || order[3] != low.task {
+		t.Errorf("served %v, want the first, %s, %s, %s", order, high.task, middle.task, low.task)
+	}
+	mu.Unlock()
+	a = w.signed(w.owner, "GET", at, nil)
+	if err := json.Unmarshal(a.body, &why); err != nil || why.Node != "node-1" || why.Nodes[0].Outcome != api.OutcomeTaken {
+		t.Errorf("where it went: %d %s", a.status, a.body)
+	}
+	w.rest()
+}
+
+// What a placement tells names resources and no amounts.
+func TestExplanationNamesResourcesOnly(t *testing.T) {
+	var asked *counted
+	w := newWorld(t, 2, withOpener(t, &asked), func(w *world) { w.cfg.QueueTimeout = 100 * time.Millisecond })
+	w.bounded(someBounds())
+	w.mesh.set("node-1", func(n *api.NodeView) { n.Load.Free.Memory = 1 << 20 })
+	w.mesh.set("node-2", func(n *api.NodeView) { n.Load.Draining = true })
+	header, task := w.wish(w.owner, func(m *manifest.Manifest) { m.Needs.MemoryBytes = 123456789 })
+	if a := w.task(header); a.code != api.CodeNoRoom || strings.Contains(string(a.body), "123456789") {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	a := w.signed(w.owner, "GET", api.GatewayPathTasks+"/"+task+"/placement", nil)
+	var why api.Placement
+	if err := json.Unmarshal(a.body, &why); err != nil || why.Code != api.CodeNoRoom || len(why.Nodes) != 2 {
+		t.Fatalf("%d %s", a.status, a.body)
+	}
+	for _, n := range why.Nodes {
+		want := map[string]string{"node-1": "memory", "node-2": "draining"}[n.Node]
+		if n.Outcome != api.OutcomeUnfit || n.Reason != want {
+			t.Errorf("%+v, want %s", n, want)
+		}
+	}
+	if strings.Contains(string(a.body), "123456789") {
+		t.Error("it tells an amount")
+	}
+}
+
+func TestNeedsAsJSONAndWiped(t *testing.T) {
+	w := newWorld(t, 0)
+	w.do("GET", "/healthz", "", nil) // a server that serves can be shut down
+	r, err := w.c.routeOf("f.ns")
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := sealed.ID{1, 2}
+	m := &manifest.Manifest{Task: id, Needs: manifest.Needs{CPUMillis: 1 << 20, MemoryBytes: 1 << 50, StorageBytes: 1 << 50, ScratchBytes: 1 << 50, PIDs: 1 << 22,
+		IngressBPS: 1 << 50, EgressBPS: 1 << 50, AntiAffinity: manifest.ReplicasApart,
+		Ports:         []manifest.Port{{Protocol: manifest.TCP, Number: 65535, Count: 1}, {Protocol: manifest.UDP, Count: 63}},
+		Constraints:   []manifest.Requirement{{Key: "zone", Op: manifest.Equals, Value: "canary"}},
+		Architectures: []string{"amd64"}}, Priority: 9, DeadlineMS: 1 << 50}
+	d, err := newDemand(r, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := api.Needs{Task: id.String(), Apart: true, Priority: 9, Deadline: 1 << 50,
+		Resources: api.Resources{CPU: 1 << 20, Memory: 1 << 50, Storage: 1 << 50, Scratch: 1 << 50, PIDs: 1 << 22, Ingress: 1 << 50, Egress: 1 << 50},
+		Ports:     []api.PortNeed{{Protocol: "tcp", Number: 65535, Count: 1}, {Protocol: "udp", Count: 63}}}.Settle(r.limits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if key := api.NeedsKey(r.hex, want); d.request.Needs != key {
+		t.Errorf("key %s, want %s", d.request.Needs, key)
+	}
+	text, err := json.Marshal(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(d.json, text) {
+		t.Errorf("%s, want %s", d.json, text)
+	}
+	if cap(d.json) != needsSize+2*portSize {
+		t.Error("the buffer grew, and so left a copy")
+	}
+	header, value := d.headers[0].Value, d.request.Require[0].Value
+	if value != "canary" || d.request.Archs[0] != "amd64" || !d.request.Apart {
+		t.Errorf("%+v", d.request)
+	}
+	d.wipe()
+	if strings.Trim(header, "\x00") != "" || strings.Trim(value, "\x00") != "" {
+		t.Errorf("after wiping: %q, %q", header, value)
+	}
+}
+
+func TestFenceIsBoundedAndExpires(t *testing.T) {
+	f, now := newFence(), time.Now()
+	id := func(i int) sealed.ID { return sealed.ID{byte(i), byte(i >> 8), byte(i >> 16), 1} }
+	if err := f.begin(id(0), "o", now.Add(time.Second), now); err != nil {
+		t.Fatal(err)
+	}
+	// Its manifest may still open: it is remembered beyond its deadline.
+	if err := f.begin(id(0), "o", time.Time{}, now.Add(shortestFence-time.Second)); api.CodeOf(err) != api.CodeDuplicateTask {
+		t.Error(err)
+	}
+	if err := f.begin(id(0), "o", time.Time{}, now.Add(shortestFence)); err != nil {
+		t.Error(err)
+	}
+	f.release(id(0))
+	if err := f.begin(id(0), "o", now.Add(time.Hour), now); err != nil {
+		t.Error(err)
+	}
+	if err := f.begin(id(0), "o", time.Time{}, now.Add(50*time.Minute)); api.CodeOf(err) != api.CodeDuplicateTask {
+		t.Error(err)
+	}
+	for i := 1; i < maxTasksEach; i++ {
+		if err := f.begin(id(i), "o", time.Time{}, now); err != nil {
+			t.Fatal(i, err)
+		}
+	}
+	if err := f.begin(id(maxTasks), "o", time.Time{}, now); api.CodeOf(err) != api.CodeBusy {
+		t.Error(err)
+	}
+	if err := f.begin(id(maxTasks), "p", time.Time{}, now); err != nil {
+		t.Errorf("another owner: %v", err)
+	}
+	if err := f.begin(id(maxTasks+1), "o", time.Time{}, now.Add(shortestFence)); err != nil || len(f.tasks) != 2 {
+		t.Errorf("when they expired: %v, %d are left", err, len(f.tasks))
+	}
+}
