@@ -176,6 +176,13 @@ const (
 	shutdownNoFlush = 2
 )
 
+// Close gives the volume to the sandbox that has its tree: it ends with that, key
+// and all, and Remove is not to be called.
+func (v *Volume) Close() error {
+	v.close()
+	return nil
+}
+
 func (v *Volume) close() {
 	for _, f := range []*os.File{v.tree, v.dir} {
 		if f != nil {

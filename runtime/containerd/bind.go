@@ -22,11 +22,11 @@ func (s *Sandbox) Bind(ctx context.Context, spec runtime.Spec) error {
 	if err := validate(spec); err != nil {
 		return err
 	}
-	limits, err := cgroups.For(spec.Resources, s.r.device)
+	limits, err := s.r.limitsOf(spec)
 	if err != nil {
 		return err
 	}
-	dirs := skeletonDirs(spec.Tmpfs, false)
+	dirs := skeletonDirs(spec, false)
 	img, err := s.r.imageOf(ctx, &spec)
 	if err != nil {
 		return fail(err)
