@@ -59,6 +59,17 @@ type Mount struct {
 	Target string // absolute, in the sandbox, and not within another mount of it
 }
 
+// ScratchPath is where a sandbox whose Resources have Scratch has a mount point
+// for it.
+const ScratchPath = "/scratch"
+
+// Mounter is a Sandbox that takes a mount after it was made, and before anything
+// of its function runs. The target is ScratchPath, or another directory that was
+// there from the start. I/O limits of the sandbox hold for the mount's device.
+type Mounter interface {
+	Mount(ctx context.Context, m Mount) error
+}
+
 // Image is a pulled and unpacked image.
 type Image struct {
 	Ref    string // name the runtime knows it by

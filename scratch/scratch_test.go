@@ -364,6 +364,46 @@ func TestNothingRemainsOfAKilledDaemon(t *testing.T) {
 	}
 }
 
+func TestAKeeperGivesEachSandboxOne(t *testing.T) {
+	s := open(t)
+	k := NewKeeper(s)
+	refused := errors.New("refused")
+	if err := k.Give(t.Context(), "a", MinBytes, func(*os.File) error { return refused }); !errors.Is(err, refused) {
+		t.Errorf("a mount that fails: %v", err)
+	}
+	if live, err := s.Live(); err != nil || len(live) != 0 {
+		t.Errorf("after it: %+v, %v", live, err)
+	}
+	give := func(id string) error {
+		return k.Give(t.Context(), id, MinBytes, func(tree *os.File) error {
+			if tree == nil {
+				t.Error("no mount")
+			}
+			return nil
+		})
+	}
+	if err := errors.Join(give("a"), give("b")); err != nil {
+		t.Fatal(err)
+	}
+	if err := give("a"); err == nil {
+		t.Error("a second one for one sandbox")
+	}
+	if used, err := k.Used("a"); err != nil || used <= 0 || used > MinBytes {
+		t.Errorf("used %d, %v", used, err)
+	}
+	for range 2 {
+		if err := errors.Join(k.Take(t.Context(), "a"), k.Take(t.Context(), "b"), k.Take(t.Context(), "unknown")); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := give("a"); err != nil {
+		t.Error(err)
+	}
+	if err := k.Take(t.Context(), "a"); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestManyAtOnce(t *testing.T) {
 	s := open(t)
 	errs := make(chan error)

@@ -1,9 +1,12 @@
 package containerd
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -120,6 +123,64 @@ func (s *Sandbox) attachMount(m runtime.Mount, spec runtime.Spec, root int) erro
 	return nil
 }
 
+var _ runtime.Mounter = (*Sandbox)(nil)
+
+// Mount implements runtime.Mounter.
+func (s *Sandbox) Mount(ctx context.Context, m runtime.Mount) error {
+	fail := func(err error) error { return s.goneOr(fmt.Errorf("mount on %s: %w", m.Target, err)) }
+	if err := checkMounts(runtime.Spec{Mounts: []runtime.Mount{m}}); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	info, pid, limits := s.info, s.info.PID, s.limits
+	path := m.Target
+	if info.Start == api.StartPooled { // the function's root is within its launcher's
+		pid, path = s.parent, filepath.Join(api.FunctionRoot, m.Target)
+	}
+	s.mu.Unlock()
+	if info.Blank || pid == 0 || s.userns == nil {
+		return fail(errors.New("the sandbox has no function yet, or had it before this daemon was started"))
+	}
+	ns, err := os.Open("/proc/" + strconv.Itoa(pid) + "/ns/mnt")
+	if err != nil {
+		return fail(err)
+	}
+	defer ns.Close()
+	// What was opened by number was the sandbox's.
+	if in, err := s.group.Contains(cgroups.Memory, pid); err != nil || !in {
+		return fail(errors.Join(err, fmt.Errorf("process %d is not of the sandbox any more: %w", pid, unix.ESRCH)))
+	}
+	fd, err := s.own(m, info.UID, info.GID)
+	if err != nil {
+		return fail(err)
+	}
+	defer unix.Close(fd)
+	err = s.r.attach.in(ns, func() error {
+		// Nothing foreign has run in there, but what the image has is foreign too.
+		at, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
+		if err != nil {
+			return err
+		}
+		defer unix.Close(at)
+		return unix.MoveMount(fd, "", at, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+	})
+	if err != nil {
+		return fail(err)
+	}
+	if len(limits.IO) == 0 {
+		return ctx.Err()
+	}
+	io, err := deviceLimit(m, info.Resources)
+	if err != nil {
+		return fail(err)
+	}
+	only := cgroups.Limits{IO: []cgroups.IOLimit{io}}
+	if err := errors.Join(s.group.Apply(only), s.group.Verify(only)); err != nil {
+		return fmt.Errorf("sandbox %s: %w: %w", s.info.ID, runtime.ErrLimits, err)
+	}
+	return ctx.Err()
+}
+
 // limitsOf are the limits that spec asks for. Those of I/O are for the machine's
 // disk and for the device of each mount, whichever traffic passes.
 func (r *Runtime) limitsOf(spec runtime.Spec) (cgroups.Limits, error) {
@@ -128,13 +189,22 @@ func (r *Runtime) limitsOf(spec runtime.Spec) (cgroups.Limits, error) {
 		return l, err
 	}
 	for _, m := range spec.Mounts {
-		d, err := cgroups.DeviceOf(procFD(int(m.Tree.Fd())))
+		io, err := deviceLimit(m, spec.Resources)
 		if err != nil {
-			return l, fmt.Errorf("limit the I/O of the mount for %s: %w", m.Target, err)
+			return l, err
 		}
-		l.IO = append(l.IO, cgroups.IOLimit{Device: d, ReadBps: spec.Resources.ReadBps, WriteBps: spec.Resources.WriteBps})
+		l.IO = append(l.IO, io)
 	}
 	return l, nil
+}
+
+// deviceLimit is the limit for a mount's own device.
+func deviceLimit(m runtime.Mount, r api.Resources) (cgroups.IOLimit, error) {
+	d, err := cgroups.DeviceOf(procFD(int(m.Tree.Fd())))
+	if err != nil {
+		return cgroups.IOLimit{}, fmt.Errorf("limit the I/O of the mount for %s: %w", m.Target, err)
+	}
+	return cgroups.IOLimit{Device: d, ReadBps: r.ReadBps, WriteBps: r.WriteBps}, nil
 }
 
 // checkTarget demands a mount point that covers nothing of what isolates.

@@ -200,6 +200,51 @@ func TestMountsKeepToTheirPlace(t *testing.T) {
 	}
 }
 
+// A mount that comes once the sandbox is there, and before its function is.
+func TestScratchIsMountedLater(t *testing.T) { eachWay(t, scratchIsMountedLater) }
+
+func scratchIsMountedLater(t *testing.T, b *bench, r *Runtime, w way) {
+	v := volume(t, b.store(t), scratch.MinBytes)
+	spec := b.spec(t, r, b.ours(t, r))
+	spec.Resources.Scratch = scratch.MinBytes
+	spec.Resources.WriteBps = 2 << 20
+	s, run := w.begin(t, b, r, spec)
+	mounter := s.(runtime.Mounter)
+	for name, m := range map[string]runtime.Mount{
+		"nowhere":   {Tree: v.Tree(), Target: "/not-there"},
+		"over proc": {Tree: v.Tree(), Target: "/proc"},
+		"nothing":   {Target: runtime.ScratchPath},
+	} {
+		if err := mounter.Mount(t.Context(), m); err == nil {
+			t.Errorf("%s: it was mounted", name)
+		}
+	}
+	if w.name == "plain" && !r.compose.detached {
+		t.Log("on this kernel a mount is good for one try")
+		v = volume(t, b.store(t), scratch.MinBytes)
+	}
+	if err := mounter.Mount(t.Context(), runtime.Mount{Tree: v.Tree(), Target: runtime.ScratchPath}); err != nil {
+		t.Fatal(err)
+	}
+	if got := run("ls", runtime.ScratchPath); !strings.Contains(got, "/scratch 40700 1000:1000") {
+		t.Errorf("inside: %s", got)
+	}
+	out := run("put", "/scratch/x", "0123456789abcdef", fmt.Sprint(3<<20/16))
+	var ms int64
+	if _, err := fmt.Sscanf(out, "ms %d", &ms); err != nil || ms < 1200 {
+		t.Errorf("3 MiB at 2 MiB/s: %s", out)
+	}
+	if got := run("script", "/scratch/program"); !strings.Contains(got, "permission denied") {
+		t.Errorf("a program in scratch: %s", got)
+	}
+	if err := s.Remove(t.Context(), 0); err != nil {
+		t.Error(err)
+	}
+	if err := mounter.Mount(t.Context(), runtime.Mount{Tree: v.Tree(), Target: runtime.ScratchPath}); !errors.Is(err, runtime.ErrGone) {
+		t.Errorf("after its end: %v, want ErrGone", err)
+	}
+}
+
 func TestIOLimitsHoldForScratch(t *testing.T) { eachWay(t, ioLimitsHoldForScratch) }
 
 func ioLimitsHoldForScratch(t *testing.T, b *bench, r *Runtime, w way) {
@@ -207,8 +252,9 @@ func ioLimitsHoldForScratch(t *testing.T, b *bench, r *Runtime, w way) {
 		t.Fatal("the run directory is on no block device")
 	}
 	v := volume(t, b.store(t), 64<<20)
+	m := runtime.Mount{Tree: v.Tree(), Target: runtime.ScratchPath}
 	spec := b.spec(t, r, b.ours(t, r))
-	spec.Mounts = []runtime.Mount{{Tree: v.Tree(), Target: "/scratch"}}
+	spec.Mounts = []runtime.Mount{m}
 	spec.Resources.ReadBps, spec.Resources.WriteBps = 4<<20, 2<<20
 	s, run := w.begin(t, b, r, spec)
 	box := s.(*Sandbox)

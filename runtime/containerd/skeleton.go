@@ -48,6 +48,9 @@ func skeletonDirs(spec runtime.Spec, agent bool) []string {
 	for _, t := range withSecrets(spec.Tmpfs) {
 		dirs = append(dirs, strings.TrimPrefix(t.Path, "/"))
 	}
+	if spec.Resources.Scratch > 0 {
+		dirs = append(dirs, strings.TrimPrefix(runtime.ScratchPath, "/"))
+	}
 	for _, m := range spec.Mounts {
 		dirs = append(dirs, strings.TrimPrefix(m.Target, "/"))
 	}
