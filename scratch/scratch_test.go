@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -428,21 +429,25 @@ func BenchmarkVolume(b *testing.B) {
 	s := open(b)
 	for _, size := range []int64{16 << 20, 256 << 20, 1 << 30, 8 << 30} {
 		b.Run(fmt.Sprintf("%dMiB", size>>20), func(b *testing.B) {
-			var make, drop time.Duration
+			var made, dropped []time.Duration
 			for b.Loop() {
 				start := time.Now()
 				v, err := s.Create(b.Context(), size)
 				if err != nil {
 					b.Fatal(err)
 				}
-				made := time.Now()
+				made = append(made, time.Since(start))
+				start = time.Now()
 				if err := v.Remove(b.Context()); err != nil {
 					b.Fatal(err)
 				}
-				make, drop = make+made.Sub(start), drop+time.Since(made)
+				dropped = append(dropped, time.Since(start))
 			}
-			b.ReportMetric(make.Seconds()*1000/float64(b.N), "create-ms")
-			b.ReportMetric(drop.Seconds()*1000/float64(b.N), "remove-ms")
+			for name, d := range map[string][]time.Duration{"create": made, "remove": dropped} {
+				slices.Sort(d)
+				b.ReportMetric(d[0].Seconds()*1000, name+"-min-ms")
+				b.ReportMetric(d[len(d)/2].Seconds()*1000, name+"-median-ms")
+			}
 		})
 	}
 }
