@@ -22,6 +22,9 @@ const foreignFlags = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT
 // checkMounts keeps mounts off the paths that isolate a sandbox, and off each
 // other.
 func checkMounts(s runtime.Spec) error {
+	if len(s.Mounts) == 0 {
+		return nil
+	}
 	paths := make([]string, 0, len(s.Mounts)+len(s.Tmpfs))
 	for _, t := range withSecrets(s.Tmpfs) {
 		paths = append(paths, t.Path)
