@@ -157,7 +157,7 @@ func TestNeitherContentsNorNamesReachTheDisk(t *testing.T) {
 
 func TestAVolumeIsWhatWasReserved(t *testing.T) {
 	s := open(t)
-	for _, size := range []int64{MinBytes, 100_000_001, 300 << 20} {
+	for _, size := range []int64{MinBytes, 40_000_001, 160 << 20} {
 		f, err := s.reserve(size - size%blockSize)
 		if err != nil {
 			t.Fatal(err)

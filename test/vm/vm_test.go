@@ -26,6 +26,10 @@ const kernelDir = "/var/cache/faasd-sec/vm-kernel"
 // the algorithms that encrypt them.
 var modules = []string{"overlay", "brd", "loop", "ecb", "xts", "cts", "sha512_generic"}
 
+// clocks tell the kernel what it would measure otherwise: on a host that is busy it
+// measures nonsense, or for ever.
+const clocks = "tsc_early_khz=1000000 lpj=4000000"
+
 // job is one program to run; the guest reads it.
 type job struct {
 	Name    string        `json:"name"`
@@ -86,9 +90,9 @@ const (
 // boot runs the machine to its end and gives how each job ended.
 func boot(ctx context.Context, t *testing.T, qemu, kernel, initramfs string) map[string]string {
 	// Emulated always: it takes seconds, and nested virtualisation may hang.
-	cmd := exec.CommandContext(ctx, qemu, "-M", "microvm,x-option-roms=off,rtc=on", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "3072",
+	cmd := exec.CommandContext(ctx, qemu, "-M", "microvm,x-option-roms=off,rtc=on,pit=off", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "3072",
 		"-nodefaults", "-no-user-config", "-nographic", "-no-reboot", "-serial", "stdio", "-kernel", kernel, "-initrd", initramfs,
-		"-append", "console=ttyS0 reboot=t panic=-1 quiet rdinit=/init cgroup_no_v1=all secretmem.enable=1")
+		"-append", "console=ttyS0 reboot=t panic=-1 quiet rdinit=/init cgroup_no_v1=all secretmem.enable=1 "+clocks)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.StdoutPipe()
