@@ -30,6 +30,7 @@ type NodeLoad struct {
 	Seq      uint64         `json:"s"`
 	Free     Resources      `json:"f"`           // unreserved or held by idle sandboxes, which make room; and really there by procfs and cgroups
 	Warm     map[string]int `json:"w,omitempty"` // RevisionKey -> free slots in running sandboxes
+	Hosts    []string       `json:"h,omitempty"` // HostKey of revisions that run with needs of their own, bounded, for who wants none of them there; those with slots in Warm by their RevisionKey may be left out
 	Images   []string       `json:"i,omitempty"` // ImageKey of images on its disk, newest first, bounded
 	Running  int            `json:"r"`           // sandboxes that have a function
 	Pooled   int            `json:"p,omitempty"` // sandboxes that wait for one
@@ -48,6 +49,9 @@ func (l NodeLoad) Newer(o NodeLoad) bool {
 // RevisionKey shortens a revision digest (hex) for gossip: its first 16
 // characters. A clash costs a wrong hint, never a wrong start.
 func RevisionKey(revision string) string { return prefix(revision, 16) }
+
+// HostKey shortens a revision digest for NodeLoad.Hosts: its first 15 characters.
+func HostKey(revision string) string { return prefix(revision, 15) }
 
 // ImageKey shortens an image digest "sha256:…" for gossip: the first 16 hex
 // characters after the algorithm.

@@ -47,6 +47,10 @@ const (
 // allows; the field is named.
 const CodeExceedsBounds Code = "manifest_exceeds_bounds"
 
+// CodeSecondCheck is a node's word that what it promised did not hold any more
+// right before the start: no byte was opened, and another node may do better.
+const CodeSecondCheck Code = "second_check_failed"
+
 // statusOf is the one place where a code becomes an HTTP status.
 func statusOf(c Code) int {
 	switch c {
@@ -70,7 +74,7 @@ func statusOf(c Code) int {
 		return http.StatusRequestEntityTooLarge
 	case CodeBusy:
 		return http.StatusTooManyRequests
-	case CodeNoRoom, CodeDraining, CodeUnknownRevision, CodeStartFailed, CodeFunctionNotReady, CodeUnavailable:
+	case CodeNoRoom, CodeDraining, CodeUnknownRevision, CodeStartFailed, CodeSecondCheck, CodeFunctionNotReady, CodeUnavailable:
 		return http.StatusServiceUnavailable
 	case CodeDeadline:
 		return http.StatusGatewayTimeout

@@ -74,6 +74,11 @@ func (b *bench) scale(ctx context.Context) error {
 			b.add(fmt.Sprintf("placement/%s/%d", kind, n), "us", "", times(s.get(fmt.Sprintf("BenchmarkPick/index/%s/nodes=%d", kind, n), "ns/op"), 1e-3))
 		}
 	}
+	if s, err = b.goBench(ctx, "./placement", "^BenchmarkDecisions$", b.scaled(5, 2), time.Second); err != nil {
+		return err
+	}
+	b.add("placement/decisions/10k", "1/s", "", s.get("BenchmarkDecisions/pack/nodes=10000", "decisions/s"))
+	b.add("placement/decisions/10k/p99", "us", "", s.get("BenchmarkDecisions/pack/nodes=10000", "p99-us"))
 	// Once: a mesh of 1,000 members takes half a minute to form.
 	if s, err = b.goBench(ctx, "./gossip", "^BenchmarkMesh$", 1, 200*time.Millisecond); err != nil {
 		return err

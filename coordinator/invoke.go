@@ -302,10 +302,15 @@ func problemOf(reply *relay.Reply) error {
 
 // indexOf keeps one index per view.
 func (c *Coordinator) indexOf(view *api.ClusterView) *placement.Index {
-	if idx := c.index.Load(); idx != nil && idx.View() == view {
+	idx := c.index.Load()
+	switch {
+	case idx == nil:
+		idx = placement.NewIndex(view, 0)
+	case idx.View() == view:
 		return idx
+	default:
+		idx = idx.Next(view)
 	}
-	idx := placement.NewIndex(view, 0)
 	c.index.Store(idx)
 	return idx
 }

@@ -31,7 +31,7 @@ type wireLoad struct {
 	Node     string
 	Epoch    uint64
 	Seq      uint64
-	Free     [6]int64
+	Free     []int64 // packResources
 	Warm     []byte
 	Images   []byte
 	Running  uint32
@@ -43,11 +43,10 @@ type wireLoad struct {
 // normalize checks a load of this member's own making and brings it into the
 // form others will see: what is overdrawn counts as nothing free.
 func normalize(l api.NodeLoad) (api.NodeLoad, error) {
-	free := packResources(l.Free)
-	for i := range free {
-		free[i] = max(0, free[i])
-	}
-	l.Free = unpackResources(free)
+	f := &l.Free
+	*f = api.Resources{CPU: max(0, f.CPU), Memory: max(0, f.Memory), PIDs: max(0, f.PIDs), Tmp: max(0, f.Tmp),
+		ReadBps: max(0, f.ReadBps), WriteBps: max(0, f.WriteBps), Scratch: max(0, f.Scratch),
+		Ingress: max(0, f.Ingress), Egress: max(0, f.Egress), Ports: max(0, f.Ports)}
 	return l, checkLoad(l)
 }
 
@@ -66,8 +65,13 @@ func checkLoad(l api.NodeLoad) error {
 			return api.Invalid("load.warm", "count free slots", fmt.Sprintf("%d slots", n))
 		}
 	}
+	for _, k := range l.Hosts {
+		if len(k) == 0 || len(k) >= maxHintKey {
+			return api.Invalid("load.hosts", "use api.HostKey", fmt.Sprintf("a key of %d bytes", len(k)))
+		}
+	}
 	for _, k := range l.Images {
-		if len(k) == 0 || len(k) > maxHintKey {
+		if len(k) == 0 || len(k) > maxHintKey || k[0] == hostMark {
 			return api.Invalid("load.images", "use api.ImageKey", fmt.Sprintf("a key of %d bytes", len(k)))
 		}
 	}
@@ -112,6 +116,14 @@ func (c codec) encodeLoad(l api.NodeLoad) (b []byte, trimmed bool, err error) {
 		}
 		w.Warm = append(w.Warm, entry...)
 	}
+	for _, k := range l.Hosts {
+		entry := appendKey(nil, string(hostMark)+k)
+		if room -= len(entry); room < 0 {
+			trimmed = true
+			break
+		}
+		w.Images = append(w.Images, entry...)
+	}
 	for _, k := range l.Images {
 		entry := appendKey(nil, k)
 		if room -= len(entry); room < 0 {
@@ -140,8 +152,12 @@ func (c codec) decodeLoad(b []byte) (api.NodeLoad, error) {
 	if w.Version != wireVersion || w.Node == "" || len(w.Node) > maxID {
 		return l, fmt.Errorf("%w: load of version %d from a name of %d bytes", errMalformed, w.Version, len(w.Node))
 	}
+	free, err := unpackResources(w.Free)
+	if err != nil {
+		return l, err
+	}
 	l = api.NodeLoad{
-		Node: w.Node, Epoch: w.Epoch, Seq: w.Seq, Free: unpackResources(w.Free),
+		Node: w.Node, Epoch: w.Epoch, Seq: w.Seq, Free: free,
 		Running: int(w.Running), Pooled: int(w.Pooled), InFlight: int(w.InFlight), Draining: w.Draining,
 	}
 	for rest := w.Warm; len(rest) > 0; {
@@ -166,13 +182,25 @@ func (c codec) decodeLoad(b []byte) (api.NodeLoad, error) {
 		if err != nil {
 			return api.NodeLoad{}, err
 		}
-		l.Images, rest = append(l.Images, key), after
+		rest = after
+		switch {
+		case key[0] != hostMark:
+			l.Images = append(l.Images, key)
+		case len(l.Images) > 0 || len(key) == 1:
+			return api.NodeLoad{}, fmt.Errorf("%w: order of hints", errMalformed)
+		default:
+			l.Hosts = append(l.Hosts, key[1:])
+		}
 	}
 	if err := checkLoad(l); err != nil {
 		return api.NodeLoad{}, fmt.Errorf("%w: %w", errMalformed, err)
 	}
 	return l, nil
 }
+
+// hostMark begins an entry of Images that is a revision of Hosts: earlier releases
+// take it for an image that nobody asks for.
+const hostMark = '+'
 
 // appendKey writes a key of 16 lower-case hex digits as a zero and 8 bytes, any
 // other as its length, 1..16, and its bytes.

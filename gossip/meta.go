@@ -25,16 +25,39 @@ type wireMeta struct {
 	Arch     string
 	Tier     string
 	Labels   map[string]string
-	Capacity [6]int64
+	Capacity []int64 // packResources
 	Local    string
 }
 
-func packResources(r api.Resources) [6]int64 {
-	return [6]int64{r.CPU, r.Memory, r.PIDs, r.Tmp, r.ReadBps, r.WriteBps}
+const (
+	fewAmounts = 6  // there always, and all that earlier releases wrote
+	allAmounts = 10 // of which zeros at the end are left out
+)
+
+// packResources lists amounts in the order of the wire. Earlier releases skip
+// what follows the first six, and nodes of theirs have none of it.
+func packResources(r api.Resources) []int64 {
+	v := []int64{r.CPU, r.Memory, r.PIDs, r.Tmp, r.ReadBps, r.WriteBps, r.Scratch, r.Ingress, r.Egress, r.Ports}
+	for len(v) > fewAmounts && v[len(v)-1] == 0 {
+		v = v[:len(v)-1]
+	}
+	return v
 }
 
-func unpackResources(v [6]int64) api.Resources {
-	return api.Resources{CPU: v[0], Memory: v[1], PIDs: v[2], Tmp: v[3], ReadBps: v[4], WriteBps: v[5]}
+// unpackResources reads the one form that packResources gives to each.
+func unpackResources(v []int64) (api.Resources, error) {
+	if len(v) < fewAmounts || len(v) > allAmounts || len(v) > fewAmounts && v[len(v)-1] == 0 {
+		return api.Resources{}, fmt.Errorf("%w: %d amounts", errMalformed, len(v))
+	}
+	for _, amount := range v {
+		if amount < 0 {
+			return api.Resources{}, fmt.Errorf("%w: a negative amount", errMalformed)
+		}
+	}
+	var all [allAmounts]int64
+	copy(all[:], v)
+	return api.Resources{CPU: all[0], Memory: all[1], PIDs: all[2], Tmp: all[3], ReadBps: all[4], WriteBps: all[5],
+		Scratch: all[6], Ingress: all[7], Egress: all[8], Ports: all[9]}, nil
 }
 
 // encodeMeta refuses what does not fit and says which part is to blame.
@@ -107,12 +130,11 @@ func (c codec) decodeMeta(name string, b []byte) (m api.NodeMeta, epoch uint64, 
 	if w.Version != wireVersion {
 		return m, 0, fmt.Errorf("%w: meta of version %d", errMalformed, w.Version)
 	}
-	for _, v := range w.Capacity {
-		if v < 0 {
-			return m, 0, fmt.Errorf("%w: negative capacity", errMalformed)
-		}
+	capacity, err := unpackResources(w.Capacity)
+	if err != nil {
+		return m, 0, err
 	}
-	m = api.NodeMeta{ID: name, Addr: w.Addr, Roles: w.Roles, Arch: w.Arch, Tier: w.Tier, Capacity: unpackResources(w.Capacity), Local: w.Local}
+	m = api.NodeMeta{ID: name, Addr: w.Addr, Roles: w.Roles, Arch: w.Arch, Tier: w.Tier, Capacity: capacity, Local: w.Local}
 	if len(w.Labels) > 0 {
 		m.Labels = w.Labels
 	}

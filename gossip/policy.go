@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"slices"
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/api"
@@ -38,6 +39,10 @@ func compareLoads(told, now api.NodeLoad, capacity api.Resources, threshold floa
 	large := moved(told.Free.CPU, now.Free.CPU, capacity.CPU, threshold) ||
 		moved(told.Free.Memory, now.Free.Memory, capacity.Memory, threshold) ||
 		moved(told.Free.PIDs, now.Free.PIDs, capacity.PIDs, threshold) ||
+		moved(told.Free.Scratch, now.Free.Scratch, capacity.Scratch, threshold) ||
+		moved(told.Free.Ingress, now.Free.Ingress, capacity.Ingress, threshold) ||
+		moved(told.Free.Egress, now.Free.Egress, capacity.Egress, threshold) ||
+		moved(told.Free.Ports, now.Free.Ports, capacity.Ports, threshold) ||
 		grown(told.InFlight, now.InFlight, threshold) || grown(told.Running, now.Running, threshold) ||
 		grown(told.Pooled, now.Pooled, threshold)
 	for k, n := range now.Warm {
@@ -71,7 +76,7 @@ func grown(was, is int, threshold float64) bool {
 
 // sameLoad compares what the numbers above do not: images, and small changes.
 func sameLoad(a, b api.NodeLoad) bool {
-	if a.Free != b.Free || a.Running != b.Running || a.Pooled != b.Pooled || a.InFlight != b.InFlight || len(a.Images) != len(b.Images) {
+	if a.Free != b.Free || a.Running != b.Running || a.Pooled != b.Pooled || a.InFlight != b.InFlight || !slices.Equal(a.Hosts, b.Hosts) || len(a.Images) != len(b.Images) {
 		return false
 	}
 	for i := range a.Images {

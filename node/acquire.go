@@ -23,6 +23,8 @@ type slot struct {
 	cold  bool
 	first bool // the sandbox's only one, and nobody was told yet
 	n     *Node
+
+	until time.Time // by when the task must have ended; zero where nobody says
 }
 
 // release ends the invocation.
@@ -85,9 +87,10 @@ func (n *Node) acquire(ctx context.Context, rev *revision, grant []byte) (slot, 
 		}
 		s := n.pick(rev)
 		if s == nil {
-			claimed, lacking := n.admit(rev)
+			claimed, ports, lacking := n.admit(rev)
 			if lacking == "" {
 				s = n.newSandbox(rev, newSandboxID())
+				n.ports.take(s, ports)
 				s.claimed, s.waiting = claimed, bytes.Clone(grant)
 				n.spawn(func() { n.start(s) })
 			} else if victims, ok := n.makeRoom(rev); ok {
@@ -193,20 +196,28 @@ func (s state) eager() int {
 
 // admit reserves what a new sandbox needs. Where only the part of an idle box is
 // lacking, that box is claimed for it. mu is held.
-func (n *Node) admit(rev *revision) (claimed *box, lacking string) {
+func (n *Node) admit(rev *revision) (claimed *box, ports []Port, lacking string) {
+	for _, s := range n.fleet {
+		if rev.neighbour(s) {
+			return nil, nil, "distance: a sandbox of the function runs here, and is to be its only one"
+		}
+	}
+	if ports, lacking = n.ports.find(rev.needs().Ports, time.Now()); lacking != "" {
+		return nil, nil, lacking
+	}
 	if lacking = n.reserve(rev); lacking == "" {
-		return nil, ""
+		return nil, ports, ""
 	}
 	if claimed = n.claimFor(rev); claimed == nil {
-		return nil, lacking
+		return nil, nil, lacking
 	}
 	if lacking = n.reserve(rev); lacking != "" { // the machine itself has not the memory
 		n.pool.boxes++
 		n.square()
 		n.offer(claimed)
-		claimed = nil
+		return nil, nil, lacking
 	}
-	return claimed, lacking
+	return claimed, ports, ""
 }
 
 // reserve takes what a new sandbox needs, both from the ledger and, for memory,
@@ -232,19 +243,34 @@ func (n *Node) reserve(rev *revision) (lacking string) {
 // already will do; ok is false where all together is not enough. mu is held.
 func (n *Node) makeRoom(rev *revision) (victims []*sandbox, ok bool) {
 	p := &n.pool
-	want, free := need(rev.limits), n.ledger.free()
-	idle, ending := []*sandbox{}, p.ending > 0
+	victims, ending, ok := n.inTheWay(rev)
+	if !ok {
+		return nil, false
+	}
+	want, free, gone := need(rev.limits), n.ledger.free(), map[*sandbox]bool{}
+	short := func() bool {
+		if want.Lacks(free) != "" {
+			return true
+		}
+		_, lacking := n.ports.findWithout(rev.needs().Ports, time.Now(), gone)
+		return lacking != ""
+	}
+	for _, s := range victims {
+		free, gone[s] = free.Add(s.holds), true
+	}
+	idle, ending := []*sandbox{}, ending || p.ending > 0
 	free = free.Add(overhead(p.ending))
 	for _, s := range n.fleet {
 		switch {
+		case gone[s]:
 		case s.idle() && s.rev.key() != rev.key():
 			idle = append(idle, s)
 		case s.state == stopping:
-			free, ending = free.Add(s.holds), true
+			free, ending, gone[s] = free.Add(s.holds), true, true
 		}
 	}
-	if ending && want.Lacks(free) == "" {
-		return nil, true
+	if (ending || len(victims) > 0) && !short() {
+		return victims, true
 	}
 	boxes := 0
 	if p.queue.len() == 0 { // or each box is somebody's
@@ -254,11 +280,11 @@ func (n *Node) makeRoom(rev *revision) (victims []*sandbox, ok bool) {
 		}
 	}
 	sort.Slice(idle, func(i, j int) bool { return idle[i].lastUsed.Before(idle[j].lastUsed) })
-	for i := 0; want.Lacks(free) != "" || boxes == 0 && i == 0; i++ {
+	for i := 0; short() || boxes == 0 && len(victims) == 0; i++ {
 		if i == len(idle) {
 			return nil, false
 		}
-		free = free.Add(idle[i].holds)
+		free, gone[idle[i]] = free.Add(idle[i].holds), true
 		victims = append(victims, idle[i])
 	}
 	for _, b := range p.idle[:boxes] {

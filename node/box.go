@@ -45,6 +45,7 @@ type box struct {
 	bind      []byte        // frames that were said, for an agent that dials anew
 	mounted   *api.Control
 	keys      *api.Control
+	fitted    []Fitting // whose Attach was called, until their Detach has succeeded
 }
 
 func newBox(id, dir string) *box {
@@ -236,6 +237,12 @@ func (n *Node) dropBox(b *box, grace time.Duration) bool {
 			// Its reservation stays taken: it may still run. The next start of
 			// the daemon removes it.
 			n.log.Error("sandbox could not be removed; its reservation is kept", "sandbox", b.id, "err", err)
+			gone = false
+		}
+	}
+	if gone {
+		if err := b.detach(ctx); err != nil {
+			n.log.Error("what a sandbox was fitted with could not be taken back; its reservation is kept", "sandbox", b.id, "err", err)
 			gone = false
 		}
 	}

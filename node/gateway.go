@@ -61,6 +61,11 @@ func (g *gateway) serve(ctx *fasthttp.RequestCtx) {
 func (g *gateway) invoke(ctx *fasthttp.RequestCtx, name string) {
 	n, began := g.n, time.Now()
 	id := gate.CallID(ctx)
+	if len(ctx.Request.Header.Peek(api.HeaderNeeds)) > 0 {
+		g.met.Refused(api.CodeForbidden)
+		gate.Problem(ctx, n.log, gate.Unread(ctx, api.Errorf(api.CodeForbidden, "needs are accepted from coordinators alone")))
+		return
+	}
 	rev, body, peek, err := g.accept(ctx, name, began)
 	if err != nil {
 		g.met.Refused(api.CodeOf(err))
@@ -69,7 +74,7 @@ func (g *gateway) invoke(ctx *fasthttp.RequestCtx, name string) {
 	}
 	n.met.inFlight.Inc()
 	var reply *relay.Reply
-	sl, err := n.slot(rev, body.Head[:peek.GrantLen()])
+	sl, err := n.slot(rev, nil, body.Head[:peek.GrantLen()])
 	if err == nil {
 		if reply, err = n.deliver(sl, peek, body, id); err != nil {
 			sl.release()

@@ -33,21 +33,40 @@ func (n *Node) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 		n.refuse(ctx, err)
 		return
 	}
+	t, err := n.taskOf(ctx.Request.Header.Peek(api.HeaderNeeds), rev, time.Now())
+	if err != nil {
+		n.waive(ctx, rev)
+		body.Release()
+		n.met.done(api.CodeOf(err))
+		n.refuse(ctx, err)
+		return
+	}
+	if t != nil {
+		rev = t.rev
+	}
 	// Before anything is started for it.
 	peek, err := peekRequest(body.Head, rev)
 	if err != nil {
-		if t := ctx.Request.Header.Peek(api.HeaderTicket); len(t) > 0 {
-			if sl, err := n.claim(string(t), rev); err == nil {
-				sl.release()
-			}
-		}
+		n.waive(ctx, rev)
 		body.Release()
 		n.met.done(api.CodeOf(err))
 		n.problem(ctx, err)
 		return
 	}
-	sl, err := n.slotFor(ctx, rev, body.Head[:peek.GrantLen()])
+	if err := n.beginTask(t, peek.Message.Expires); err != nil {
+		n.waive(ctx, rev)
+		body.Release()
+		n.met.done(api.CodeOf(err))
+		if api.CodeOf(err) == api.CodeReplay {
+			n.problem(ctx, err) // not as refused: it would run on another node
+		} else {
+			n.refuse(ctx, err)
+		}
+		return
+	}
+	sl, err := n.slotFor(ctx, rev, t, body.Head[:peek.GrantLen()])
 	if err != nil {
+		n.forgetTask(t)
 		body.Release()
 		n.met.done(api.CodeOf(err))
 		n.refuse(ctx, err)
@@ -60,6 +79,9 @@ func (n *Node) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 		n.met.done(api.CodeOf(err))
 		n.problem(ctx, err)
 		return
+	}
+	if reply.Header(api.HeaderUnopened) != "" {
+		n.forgetTask(t)
 	}
 	ctx.Response.Header.Set(api.HeaderServedBy, n.cfg.ID)
 	ctx.Response.Header.Set(api.HeaderStart, sl.how())
@@ -86,17 +108,32 @@ func (n *Node) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 	}
 }
 
-// slotFor claims the ticket that came with the request, or acquires a slot for
-// an invocation under grant.
-func (n *Node) slotFor(ctx *fasthttp.RequestCtx, rev *revision, grant []byte) (slot, error) {
+// waive gives back the slot of the ticket that came with a request, if one did.
+func (n *Node) waive(ctx *fasthttp.RequestCtx, rev *revision) {
 	if t := ctx.Request.Header.Peek(api.HeaderTicket); len(t) > 0 {
-		return n.claim(string(t), rev)
+		if sl, err := n.claim(string(t), rev); err == nil {
+			sl.release()
+		}
 	}
-	return n.slot(rev, grant)
 }
 
-// slot acquires a slot within what a cold start may take.
-func (n *Node) slot(rev *revision, grant []byte) (slot, error) {
+// slotFor claims the ticket that came with the request, or acquires a slot for
+// an invocation under grant.
+func (n *Node) slotFor(ctx *fasthttp.RequestCtx, rev *revision, t *task, grant []byte) (sl slot, err error) {
+	if ticket := ctx.Request.Header.Peek(api.HeaderTicket); len(ticket) > 0 {
+		sl, err = n.claim(string(ticket), rev)
+	} else {
+		sl, err = n.slot(rev, t, grant)
+	}
+	if err == nil && t != nil {
+		sl.until = t.until
+	}
+	return sl, err
+}
+
+// slot acquires a slot within what a cold start may take, for a task with needs
+// if t is one.
+func (n *Node) slot(rev *revision, t *task, grant []byte) (slot, error) {
 	// The common case needs no timer.
 	n.mu.Lock()
 	s := n.pick(rev)
@@ -106,7 +143,7 @@ func (n *Node) slot(rev *revision, grant []byte) (slot, error) {
 		return slot{s: s, n: n, first: first}, nil
 	}
 	n.mu.Unlock()
-	c, cancel := context.WithTimeout(n.life, rev.start)
+	c, cancel := t.within(n.life, rev.start)
 	defer cancel()
 	return n.acquire(c, rev, grant)
 }
@@ -147,6 +184,9 @@ func (n *Node) deliver(sl slot, peek sealed.Peeked, body *relay.Body, callID str
 		sent = n.touch // wakes another goroutine, and perhaps a thread for it: not before the agent
 	}
 	until := time.Now().Add(rev.bound)
+	if !sl.until.IsZero() && sl.until.Before(until) {
+		until = sl.until
+	}
 	reply, err := sl.s.up.PostThen(until, api.AgentPathInvoke, body, sent,
 		relay.Header{Name: fasthttp.HeaderContentType, Value: api.ContentTypeSealed},
 		relay.Header{Name: api.HeaderCallID, Value: callID})

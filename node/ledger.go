@@ -33,5 +33,8 @@ func (l *ledger) release(r api.Resources) { l.reserved = l.reserved.Sub(r) }
 // free is what may still be reserved, never negative.
 func (l *ledger) free() api.Resources {
 	f := l.capacity.Sub(l.reserved)
-	return api.Resources{CPU: max(f.CPU, 0), Memory: max(f.Memory, 0), PIDs: max(f.PIDs, 0)}
+	for _, v := range []*int64{&f.CPU, &f.Memory, &f.PIDs, &f.Scratch, &f.Ingress, &f.Egress, &f.Ports} {
+		*v = max(*v, 0)
+	}
+	return f
 }

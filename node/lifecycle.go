@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,7 +16,7 @@ import (
 func (n *Node) recover(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	found, err := n.dep.Runtime.Recover(ctx)
+	running, err := n.dep.Runtime.Recover(ctx)
 	if err != nil {
 		return err
 	}
@@ -24,11 +25,27 @@ func (n *Node) recover(ctx context.Context) error {
 		done <-chan error
 	}
 	var tries []try
-	for _, rt := range found {
+	type adopted struct {
+		s        *sandbox
+		b        *box
+		rt       runtime.Sandbox
+		distinct bool // nobody else has its ports
+	}
+	var found []adopted
+	var live []Fitted
+	for _, rt := range running {
 		info := rt.Info()
 		digest, _, _ := strings.Cut(info.Revision, ":")
 		rev, ok := n.revs.get(digest)
-		if !ok || rev.key() != info.Revision {
+		var ports []Port
+		if ok {
+			var err error
+			if rev, ports, err = n.revive(rev, info.Revision, info.Reserved); err != nil {
+				n.log.Info("sandbox cannot be adopted", "sandbox", info.ID, "function", info.Function, "err", err)
+				ok = false
+			}
+		}
+		if !ok {
 			n.log.Info("sandbox of an unknown revision is removed", "sandbox", info.ID, "function", info.Function)
 			if err := rt.Remove(ctx, n.cfg.StopGrace); err != nil {
 				return fmt.Errorf("remove %s: %w", info.ID, err)
@@ -43,11 +60,33 @@ func (n *Node) recover(ctx context.Context) error {
 		s := n.newSandbox(rev, info.ID)
 		n.give(s, b)
 		s.began, s.way, s.up = info.CreatedAt, info.Start, n.agentUpstream(b)
+		distinct := n.ports.adopt(s, ports)
+		b.fitted = n.fittings.of(rev.limits)
+		live = append(live, s.fitted(rt))
 		n.mu.Unlock()
 		close(s.brought)
 		close(s.told) // by the first load of this life
+		found = append(found, adopted{s, b, rt, distinct})
+	}
+	// Before anything is removed: what a sandbox is fitted with goes with it.
+	for _, fit := range n.fittings {
+		var own []Fitted
+		for _, f := range live {
+			if slices.Contains(n.fittings.of(f.Needs.Resources), fit) {
+				own = append(own, f)
+			}
+		}
+		if err := fit.Recover(ctx, own); err != nil {
+			return fmt.Errorf("recover what sandboxes were fitted with: %w", err)
+		}
+	}
+	for _, a := range found {
+		s, b, rt := a.s, a.b, a.rt
 		// A frozen agent could not dial.
 		err := rt.Thaw(ctx)
+		if !a.distinct {
+			err = api.Errorf(api.CodeStartFailed, "another sandbox has a port of it")
+		}
 		if err == nil {
 			err = b.listen()
 		}

@@ -2,6 +2,9 @@ package node
 
 import (
 	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/api"
@@ -65,12 +68,13 @@ func (n *Node) reclaimable() api.Resources {
 
 // survey is what was last read of the machine.
 type survey struct {
-	free   api.Resources // what procfs and the cgroups said is free
-	at     time.Time     // when they were read
-	images []string      // keys, newest first
-	listed time.Time     // when the images were asked for
-	busy   bool          // the processors have no time to spare
-	short  bool          // of memory
+	free    api.Resources // what procfs and the cgroups said is free
+	at      time.Time     // when they were read
+	scratch int64         // bytes that the disk of scratch space has left; -1 where nothing tells
+	images  []string      // keys, newest first
+	listed  time.Time     // when the images were asked for
+	busy    bool          // the processors have no time to spare
+	short   bool          // of memory
 }
 
 // Pressure is the share of time, in percent, that some task on the machine waited
@@ -108,12 +112,21 @@ func (n *Node) look() {
 		s = *old
 	}
 	if time.Since(s.at) >= loadEvery {
-		if free, err := n.dep.Free(); err != nil {
+		free, err := n.dep.Free()
+		if err != nil {
 			n.log.Warn("free resources of the machine", "err", err)
 		} else {
 			s.free, s.at = free, time.Now()
 			s.busy, s.short = n.strained(free)
 		}
+		s.scratch = -1
+		if n.dep.ScratchFree != nil {
+			if s.scratch, err = n.dep.ScratchFree(); err != nil {
+				n.log.Warn("free room of the scratch disk", "err", err)
+				s.scratch = 0
+			}
+		}
+		n.clockSteady()
 		n.revs.weigh()
 	}
 	if since := time.Since(s.listed); since < imagesPause || since < imagesMost && n.startsNow() {
@@ -144,6 +157,33 @@ func (n *Node) startsNow() bool {
 	return time.Since(n.pool.taken) < startQuiet
 }
 
+// maxHosts bounds NodeLoad.Hosts.
+const maxHosts = 16
+
+// hosts are revisions of which sandboxes with needs of their own run here, and none
+// is in warm by the revision's name: those first that want no other sandbox of the
+// function beside them. mu is held.
+func (n *Node) hosts(warm map[string]int) []string {
+	apart := map[string]bool{}
+	for _, s := range n.fleet {
+		if s.rev.asked != nil && warm[api.RevisionKey(s.rev.digest)] == 0 {
+			key := api.HostKey(s.rev.digest)
+			apart[key] = apart[key] || s.rev.asked.Apart
+		}
+	}
+	list := slices.Collect(maps.Keys(apart))
+	slices.SortFunc(list, func(a, b string) int {
+		if apart[a] != apart[b] {
+			if apart[a] {
+				return -1
+			}
+			return 1
+		}
+		return strings.Compare(a, b)
+	})
+	return list[:min(len(list), maxHosts)]
+}
+
 // publish sends one load: what was last read of the machine and what the node
 // itself knows, as it is now.
 func (n *Node) publish() {
@@ -161,15 +201,19 @@ func (n *Node) publish() {
 	if machine.Memory > 0 {
 		l.Free.Memory = min(l.Free.Memory, machine.Memory)
 	}
+	if l.Free.Scratch > 0 && s.scratch >= 0 {
+		l.Free.Scratch = min(l.Free.Scratch, s.scratch)
+	}
 	if machine.PIDs > 0 {
 		l.Free.PIDs = min(l.Free.PIDs, machine.PIDs)
 	}
 	for _, s := range n.fleet {
 		l.InFlight += s.inFlight
 		if (s.state == ready || s.state == frozen) && !s.retiring && s.inFlight < s.rev.slots {
-			l.Warm[api.RevisionKey(s.rev.digest)] += s.rev.slots - s.inFlight
+			l.Warm[s.rev.warmKey()] += s.rev.slots - s.inFlight
 		}
 	}
+	l.Hosts = n.hosts(l.Warm)
 	n.mu.Unlock()
 	stamped, err := n.dep.Mesh.SetLoad(l)
 	if err != nil {

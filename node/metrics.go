@@ -16,6 +16,7 @@ type metrics struct {
 	starts       *prometheus.CounterVec
 	startSeconds prometheus.Histogram
 	events       *prometheus.CounterVec
+	checks       *prometheus.CounterVec
 	poolHits     prometheus.Counter
 	poolMisses   prometheus.Counter
 	fillSeconds  prometheus.Histogram
@@ -39,6 +40,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		events: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "faasd_sec_node_sandbox_events_total", Help: "What the runtime reported, by kind."}, []string{"kind"}),
 	}
+	m.checks = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "faasd_sec_node_second_checks_failed_total", Help: "Starts refused right before the function may run, by what did not hold any more."}, []string{"check"})
 	m.poolHits = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "faasd_sec_node_pool_hits_total", Help: "Starts that found a sandbox waiting in the pool."})
 	m.poolMisses = prometheus.NewCounter(prometheus.CounterOpts{
@@ -57,7 +60,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		Buckets: prometheus.ExponentialBuckets(0.00002, 2, 16)})
 	m.ok = m.invocations.WithLabelValues("ok")
 	if reg != nil {
-		reg.MustRegister(m.invocations, m.inFlight, m.starts, m.startSeconds, m.events,
+		reg.MustRegister(m.invocations, m.inFlight, m.starts, m.startSeconds, m.events, m.checks,
 			m.poolHits, m.poolMisses, m.fillSeconds, m.bindSeconds, m.keysSeconds, m.thawSeconds)
 	}
 	return m
@@ -101,6 +104,14 @@ func (m *metrics) observe(n *Node) {
 	gauge("faasd_sec_node_pool_waiters", "Starts that wait for a sandbox of the pool.", func() float64 { return float64(n.pool.queue.len()) })
 	gauge("faasd_sec_node_reserved_cpu_millicores", "CPU reserved.", func() float64 { return float64(n.ledger.reserved.CPU) })
 	gauge("faasd_sec_node_reserved_memory_bytes", "Memory reserved.", func() float64 { return float64(n.ledger.reserved.Memory) })
+	for name, of := range map[string]func(api.Resources) int64{
+		"pids": func(r api.Resources) int64 { return r.PIDs }, "ports": func(r api.Resources) int64 { return r.Ports },
+		"scratch_bytes":       func(r api.Resources) int64 { return r.Scratch },
+		"ingress_bits_second": func(r api.Resources) int64 { return r.Ingress }, "egress_bits_second": func(r api.Resources) int64 { return r.Egress },
+	} {
+		gauge("faasd_sec_node_reserved_"+name, "Reserved of what is lent to functions.", func() float64 { return float64(of(n.ledger.reserved)) })
+		gauge("faasd_sec_node_capacity_"+name, "Lent to functions.", func() float64 { return float64(of(n.ledger.capacity)) })
+	}
 	gauge("faasd_sec_node_capacity_cpu_millicores", "CPU lent to functions.", func() float64 { return float64(n.ledger.capacity.CPU) })
 	gauge("faasd_sec_node_capacity_memory_bytes", "Memory lent to functions.", func() float64 { return float64(n.ledger.capacity.Memory) })
 }

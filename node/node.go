@@ -28,6 +28,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/valyala/fasthttp"
 
+	"github.com/faasd-sec/faasd-sec/anomaly"
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/node/keepalive"
 	"github.com/faasd-sec/faasd-sec/runtime"
@@ -40,7 +41,8 @@ type Config struct {
 	RunDir       string        // sockets of sandboxes; short, for unix socket paths end at 107 bytes
 	Registry     string        // host:port of the cluster's registry, for images that name none
 	AgentPath    string        // the static agent binary on this machine
-	Capacity     api.Resources // lent to functions in all; CPU may be over-committed by saying more than there is
+	Capacity     api.Resources // lent to functions in all; CPU may be over-committed by saying more than there is; of what no Fitting gives nothing is lent
+	Ports        PortRange     // ports of this host that are lent; Capacity.Ports follows from it
 	IdleAfter    time.Duration // a sandbox unused for so long is stopped, where neither the function nor its past says
 	KeepaliveMin time.Duration // the least and the most that a function's past can make of it; 0 is
 	KeepaliveMax time.Duration // one minute and half an hour, or IdleAfter where that is outside
@@ -91,8 +93,8 @@ type Mesh interface {
 	SetLoad(api.NodeLoad) (api.NodeLoad, error)
 }
 
-// Deps are the parts a Node works with. All are required but MeasureAgent,
-// Pressure and Registerer.
+// Deps are the parts a Node works with. All are required but Fittings,
+// MeasureAgent, Pressure, ScratchFree, Kernel, Anomaly and Registerer.
 type Deps struct {
 	Runtime    runtime.Runtime
 	Broker     Broker
@@ -104,6 +106,10 @@ type Deps struct {
 	MeasureAgent func() error
 	Free         func() (api.Resources, error)  // what the machine really has free
 	Pressure     func() (Pressure, bool, error) // how hard it works; false where the kernel does not tell
+	ScratchFree  func() (int64, error)          // bytes that the disk of scratch space has left; required where a Fitting gives any
+	Kernel       func() error                   // whether the kernel still has what sandboxes need
+	Fittings     []Fitting                      // what gives sandboxes more than the runtime does
+	Anomaly      anomaly.Sink                   // told of failed second checks
 	Log          *slog.Logger
 	Registerer   prometheus.Registerer
 }
@@ -117,8 +123,10 @@ type Node struct {
 	revs *revisions
 	logs *logbook
 
-	agent agentBinary
-	keep  keepalive.Policy
+	agent    agentBinary
+	keep     keepalive.Policy
+	fittings fittings
+	clock    clock
 
 	life context.Context // ends after the drain; parent of all that a sandbox does
 	kill context.CancelFunc
@@ -126,6 +134,8 @@ type Node struct {
 
 	mu       sync.Mutex // guards what follows; never held across I/O
 	ledger   ledger
+	ports    portTable
+	tasks    taskSet
 	fleet    map[string]*sandbox // by sandbox id
 	boxes    map[string]*box     // what the runtime has, by id
 	pool     pool
@@ -167,6 +177,8 @@ func New(cfg Config, dep Deps) (*Node, error) {
 	case cfg.PoolMin < 0 || cfg.PoolMax < 0 || cfg.PoolCreates < 0 || cfg.PoolMax > 0 && cfg.PoolMin > cfg.PoolMax:
 		return nil, api.Invalid("pool", "use numbers of 0 or more, the minimum not over the maximum",
 			fmt.Sprintf("minimum %d, maximum %d, %d at once", cfg.PoolMin, cfg.PoolMax, cfg.PoolCreates))
+	case cfg.Capacity.Scratch < 0 || cfg.Capacity.Ingress < 0 || cfg.Capacity.Egress < 0:
+		return nil, api.Invalid("capacity", "lend 0 or more", fmt.Sprintf("%+v", cfg.Capacity))
 	case cfg.Capacity.CPU <= 0 || cfg.Capacity.Memory <= 0 || cfg.Capacity.PIDs <= 0:
 		return nil, api.Invalid("capacity", "set cpu, memory and pids", fmt.Sprintf("%+v", cfg.Capacity))
 	}
@@ -200,6 +212,18 @@ func New(cfg Config, dep Deps) (*Node, error) {
 	if cfg.ReplayTotal <= 0 {
 		cfg.ReplayTotal = def.ReplayTotal
 	}
+	fits, err := newFittings(dep.Fittings)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Capacity.Ports = 2 * int64(cfg.Ports.Len())
+	lent := fits.lent(cfg.Capacity)
+	if lent != cfg.Capacity {
+		dep.Log.Warn("nothing on this node gives all that it is to lend: the rest is not lent", "capacity", cfg.Capacity, "lent", lent)
+	}
+	if lent.Scratch > 0 && dep.ScratchFree == nil {
+		return nil, api.Invalid("scratch", "say what its disk has free", "ScratchFree is not set")
+	}
 	for _, dir := range []string{cfg.StateDir, cfg.RunDir} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return nil, fmt.Errorf("node directory: %w", err)
@@ -211,10 +235,9 @@ func New(cfg Config, dep Deps) (*Node, error) {
 		agent: agentBinary{path: cfg.AgentPath, measure: dep.MeasureAgent}, keep: keep,
 		boxes: map[string]*box{}, pool: pool{kick: make(chan struct{}, 1)},
 		fleet: map[string]*sandbox{}, byRev: map[string]map[string]*sandbox{}, tickets: map[string]*ticket{},
-		ledger: ledger{capacity: cfg.Capacity}, changed: make(chan struct{}), dirty: make(chan struct{}, 1),
+		ledger: ledger{capacity: lent}, ports: newPortTable(cfg.Ports), tasks: taskSet{until: map[string]time.Time{}}, fittings: fits, changed: make(chan struct{}), dirty: make(chan struct{}, 1),
 		started: time.Now(),
 	}
-	var err error
 	if n.revs, err = openRevisions(filepath.Join(cfg.StateDir, "revisions"), cfg); err != nil {
 		return nil, err
 	}

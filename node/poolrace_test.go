@@ -192,7 +192,7 @@ func TestPoolAccountsAreExact(t *testing.T) {
 			n.mu.Lock()
 			switch rapid.IntRange(0, 7).Draw(t, "step") {
 			case 0, 1: // a start is admitted, and takes a box or waits
-				claimed, lacking := n.admit(rev)
+				claimed, _, lacking := n.admit(rev)
 				if lacking != "" {
 					break
 				}

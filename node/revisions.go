@@ -42,11 +42,18 @@ type revision struct {
 	habit  *habit
 	full   *atomic.Bool           // the function has more than its share of what all may have remembered
 	bind   atomic.Pointer[[]byte] // what bindFrame returned
+
+	asked *api.Needs // of sandboxes for needs of their own, settled; nil: the limits are the descriptor's
+	warm  string     // with asked: api.NeedsKey, under which the mesh hears of them
+	base  *revision  // with asked: what it was made of
 }
 
 // bindFrame is the frame that makes an agent the revision's. All its sandboxes
 // get the same, since the image is part of the revision, so it is encoded once.
 func (r *revision) bindFrame(image api.ImageConfig) ([]byte, error) {
+	if r.base != nil {
+		return r.base.bindFrame(image)
+	}
 	if b := r.bind.Load(); b != nil {
 		return *b, nil
 	}
@@ -61,6 +68,14 @@ func (r *revision) bindFrame(image api.ImageConfig) ([]byte, error) {
 // key names a revision under one descriptor: what a sandbox serves for life,
 // since it holds the keys of that descriptor.
 func (r *revision) key() string { return r.id }
+
+// warmKey is the name under which a load counts free slots of it.
+func (r *revision) warmKey() string {
+	if r.asked != nil {
+		return r.warm
+	}
+	return api.RevisionKey(r.digest)
+}
 
 // revisions are those this node was told, kept on disk so that sandboxes can
 // be adopted after a restart.

@@ -37,6 +37,7 @@ type sandbox struct {
 	id       string // of its box; drawn while it has none
 	rev      *revision
 	holds    api.Resources // what it has reserved of the ledger
+	ports    []Port        // of the host, that it has
 	began    time.Time
 	readyAt  time.Time
 	up       *relay.Upstream // set before it is ready
@@ -241,6 +242,7 @@ func (n *Node) bury(s *sandbox, release bool) {
 	if release {
 		n.ledger.release(s.holds)
 		s.holds = api.Resources{}
+		n.ports.release(s)
 	}
 	n.past = append(n.past, n.status(s))
 	if len(n.past) > 256 {

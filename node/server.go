@@ -109,8 +109,15 @@ func (n *Node) lookup(ctx *fasthttp.RequestCtx, name string) (*revision, error) 
 
 func (n *Node) serveAdmit(ctx *fasthttp.RequestCtx, name string) (*api.Ticket, error) {
 	rev, err := n.lookup(ctx, name)
+	var t *task
 	if err == nil {
-		c, cancel := context.WithTimeout(n.life, rev.start)
+		t, err = n.taskOf(ctx.Request.Header.Peek(api.HeaderNeeds), rev, time.Now())
+	}
+	if err == nil {
+		if t != nil {
+			rev = t.rev
+		}
+		c, cancel := t.within(n.life, rev.start)
 		defer cancel()
 		var sl slot
 		if sl, err = n.acquire(c, rev, nil); err == nil {

@@ -76,6 +76,10 @@ func (e errUnfit) Unwrap() error { return e.error }
 // with a box of the pool, with another if that one is unfit, and with a sandbox
 // created for it where the pool cannot help.
 func (n *Node) bringUp(ctx context.Context, s *sandbox) error {
+	if err := n.clearPorts(ctx, s); err != nil {
+		n.unclaim(s)
+		return err
+	}
 	img, err := n.dep.Runtime.Pull(ctx, n.imageRef(s.rev), s.rev.desc.Config.Image)
 	if err != nil {
 		n.unclaim(s)
@@ -119,13 +123,17 @@ func (n *Node) bringUp(ctx context.Context, s *sandbox) error {
 // spec is what s asks of the runtime, but for the place.
 func (n *Node) spec(s *sandbox, img runtime.Image) runtime.Spec {
 	c := s.rev.desc.Config
+	n.mu.Lock()
+	reserved := s.reservedText()
+	n.mu.Unlock()
 	spec := runtime.Spec{
+		Reserved: reserved,
 		Function: s.rev.name, Revision: s.rev.key(), Image: img,
 		Resources: s.rev.limits, AllowInet: c.Upstream != "unix",
 		Tmpfs: []runtime.Tmpfs{{Path: secretsPath, Bytes: secretsBytes}},
 	}
 	if c.BundleMount != "" {
-		spec.Tmpfs = append(spec.Tmpfs, runtime.Tmpfs{Path: c.BundleMount, Bytes: s.rev.limits.Tmp, Exec: true})
+		spec.Tmpfs = append(spec.Tmpfs, runtime.Tmpfs{Path: c.BundleMount, Bytes: s.rev.bundleBytes(), Exec: true})
 	}
 	return spec
 }
@@ -151,9 +159,11 @@ func (n *Node) plain(ctx context.Context, s *sandbox, spec runtime.Spec, why str
 	return n.become(ctx, s, b, spec)
 }
 
-// become makes b a sandbox of the function. Its keys are asked for once the
-// function can start: they are needed no sooner than it answers, and what releases
-// and opens them would take the processor from the mounts.
+// become makes b a sandbox of the function. Before the word that lets the function
+// run comes the second check, and what its needs ask for beyond limits. Its keys
+// are asked for once the function can start: they are needed no sooner than it
+// answers, and what releases and opens them would take the processor from the
+// mounts.
 func (n *Node) become(ctx context.Context, s *sandbox, b *box, spec runtime.Spec) error {
 	started, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -166,6 +176,8 @@ func (n *Node) become(ctx context.Context, s *sandbox, b *box, spec runtime.Spec
 	}
 	// The agent verifies while the runtime mounts.
 	b.sayBind(frames)
+	room := make(chan error, 1)
+	n.spawn(func() { room <- n.checkRoom(s) })
 	rt := b.runtime()
 	if rt.Info().Blank {
 		began := time.Now()
@@ -173,6 +185,15 @@ func (n *Node) become(ctx context.Context, s *sandbox, b *box, spec runtime.Spec
 			return errUnfit{startError(err, "the image could not be mounted into a waiting sandbox")}
 		}
 		n.met.bindSeconds.Observe(time.Since(began).Seconds())
+	}
+	if err := <-room; err != nil {
+		return err
+	}
+	if err := n.attach(ctx, s, b); err != nil {
+		return err
+	}
+	if err := n.checkPromise(s, b, spec.Image); err != nil {
+		return err
 	}
 	info := rt.Info()
 	b.say(&api.Control{Mounted: &api.Mounted{UID: info.UID, GID: info.GID}})

@@ -24,6 +24,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"github.com/faasd-sec/faasd-sec/anomaly"
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/runtime"
 	"github.com/faasd-sec/faasd-sec/runtime/runtimetest"
@@ -66,6 +67,12 @@ type world struct {
 	pressure  atomic.Pointer[Pressure] // nil: the kernel tells none
 	measured  atomic.Int64             // how often the agent was
 	log       slog.Handler             // of the daemon; nil drops all
+	net, disk *fitter                  // nil: the node lends neither
+	anomalies anomaly.Sink
+	machine   atomic.Pointer[api.Resources] // what it really has free; nil: enough
+	diskFree  atomic.Int64
+	kernel    atomic.Bool // it lacks something
+	mesh      func(api.NodeLoad)
 	watched   func(runtime.Runtime) runtime.Runtime
 }
 
@@ -94,6 +101,7 @@ func newWorld(t testing.TB, change ...func(*world)) *world {
 	}
 	w.fake = runtimetest.NewFake(w.agent)
 	w.fake.AddImage(runtime.Image{Ref: "img", Digest: imageDigest, Config: api.ImageConfig{Entrypoint: []string{"/fn"}}})
+	w.diskFree.Store(1 << 40)
 	for _, f := range change {
 		f(w)
 	}
@@ -120,9 +128,28 @@ func (w *world) start() {
 	if log == nil {
 		log = slog.DiscardHandler
 	}
+	var fits []Fitting
+	for _, f := range []*fitter{w.net, w.disk} {
+		if f != nil {
+			fits = append(fits, f)
+		}
+	}
 	n, err := New(w.cfg, Deps{
-		Runtime: rt, Broker: w, Bundles: noBundles{}, Mesh: &stamper{}, Log: slog.New(log),
-		Free:         func() (api.Resources, error) { return api.Resources{CPU: 2000, Memory: 1 << 40, PIDs: 1 << 20}, nil },
+		Runtime: rt, Broker: w, Bundles: noBundles{}, Mesh: &stamper{hear: w.mesh}, Log: slog.New(log),
+		Free: func() (api.Resources, error) {
+			if m := w.machine.Load(); m != nil {
+				return *m, nil
+			}
+			return api.Resources{CPU: 2000, Memory: 1 << 40, PIDs: 1 << 20}, nil
+		},
+		ScratchFree: func() (int64, error) { return w.diskFree.Load(), nil },
+		Kernel: func() error {
+			if w.kernel.Load() {
+				return errors.New("overlay is gone")
+			}
+			return nil
+		},
+		Fittings: fits, Anomaly: w.anomalies,
 		MeasureAgent: func() error { w.measured.Add(1); return nil },
 		Pressure: func() (Pressure, bool, error) {
 			p := w.pressure.Load()
@@ -198,10 +225,16 @@ func (w *world) Attest(_ context.Context, req api.AttestRequest) error {
 }
 
 // stamper is a mesh of one.
-type stamper struct{ seq atomic.Uint64 }
+type stamper struct {
+	seq  atomic.Uint64
+	hear func(api.NodeLoad)
+}
 
 func (s *stamper) SetLoad(l api.NodeLoad) (api.NodeLoad, error) {
 	l.Epoch, l.Seq = 1, s.seq.Add(1)
+	if s.hear != nil {
+		s.hear(l)
+	}
 	return l, nil
 }
 

@@ -17,10 +17,15 @@ const (
 	ReasonExcluded               // the request names it in Exclude
 	ReasonArch                   // is of another architecture
 	ReasonTier                   // gives none of the evidence types asked for
-	ReasonLabel                  // lacks a label, or has another value
+	ReasonLabel                  // does not meet a condition on its labels
+	ReasonApart                  // runs a sandbox of the function, and no second one is to be there
 	ReasonCPU                    // no warm slot, and less CPU free than a sandbox needs
 	ReasonMemory                 // no warm slot, and less memory free
 	ReasonPIDs                   // no warm slot, and fewer pids free
+	ReasonScratch                // no warm slot, and less scratch space free
+	ReasonIngress                // no warm slot, and less bandwidth inwards free
+	ReasonEgress                 // no warm slot, and less bandwidth outwards free
+	ReasonPorts                  // no warm slot, and fewer ports of the host free
 
 	reasons // their number
 )
@@ -42,12 +47,22 @@ func (r Reason) String() string {
 		return "tier"
 	case ReasonLabel:
 		return "label"
+	case ReasonApart:
+		return "apart"
 	case ReasonCPU:
 		return "cpu"
 	case ReasonMemory:
 		return "memory"
 	case ReasonPIDs:
 		return "pids"
+	case ReasonScratch:
+		return "scratch"
+	case ReasonIngress:
+		return "ingress"
+	case ReasonEgress:
+		return "egress"
+	case ReasonPorts:
+		return "ports"
 	}
 	return fmt.Sprintf("reason(%d)", uint8(r))
 }

@@ -22,8 +22,19 @@ type Index struct {
 	hashes []uint64 // of the IDs, by position in the view
 	sample int
 	warm   sync.Map // revision key -> []int32, nodes that report a free slot
-	images sync.Map // image key -> []int32, nodes that have it
+	images *hints   // nodes that have an image
 }
+
+// hints are lists by key that later indices may go on using. They say where to
+// look first, and what is found there is judged by the view of the moment.
+type hints struct {
+	lists sync.Map // image key -> []int32
+	views int      // how many have used them
+}
+
+// hintViews is for how many views hints are used. Views follow each other within
+// a second at the most while anything changes, and images are pulled in seconds.
+const hintViews = 32
 
 // NewIndex reads the view once. sample is how many nodes of a kind a request
 // looks at before it is content; 0 or less means DefaultSample.
@@ -32,7 +43,7 @@ func NewIndex(view *api.ClusterView, sample int) *Index {
 		sample = DefaultSample
 	}
 	x := &Index{
-		view: view, sample: sample,
+		view: view, sample: sample, images: &hints{views: 1},
 		order: make([]int32, len(view.Nodes)), hashes: make([]uint64, len(view.Nodes)),
 	}
 	for i := range view.Nodes {
@@ -44,6 +55,27 @@ func NewIndex(view *api.ClusterView, sample int) *Index {
 		slices.SortFunc(x.order, byID)
 	}
 	return x
+}
+
+// Next is an index of the view that follows x's. Where the nodes are the same it
+// takes from x what does not depend on their loads, and hints that do little.
+func (x *Index) Next(view *api.ClusterView) *Index {
+	if len(view.Nodes) != len(x.view.Nodes) {
+		return NewIndex(view, x.sample)
+	}
+	for i := range view.Nodes {
+		if view.Nodes[i].Meta.ID != x.view.Nodes[i].Meta.ID {
+			return NewIndex(view, x.sample)
+		}
+	}
+	next := &Index{view: view, sample: x.sample, order: x.order, hashes: x.hashes}
+	if next.images = x.images; x.images.views < hintViews {
+		next.images = &hints{views: x.images.views + 1}
+		x.images.lists.Range(func(k, l any) bool { next.images.lists.Store(k, l); return true })
+	} else {
+		next.images = &hints{views: 1}
+	}
+	return next
 }
 
 // list is the nodes that match, remembered under key. Two callers may make it at
@@ -104,7 +136,7 @@ func (x *Index) Pick(req Request, w Weights) Decision {
 	if s.full() && s.worst().Warm && s.worst().Score >= w.coldCeiling() {
 		return s.d
 	}
-	s.walk(x, x.list(&x.images, image, func(l *api.NodeLoad) bool { return slices.Contains(l.Images, image) }), x.sample, seen)
+	s.walk(x, x.list(&x.images.lists, image, func(l *api.NodeLoad) bool { return slices.Contains(l.Images, image) }), x.sample, seen)
 	s.walk(x, x.order, x.sample, seen)
 	if !s.full() {
 		s.walk(x, x.order, len(x.order), seen)

@@ -41,6 +41,10 @@ func (s *scan) look(i int, id uint64) {
 	}
 	warm := s.need.revision != "" && n.Load.Warm[s.need.revision] > pending
 	if !warm {
+		if s.need.Apart && s.hosts(n, i) {
+			s.refuse(n, ReasonApart)
+			return
+		}
 		if reason, refused := lacks(s.need.Resources, n.Load.Free); refused {
 			s.refuse(n, reason)
 			return
@@ -57,7 +61,7 @@ func (s *scan) excludes(n *api.NodeView) (Reason, bool) {
 	if len(s.need.Exclude) > 0 && slices.Contains(s.need.Exclude, n.Meta.ID) {
 		return ReasonExcluded, true
 	}
-	if s.need.Arch != "" && s.need.Arch != n.Meta.Arch {
+	if s.need.Arch != "" && s.need.Arch != n.Meta.Arch || len(s.need.Archs) > 0 && !slices.Contains(s.need.Archs, n.Meta.Arch) {
 		return ReasonArch, true
 	}
 	if len(s.need.Tiers) > 0 && !slices.Contains(s.need.Tiers, n.Meta.Tier) {
@@ -65,6 +69,11 @@ func (s *scan) excludes(n *api.NodeView) (Reason, bool) {
 	}
 	for _, l := range s.need.labels {
 		if v, ok := n.Meta.Labels[l.key]; !ok || v != l.value {
+			return ReasonLabel, true
+		}
+	}
+	for i := range s.need.Require {
+		if !meets(n.Meta.Labels, &s.need.Require[i]) {
 			return ReasonLabel, true
 		}
 	}
@@ -84,6 +93,31 @@ func standing(n *api.NodeView) (Reason, bool) {
 	return 0, false
 }
 
+// meets holds one condition against a node's labels. An operator that nobody
+// knows is met by none.
+func meets(labels map[string]string, r *api.Requirement) bool {
+	v, there := labels[r.Key]
+	switch r.Op {
+	case api.OpEquals:
+		return there && v == r.Value
+	case api.OpDiffers:
+		return !there || v != r.Value
+	case api.OpExists:
+		return there
+	case api.OpAbsent:
+		return !there
+	}
+	return false
+}
+
+// hosts reports whether node i has a sandbox of the function, as far as is known.
+func (s *scan) hosts(n *api.NodeView, i int) bool {
+	f := s.need.function
+	return f != "" && (n.Load.Warm[f] > 0 || slices.Contains(n.Load.Hosts, s.need.host)) ||
+		s.need.revision != "" && n.Load.Warm[s.need.revision] > 0 ||
+		s.need.Hosting != nil && s.need.Hosting(i)
+}
+
 func lacks(need, free api.Resources) (Reason, bool) {
 	switch {
 	case need.CPU > free.CPU:
@@ -92,6 +126,14 @@ func lacks(need, free api.Resources) (Reason, bool) {
 		return ReasonMemory, true
 	case need.PIDs > free.PIDs:
 		return ReasonPIDs, true
+	case need.Scratch > free.Scratch:
+		return ReasonScratch, true
+	case need.Ingress > free.Ingress:
+		return ReasonIngress, true
+	case need.Egress > free.Egress:
+		return ReasonEgress, true
+	case need.Ports > free.Ports:
+		return ReasonPorts, true
 	}
 	return 0, false
 }
@@ -111,9 +153,10 @@ func (s *scan) rank(i int, id uint64, warm bool, pending int) {
 		p.Pooled = 1
 	}
 	if warm {
-		p.Warm, p.Fit = 1, 1
+		p.Warm, p.Fit, p.Room = 1, 1, 1
 	} else {
-		p.Fit = fill(s.need.Resources, n.Load.Free, n.Meta.Capacity)
+		p.Fit = fill(&s.need.Resources, &n.Load.Free, &n.Meta.Capacity)
+		p.Room = 1 - p.Fit
 	}
 	score := s.w.score(p)
 	if s.full() && score < s.worst().Score {
@@ -127,9 +170,24 @@ func (s *scan) rank(i int, id uint64, warm bool, pending int) {
 }
 
 // fill is how full the node is with the new sandbox in it, in 0..1: the mean
-// over CPU and memory of one less the share that remains free.
-func fill(need, free, capacity api.Resources) float64 {
-	return (share(free.CPU-need.CPU, capacity.CPU) + share(free.Memory-need.Memory, capacity.Memory)) / 2
+// over CPU, memory, and what else is asked for beside pids, of one less the share
+// that remains free.
+func fill(need, free, capacity *api.Resources) float64 {
+	sum := share(free.CPU-need.CPU, capacity.CPU) + share(free.Memory-need.Memory, capacity.Memory)
+	if need.Scratch|need.Ingress|need.Egress|need.Ports == 0 {
+		return sum / 2
+	}
+	parts := 2.0
+	for _, p := range [...]struct{ need, free, capacity int64 }{
+		{need.Scratch, free.Scratch, capacity.Scratch}, {need.Ingress, free.Ingress, capacity.Ingress},
+		{need.Egress, free.Egress, capacity.Egress}, {need.Ports, free.Ports, capacity.Ports},
+	} {
+		if p.need > 0 {
+			sum += share(p.free-p.need, p.capacity)
+			parts++
+		}
+	}
+	return sum / parts
 }
 
 func share(left, capacity int64) float64 {
@@ -196,7 +254,12 @@ func (s *scan) detail(n *api.NodeView, r Reason) string {
 		return "has not told yet what it has free"
 	case ReasonExcluded:
 		return "was excluded by the request"
+	case ReasonApart:
+		return "runs a sandbox of the function already, which is to have no second one there"
 	case ReasonArch:
+		if len(s.need.Archs) > 0 && !slices.Contains(s.need.Archs, n.Meta.Arch) {
+			return fmt.Sprintf("is %q, the function needs one of %q", n.Meta.Arch, s.need.Archs)
+		}
 		return fmt.Sprintf("is %q, the function needs %q", n.Meta.Arch, s.need.Arch)
 	case ReasonTier:
 		return fmt.Sprintf("gives evidence of type %q, the function needs one of %q", n.Meta.Tier, s.need.Tiers)
@@ -208,6 +271,20 @@ func (s *scan) detail(n *api.NodeView, r Reason) string {
 		return fmt.Sprintf("has %d of %d bytes of memory free, a sandbox needs %d", free.Memory, n.Meta.Capacity.Memory, need.Memory)
 	case ReasonPIDs:
 		return fmt.Sprintf("has %d of %d pids free, a sandbox needs %d", free.PIDs, n.Meta.Capacity.PIDs, need.PIDs)
+	}
+	for _, c := range []struct {
+		reason         Reason
+		what           string
+		free, all, ask int64
+	}{
+		{ReasonScratch, "bytes of scratch space", free.Scratch, n.Meta.Capacity.Scratch, need.Scratch},
+		{ReasonIngress, "bit/s inwards", free.Ingress, n.Meta.Capacity.Ingress, need.Ingress},
+		{ReasonEgress, "bit/s outwards", free.Egress, n.Meta.Capacity.Egress, need.Egress},
+		{ReasonPorts, "ports", free.Ports, n.Meta.Capacity.Ports, need.Ports},
+	} {
+		if r == c.reason {
+			return fmt.Sprintf("has %d of %d %s free, a sandbox needs %d", c.free, c.all, c.what, c.ask)
+		}
 	}
 	return ""
 }
@@ -227,6 +304,26 @@ func (s *scan) missing(n *api.NodeView) string {
 		} else if v != l.value {
 			return fmt.Sprintf("has label %q = %q, the function needs %q", l.key, v, l.value)
 		}
+	}
+	for i := range s.need.Require {
+		r := &s.need.Require[i]
+		if meets(n.Meta.Labels, r) {
+			continue
+		}
+		v, there := n.Meta.Labels[r.Key]
+		switch {
+		case r.Op == api.OpEquals && there:
+			return fmt.Sprintf("has label %q = %q, the function needs %q", r.Key, v, r.Value)
+		case r.Op == api.OpEquals:
+			return fmt.Sprintf("has no label %q, the function needs %q", r.Key, r.Value)
+		case r.Op == api.OpDiffers:
+			return fmt.Sprintf("has label %q = %q, the function needs any other", r.Key, v)
+		case r.Op == api.OpExists:
+			return fmt.Sprintf("has no label %q, the function needs one", r.Key)
+		case r.Op == api.OpAbsent:
+			return fmt.Sprintf("has label %q = %q, the function needs none of it", r.Key, v)
+		}
+		return fmt.Sprintf("cannot meet a condition %q on label %q, which is not understood", r.Op, r.Key)
 	}
 	return ""
 }

@@ -23,6 +23,11 @@ func genResources(top int64) *rapid.Generator[api.Resources] {
 			CPU:    rapid.Int64Range(0, top).Draw(t, "cpu"),
 			Memory: rapid.Int64Range(0, top).Draw(t, "memory"),
 			PIDs:   rapid.Int64Range(0, top).Draw(t, "pids"),
+			// Most ask for none of these, and some nodes have none.
+			Scratch: rapid.SampledFrom([]int64{0, 0, top / 3, top}).Draw(t, "scratch"),
+			Ingress: rapid.SampledFrom([]int64{0, 0, top / 3, top}).Draw(t, "ingress"),
+			Egress:  rapid.SampledFrom([]int64{0, 0, top / 3, top}).Draw(t, "egress"),
+			Ports:   rapid.SampledFrom([]int64{0, 0, top / 3, top}).Draw(t, "ports"),
 		}
 	})
 }
@@ -48,6 +53,7 @@ func genView(most int) *rapid.Generator[*api.ClusterView] {
 					Pooled:   rapid.IntRange(0, 3).Draw(t, "pooled"),
 					Draining: rapid.IntRange(0, 9).Draw(t, "draining") == 0,
 					Warm:     rapid.MapOfN(rapid.SampledFrom([]string{"r1", "r2", "r3"}), rapid.IntRange(0, 3), 0, 2).Draw(t, "warm"),
+					Hosts:    rapid.SliceOfN(rapid.SampledFrom([]string{"r1", "r2", "r3"}), 0, 2).Draw(t, "hosts"),
 					Images:   rapid.SliceOfN(rapid.SampledFrom([]string{"i1", "i2", "i3"}), 0, 2).Draw(t, "images"),
 				}
 			}
@@ -68,10 +74,18 @@ func genRequest() *rapid.Generator[Request] {
 			Tiers:     rapid.SliceOfN(rapid.SampledFrom([]string{"node-key", "tpm"}), 0, 2).Draw(t, "tiers"),
 			Labels:    rapid.MapOfN(rapid.Just("zone"), rapid.SampledFrom([]string{"a", "b"}), 0, 1).Draw(t, "labels"),
 			Exclude:   rapid.SliceOfN(rapid.SampledFrom([]string{"n000", "n001", "n002"}), 0, 2).Draw(t, "exclude"),
-			Seed:      rapid.Uint64().Draw(t, "seed"), Limit: rapid.IntRange(0, 6).Draw(t, "limit"),
+			Needs:     rapid.SampledFrom([]string{"", "", "r2", "k1"}).Draw(t, "needs"), Apart: rapid.Bool().Draw(t, "apart"),
+			Archs:   rapid.SliceOfN(rapid.SampledFrom([]string{"amd64", "arm64"}), 0, 2).Draw(t, "archs"),
+			Require: rapid.SliceOfN(genRequirement, 0, 2).Draw(t, "require"),
+			Seed:    rapid.Uint64().Draw(t, "seed"), Limit: rapid.IntRange(0, 6).Draw(t, "limit"),
 		}
 	})
 }
+
+var genRequirement = rapid.Custom(func(t *rapid.T) api.Requirement {
+	return api.Requirement{Key: rapid.SampledFrom([]string{"zone", "disk"}).Draw(t, "key"),
+		Op: rapid.SampledFrom([]string{"=", "!=", "exists", "!exists", "~"}).Draw(t, "op"), Value: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "value")}
+})
 
 func withPending(r Request, v *api.ClusterView) Request {
 	r.Pending = func(i int) int { return int(idHash(v.Nodes[i].Meta.ID) % 4) }
@@ -85,6 +99,25 @@ func fits(v *api.ClusterView, r Request, i int) bool {
 		!slices.Contains(r.Exclude, n.Meta.ID) &&
 		(r.Arch == "" || r.Arch == n.Meta.Arch) &&
 		(len(r.Tiers) == 0 || slices.Contains(r.Tiers, n.Meta.Tier))
+	ok = ok && (len(r.Archs) == 0 || slices.Contains(r.Archs, n.Meta.Arch))
+	for _, c := range r.Require {
+		v, there := n.Meta.Labels[c.Key]
+		switch c.Op {
+		case "=":
+			ok = ok && there && v == c.Value
+		case "!=":
+			ok = ok && !(there && v == c.Value)
+		case "exists":
+			ok = ok && there
+		case "!exists":
+			ok = ok && !there
+		default:
+			ok = false
+		}
+	}
+	if r.Apart && !warmAt(v, r, i) {
+		ok = ok && (r.Revision == "" || n.Load.Warm[r.Revision] == 0 && !slices.Contains(n.Load.Hosts, r.Revision)) && n.Load.Warm[keyOf(r)] == 0
+	}
 	for k, want := range r.Labels {
 		ok = ok && n.Meta.Labels[k] == want
 	}
@@ -92,7 +125,14 @@ func fits(v *api.ClusterView, r Request, i int) bool {
 }
 
 func warmAt(v *api.ClusterView, r Request, i int) bool {
-	return r.Revision != "" && v.Nodes[i].Load.Warm[r.Revision] > r.Pending(i)
+	return keyOf(r) != "" && v.Nodes[i].Load.Warm[keyOf(r)] > r.Pending(i)
+}
+
+func keyOf(r Request) string {
+	if r.Needs != "" {
+		return r.Needs
+	}
+	return r.Revision
 }
 
 func checkDecision(t *rapid.T, v *api.ClusterView, r Request, d Decision) {
@@ -188,6 +228,28 @@ func TestIndexAgreesWithExactPick(t *testing.T) {
 		exact := Pick(v, r, DefaultWeights())
 		if whole := NewIndex(v, 64).Pick(r, DefaultWeights()); !reflect.DeepEqual(whole, exact) {
 			t.Fatalf("small cluster: index %+v, exact %+v", whole, exact)
+		}
+		// One that goes on from the index of another view of the same nodes, whose
+		// hints are of that view.
+		before := &api.ClusterView{Nodes: slices.Clone(genView(40).Draw(t, "before").Nodes)}
+		for i := range before.Nodes {
+			if i < len(v.Nodes) {
+				before.Nodes[i].Meta.ID = v.Nodes[i].Meta.ID
+			}
+		}
+		old := NewIndex(before, 3)
+		old.Pick(withPending(r, before), DefaultWeights())
+		for range rapid.SampledFrom([]int{0, 1, hintViews}).Draw(t, "views") {
+			old = old.Next(before)
+		}
+		next := old.Next(v)
+		after := next.Pick(r, DefaultWeights())
+		checkDecision(t, v, r, after)
+		if len(exact.Candidates) > 0 && exact.Candidates[0].Warm != after.Candidates[0].Warm {
+			t.Fatalf("exact begins with %+v, the next index with %+v", exact.Candidates[0], after.Candidates[0])
+		}
+		if whole := NewIndex(before, 64).Next(v).Pick(r, DefaultWeights()); !reflect.DeepEqual(whole, exact) {
+			t.Fatalf("small cluster: next index %+v, exact %+v", whole, exact)
 		}
 		sampled := NewIndex(v, 3).Pick(r, DefaultWeights())
 		checkDecision(t, v, r, sampled)

@@ -76,7 +76,10 @@ func runScenario(t *testing.T, file string) {
 				}
 				want = append(want, l)
 			}
-			weights := DefaultWeights()
+			weights, err := WeightsOf(policyOf(rest))
+			if err != nil {
+				t.Fatal(err)
+			}
 			weights.Noise = 0
 			for name, d := range map[string]Decision{
 				"Pick": Pick(view, req, weights), "Index.Pick": NewIndex(view, 0).Pick(req, weights),
@@ -89,6 +92,13 @@ func runScenario(t *testing.T, file string) {
 			t.Fatalf("%s:%d: unknown word %q", file, line, word)
 		}
 	}
+}
+
+// policyOf is the value of policy= among words.
+func policyOf(words string) string {
+	_, rest, _ := strings.Cut(" "+words, " policy=")
+	policy, _, _ := strings.Cut(rest, " ")
+	return policy
 }
 
 func render(d Decision) (out []string) {
@@ -126,6 +136,16 @@ func parseNode(t *testing.T, line int, text string) api.NodeView {
 			n.Load.Free.Memory, n.Meta.Capacity.Memory = size(t, free), size(t, capacity)
 		case "pids":
 			n.Load.Free.PIDs, n.Meta.Capacity.PIDs = int64(number(t, free)), int64(number(t, capacity))
+		case "scratch":
+			n.Load.Free.Scratch, n.Meta.Capacity.Scratch = size(t, free), size(t, capacity)
+		case "in":
+			n.Load.Free.Ingress, n.Meta.Capacity.Ingress = int64(number(t, free)), int64(number(t, capacity))
+		case "out":
+			n.Load.Free.Egress, n.Meta.Capacity.Egress = int64(number(t, free)), int64(number(t, capacity))
+		case "ports":
+			n.Load.Free.Ports, n.Meta.Capacity.Ports = int64(number(t, free)), int64(number(t, capacity))
+		case "hosts":
+			n.Load.Hosts = strings.Split(value, ",")
 		case "warm":
 			n.Load.Warm = pairs(t, value)
 		case "pooled":
@@ -169,6 +189,30 @@ func parseRequest(t *testing.T, line int, text string, view *api.ClusterView) Re
 			r.Resources.Memory = size(t, value)
 		case "pids":
 			r.Resources.PIDs = int64(number(t, value))
+		case "scratch":
+			r.Resources.Scratch = size(t, value)
+		case "in":
+			r.Resources.Ingress = int64(number(t, value))
+		case "out":
+			r.Resources.Egress = int64(number(t, value))
+		case "ports":
+			r.Resources.Ports = int64(number(t, value))
+		case "needs":
+			r.Needs = value
+		case "apart":
+			r.Apart = true
+		case "hosting":
+			p := pairs(t, value)
+			r.Hosting = func(i int) bool { return p[view.Nodes[i].Meta.ID] > 0 }
+		case "require":
+			for _, c := range strings.Split(value, ",") {
+				f := append(strings.Split(c, ":"), "")
+				r.Require = append(r.Require, api.Requirement{Key: f[0], Op: f[1], Value: f[2]})
+			}
+		case "archs":
+			r.Archs = strings.Split(value, ",")
+		case "policy":
+			// below
 		case "arch":
 			r.Arch = value
 		case "tiers":

@@ -30,8 +30,12 @@ type Spec struct {
 	Tmpfs     []Tmpfs          // beside /tmp, which has Resources.Tmp bytes
 	Mounts    []Mount          // directories that the caller made
 	UID, GID  int              // the function's ids inside the user namespace, never 0; 0 asks the runtime to take those of the image's USER, or 10001 where that is root
+	Reserved  string           // the caller's, at most MaxReserved bytes of UTF-8: kept with the sandbox, and in its Info after a restart
 	AllowInet bool             // let the function open AF_INET(6) sockets on its loopback
 }
+
+// MaxReserved bounds Spec.Reserved: containerd keeps it in a label.
+const MaxReserved = 3 << 10
 
 // BlankSpec asks for a sandbox without a function.
 type BlankSpec struct {
@@ -149,6 +153,7 @@ type Info struct {
 	Revision  string
 	SocketDir string
 	Resources api.Resources
+	Reserved  string // as in Spec
 	UID, GID  int
 	CreatedAt time.Time
 	PID       int    // of the agent, as the host sees it

@@ -11,7 +11,7 @@ die() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
 # command -> Debian package
 needs=(
   containerd:containerd runc:runc ip:iproute2 iptables:iptables
-  tcpdump:tcpdump make:make git:git dpkg-deb:dpkg mke2fs:e2fsprogs
+  nft:nftables tcpdump:tcpdump make:make git:git dpkg-deb:dpkg mke2fs:e2fsprogs
 )
 
 [ "${1:-}" != test ] || needs+=(qemu-system-x86_64:qemu-system-x86)
@@ -23,6 +23,10 @@ for need in "${needs[@]}"; do
 done
 # The distribution's own: one below a home directory is closed to a function's uid.
 [ -x /usr/bin/python3 ] || missing+=(python3)
+# Plugins are no commands: they are where the package puts them.
+for plugin in bridge host-local firewall portmap bandwidth; do
+  [ -x "/usr/lib/cni/$plugin" ] || { missing+=(containernetworking-plugins); break; }
+done
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
 
 if [ ${#missing[@]} -gt 0 ]; then

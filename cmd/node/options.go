@@ -26,6 +26,8 @@ type options struct {
 	shim                          string
 	cpu, memory                   string
 	pids                          int64
+	ingress, egress, scratch      string
+	portRange                     string
 	labels                        string
 	idleAfter, startTimeout       time.Duration
 	freezeAfter                   time.Duration
@@ -36,6 +38,7 @@ type options struct {
 	showVersion                   bool
 
 	capacity api.Resources
+	ports    node.PortRange
 	labelMap map[string]string
 }
 
@@ -63,6 +66,10 @@ func parse(args []string) (options, error) {
 	fs.StringVar(&o.cpu, "capacity-cpu", "", "CPU lent to functions, such as 8 or 7500m (default: four times the cores; limits are rarely used up at once)")
 	fs.StringVar(&o.memory, "capacity-memory", "", "memory lent to functions, such as 12Gi (default: three quarters of the machine's)")
 	fs.Int64Var(&o.pids, "capacity-pids", 16384, "processes and threads lent to functions")
+	fs.StringVar(&o.ingress, "ingress", "", "bandwidth lent to functions into this machine, in bit/s, such as 500M or 2G; empty for none")
+	fs.StringVar(&o.egress, "egress", "", "and out of it; empty for none")
+	fs.StringVar(&o.scratch, "scratch", "", "room on disk lent to functions, such as 50Gi; empty for none")
+	fs.StringVar(&o.portRange, "port-range", "", "ports of this machine lent to functions, TCP and UDP, such as `30000-30999`; empty for none")
 	fs.StringVar(&o.labels, "labels", "", "labels for placement, `k=v,k=v`")
 	fs.DurationVar(&o.idleAfter, "idle-after", 0, "stop a sandbox unused for so long, where neither the function nor its past says (default 5m)")
 	fs.DurationVar(&o.keepaliveMin, "keepalive-min", 0, "the shortest such time that a function's past can lead to (default 1m, or -idle-after if shorter)")
@@ -117,6 +124,21 @@ func (o *options) resolve() error {
 	} else if o.capacity.Memory, err = threeQuarters(); err != nil {
 		return err
 	}
+	if o.capacity.Ingress, err = parseBits("ingress", o.ingress); err != nil {
+		return err
+	}
+	if o.capacity.Egress, err = parseBits("egress", o.egress); err != nil {
+		return err
+	}
+	if o.scratch != "" {
+		if o.capacity.Scratch, err = api.ParseBytes("scratch", o.scratch); err != nil {
+			return err
+		}
+	}
+	if o.ports, err = node.ParsePortRange(o.portRange); err != nil {
+		return err
+	}
+	o.capacity.Ports = 2 * int64(o.ports.Len()) // of each protocol
 	if o.poolMax == 0 {
 		o.poolMin = 0
 	}
@@ -136,6 +158,22 @@ func (o *options) resolve() error {
 		o.labelMap[k] = v
 	}
 	return nil
+}
+
+// parseBits reads a bandwidth, "500M" or "1000000", in bit/s; "" is none. Units
+// are decimal, as those of networks are.
+func parseBits(field, s string) (int64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	if strings.ContainsAny(s, "i") {
+		return 0, api.Invalid(field, `write bit/s with an optional unit k, M or G, as in "500M"`, fmt.Sprintf("%q is not a bandwidth", s))
+	}
+	v, err := api.ParseBytes(field, s)
+	if err != nil {
+		return 0, api.Invalid(field, `write bit/s with an optional unit k, M or G, as in "500M"`, fmt.Sprintf("%q is not a bandwidth", s))
+	}
+	return v, nil
 }
 
 // threeQuarters of the machine's memory.

@@ -78,7 +78,7 @@ func run(ctx context.Context, o options) (err error) {
 	reg := daemon.Registry()
 	cfg := node.DefaultConfig()
 	cfg.ID, cfg.StateDir, cfg.RunDir, cfg.AgentPath = n.ID, o.state, filepath.Join(o.runDir, "s"), o.agent
-	cfg.Capacity, cfg.Registry = o.capacity, n.Registry
+	cfg.Capacity, cfg.Ports, cfg.Registry = o.capacity, o.ports, n.Registry
 	cfg.IdleAfter, cfg.StartTimeout, cfg.DrainTimeout = o.idleAfter, o.startTimeout, o.drain
 	cfg.KeepaliveMin, cfg.KeepaliveMax, cfg.FreezeAfter = o.keepaliveMin, o.keepaliveMax, o.freezeAfter
 	cfg.PoolMin, cfg.PoolMax, cfg.PoolCreates = o.poolMin, o.poolMax, o.poolCreates
@@ -88,13 +88,18 @@ func run(ctx context.Context, o options) (err error) {
 	near := make(chan struct{})
 	go func() { defer close(near); broker.KeepNear(life) }()
 	defer func() { end(); <-near }()
-	nd, err := node.New(cfg, node.Deps{
+	deps := node.Deps{
 		Runtime: rt, Mesh: mesh, Log: log, Registerer: reg, Free: func() (api.Resources, error) { m, err := fs.Machine(); return m.Free, err },
 		Broker:     broker,
 		Bundles:    image.NewBlobs("https://"+n.Registry, toRegistry),
 		Collectors: []node.Collector{evidence}, MeasureAgent: evidence.measure,
+		Kernel:   rt.Features,
 		Pressure: func() (node.Pressure, bool, error) { return pressure(fs) },
-	})
+	}
+	if err := lendScratch(ctx, o, &deps); err != nil {
+		return err
+	}
+	nd, err := node.New(cfg, deps)
 	if err != nil {
 		return err
 	}

@@ -74,7 +74,7 @@ func (s *Sandbox) Bind(ctx context.Context, spec runtime.Spec) error {
 		return fail(err)
 	}
 	s.mu.Lock()
-	s.info.Function, s.info.Revision, s.info.Resources = spec.Function, spec.Revision, spec.Resources
+	s.info.Function, s.info.Revision, s.info.Resources, s.info.Reserved = spec.Function, spec.Revision, spec.Resources, spec.Reserved
 	s.info.UID, s.info.GID, s.info.Blank = spec.UID, spec.GID, false
 	s.mu.Unlock()
 	// From here on a daemon that is killed leaves a sandbox that the next one

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"time"
+	"unicode/utf8"
 
 	"github.com/opencontainers/go-digest"
 
@@ -29,6 +30,8 @@ func validate(s runtime.Spec) error {
 		return api.Invalid("socket_dir", "give the absolute path of a directory of this sandbox alone", fmt.Sprintf("%q", s.SocketDir))
 	case s.UID < 0 || s.GID < 0 || s.UID >= 65535 || s.GID >= 65535:
 		return api.Invalid("uid", "use 1 to 65534, or 0 for the image's", fmt.Sprintf("%d:%d", s.UID, s.GID))
+	case len(s.Reserved) > runtime.MaxReserved || !utf8.ValidString(s.Reserved):
+		return api.Invalid("reserved", fmt.Sprintf("use at most %d bytes of UTF-8", runtime.MaxReserved), fmt.Sprintf("%d bytes", len(s.Reserved)))
 	case s.Resources.Tmp < 0 || s.Resources.Tmp > s.Resources.Memory:
 		return api.Invalid("tmp", "keep it within the memory limit, which it is part of", fmt.Sprintf("%d bytes", s.Resources.Tmp))
 	case s.Resources.Storage < 0 || s.Resources.Storage > s.Resources.Memory-s.Resources.Tmp:
@@ -117,7 +120,7 @@ func (r *Runtime) create(ctx context.Context, spec runtime.Spec, blank bool) (_ 
 
 	info := runtime.Info{
 		ID: spec.ID, Function: spec.Function, Revision: spec.Revision, SocketDir: spec.SocketDir,
-		Resources: spec.Resources, UID: spec.UID, GID: spec.GID, CreatedAt: time.Now().UTC().Truncate(time.Millisecond),
+		Resources: spec.Resources, Reserved: spec.Reserved, UID: spec.UID, GID: spec.GID, CreatedAt: time.Now().UTC().Truncate(time.Millisecond),
 		Start: start, Blank: blank,
 	}
 	s := &Sandbox{r: r, info: info, base: rng.base, limits: limits, group: r.cgroups.Group(r.cgroupPath(spec.ID)), gone: make(chan struct{}), ending: make(chan struct{})}

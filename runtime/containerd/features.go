@@ -1,10 +1,13 @@
 package containerd
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -46,6 +49,26 @@ func probe(runDir string, ranges *idRanges) (composer, error) {
 		errs = append(errs, err)
 	}
 	return composer{}, fmt.Errorf("%w: overlay over idmapped layers (Linux 5.19, CONFIG_OVERLAY_FS): %w", runtime.ErrUnsupported, errors.Join(errs...))
+}
+
+// Features looks again, without making anything, whether the kernel still has
+// what probe found when the runtime was made. An administrator may have taken it
+// away since.
+func (r *Runtime) Features() error {
+	b, err := os.ReadFile("/proc/sys/user/max_user_namespaces")
+	if err != nil {
+		return fmt.Errorf("%w: user namespaces: %w", runtime.ErrUnsupported, err)
+	}
+	if most, err := strconv.Atoi(strings.TrimSpace(string(b))); err != nil || most <= 0 {
+		return fmt.Errorf("%w: user namespaces: user.max_user_namespaces is %q", runtime.ErrUnsupported, strings.TrimSpace(string(b)))
+	}
+	if b, err = os.ReadFile("/proc/filesystems"); err != nil {
+		return fmt.Errorf("%w: file systems: %w", runtime.ErrUnsupported, err)
+	}
+	if !bytes.Contains(b, []byte("\toverlay\n")) {
+		return fmt.Errorf("%w: overlay (CONFIG_OVERLAY_FS): the kernel has it no more", runtime.ErrUnsupported)
+	}
+	return nil
 }
 
 func tryCompose(c composer, scratch, target string, layers []string, rng idRange) (retErr error) {

@@ -27,8 +27,9 @@ const (
 	labelUser      = "faasd-sec.user"     // "uid:gid" of the function, inside
 	labelResources = "faasd-sec.resources"
 	labelCreated   = "faasd-sec.created"
-	labelStart     = "faasd-sec.start" // api.StartPooled or api.StartPlain
-	labelBlank     = "faasd-sec.blank" // "1" until it has a function
+	labelStart     = "faasd-sec.start"    // api.StartPooled or api.StartPlain
+	labelReserved  = "faasd-sec.reserved" // the caller's; absent where it gave none
+	labelBlank     = "faasd-sec.blank"    // "1" until it has a function
 )
 
 func (s *Sandbox) labels() map[string]string {
@@ -44,6 +45,9 @@ func (s *Sandbox) labels() map[string]string {
 		labelResources: string(res),
 		labelCreated:   info.CreatedAt.Format(time.RFC3339Nano),
 		labelStart:     info.Start,
+	}
+	if len(info.Reserved) > 0 {
+		l[labelReserved] = info.Reserved
 	}
 	if info.Blank {
 		l[labelBlank] = "1"
@@ -62,7 +66,7 @@ func (r *Runtime) sandboxOf(labels map[string]string) (*Sandbox, error) {
 	}
 	info := runtime.Info{
 		ID: id, Function: api.FunctionName(labels[labelFunction]), Revision: labels[labelRevision], SocketDir: labels[labelSocketDir],
-		Start: labels[labelStart], Blank: labels[labelBlank] != "",
+		Start: labels[labelStart], Blank: labels[labelBlank] != "", Reserved: labels[labelReserved],
 	}
 	if info.Start == "" {
 		info.Start = api.StartPlain // made by a release that knew no other

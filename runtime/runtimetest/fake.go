@@ -190,7 +190,7 @@ func (f *Fake) Create(ctx context.Context, spec runtime.Spec) (runtime.Sandbox, 
 	spec = withIDs(spec)
 	return f.add(ctx, Task{Spec: spec}, runtime.Info{
 		ID: spec.ID, Function: spec.Function, Revision: spec.Revision, SocketDir: spec.SocketDir,
-		Resources: spec.Resources, UID: spec.UID, GID: spec.GID, Start: api.StartPlain,
+		Resources: spec.Resources, Reserved: spec.Reserved, UID: spec.UID, GID: spec.GID, Start: api.StartPlain,
 	})
 }
 
@@ -235,6 +235,8 @@ func checkFakeSpec(s runtime.Spec) error {
 	switch {
 	case s.Resources.CPU <= 0 || s.Resources.Memory <= 0 || s.Resources.PIDs <= 0:
 		return api.Invalid("resources", "give cpu, memory and pids", "a limit is missing")
+	case len(s.Reserved) > runtime.MaxReserved:
+		return api.Invalid("reserved", "use less", "too long")
 	case s.Resources.Tmp > s.Resources.Memory:
 		return api.Invalid("tmp", "keep it within the memory limit", "too large")
 	case s.Resources.Storage < 0 || s.Resources.Storage > s.Resources.Memory-s.Resources.Tmp:

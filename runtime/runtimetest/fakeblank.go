@@ -72,6 +72,7 @@ func (s *fakeSandbox) Bind(ctx context.Context, spec runtime.Spec) error {
 	s.bound = true
 	s.info.Blank, s.info.Function, s.info.Revision = false, spec.Function, spec.Revision
 	s.info.Resources, s.info.UID, s.info.GID = spec.Resources, spec.UID, spec.GID
+	s.info.Reserved = spec.Reserved
 	return nil
 }
 

@@ -91,6 +91,7 @@ func (e Env) make(ctx context.Context, spec runtime.Spec) (runtime.Sandbox, erro
 func create(t *testing.T, e Env) (runtime.Sandbox, runtime.Spec) {
 	t.Helper()
 	spec := e.Spec(t)
+	spec.Reserved = `{"of":"` + spec.ID + `"}`
 	s, err := e.make(t.Context(), spec)
 	if err != nil {
 		t.Fatal(err)
@@ -342,6 +343,9 @@ func testPIDs(t *testing.T, e Env) {
 
 func testRecover(t *testing.T, e Env) {
 	s, spec := create(t, e)
+	if s.Info().Reserved != spec.Reserved {
+		t.Errorf("kept %q, was given %q", s.Info().Reserved, spec.Reserved)
+	}
 	r := e.Reopen(t)
 	found, err := r.Recover(t.Context())
 	if err != nil {

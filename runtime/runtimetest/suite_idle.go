@@ -58,6 +58,7 @@ func testBlank(t *testing.T, e Env) {
 	blank := func() (runtime.Sandbox, runtime.Spec) {
 		t.Helper()
 		spec := e.Spec(t)
+		spec.Reserved = "kept for " + spec.ID
 		s, err := e.Runtime.CreateBlank(t.Context(), runtime.BlankSpec{ID: spec.ID, AgentPath: spec.AgentPath, SocketDir: spec.SocketDir})
 		if err != nil {
 			t.Fatal(err)
@@ -81,7 +82,7 @@ func testBlank(t *testing.T, e Env) {
 	if err := s.Bind(t.Context(), spec); err != nil {
 		t.Fatal(err)
 	}
-	if i := s.Info(); i.Blank || i.Function != spec.Function || i.Revision != spec.Revision || i.Resources != spec.Resources || i.UID == 0 {
+	if i := s.Info(); i.Blank || i.Function != spec.Function || i.Revision != spec.Revision || i.Resources != spec.Resources || i.Reserved != spec.Reserved || i.UID == 0 {
 		t.Errorf("info of a bound sandbox: %+v", i)
 	}
 	if err := s.Bind(t.Context(), spec); err == nil {

@@ -1,0 +1,609 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/faasd-sec/faasd-sec/anomaly"
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/runtime"
+	"github.com/faasd-sec/faasd-sec/runtime/runtimetest"
+	"github.com/faasd-sec/faasd-sec/sealed"
+)
+
+// fitter is a Fitting that keeps account of what it gave, on a machine that
+// outlives the daemon.
+type fitter struct {
+	parts []string
+
+	mu      sync.Mutex
+	on      map[string]Fitted
+	refuse  error // of the next Attach
+	stuck   error // of the next Detach
+	calls   []string
+	adopted []string
+}
+
+func newFitter(parts ...string) *fitter { return &fitter{parts: parts, on: map[string]Fitted{}} }
+
+func (f *fitter) Parts() []string { return f.parts }
+
+func (f *fitter) Attach(_ context.Context, s Fitted) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls = append(f.calls, "attach "+s.ID)
+	f.on[s.ID] = s // also where it fails: half-way
+	err := f.refuse
+	f.refuse = nil
+	return err
+}
+
+func (f *fitter) Detach(_ context.Context, id string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.stuck; err != nil {
+		f.stuck = nil
+		return err
+	}
+	delete(f.on, id)
+	return nil
+}
+
+func (f *fitter) Recover(_ context.Context, live []Fitted) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	clear(f.on)
+	for _, s := range live {
+		f.on[s.ID] = s
+		f.adopted = append(f.adopted, s.ID)
+	}
+	return nil
+}
+
+// fail has the next Attach and the next Detach return errors.
+func (f *fitter) fail(attach, detach error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.refuse, f.stuck = attach, detach
+}
+
+func (f *fitter) count() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.on)
+}
+
+// noted keeps anomalies.
+type noted struct {
+	mu     sync.Mutex
+	events []anomaly.Event
+}
+
+func (n *noted) Append(e anomaly.Event) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.events = append(n.events, e)
+}
+
+// lends makes a node that lends everything.
+func lends(w *world) {
+	w.cfg.Capacity.Scratch, w.cfg.Capacity.Ingress, w.cfg.Capacity.Egress = 1<<30, 1000, 1000
+	w.cfg.Ports = PortRange{Low: 31000, High: 31009}
+	w.net, w.disk = newFitter(PartIngress, PartEgress, PartPorts), newFitter(PartScratch)
+}
+
+// leap has the node's clock have leapt just now, or not at all.
+func (w *world) leap(leapt bool) {
+	w.n.clock.mu.Lock()
+	defer w.n.clock.mu.Unlock()
+	w.n.clock.leapt, w.n.clock.leaptAt = leapt, time.Since(w.n.started)
+}
+
+// ask invokes f with needs.
+func (w *world) ask(f function, needs api.Needs) (code string, refused bool) {
+	w.t.Helper()
+	b, err := json.Marshal(needs)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	status, h, body := w.do("POST", api.NodePathInvoke+f.target(), w.message(f, 100), api.HeaderNeeds, string(b))
+	if status == 200 {
+		return "ok", false
+	}
+	var p api.Problem
+	if err := json.Unmarshal([]byte(body), &p); err != nil {
+		w.t.Fatalf("%d %s", status, body)
+	}
+	if r := h.Get(api.HeaderRefused); r != "" && r != string(p.Code) {
+		w.t.Errorf("refused with %q and %q", r, p.Code)
+	}
+	return string(p.Code), h.Get(api.HeaderRefused) != ""
+}
+
+func (w *world) fleet() (out []*sandbox) {
+	w.n.mu.Lock()
+	defer w.n.mu.Unlock()
+	for _, s := range w.n.fleet {
+		out = append(out, s)
+	}
+	return out
+}
+
+// empty waits until nothing is reserved any more.
+func (w *world) empty() {
+	w.t.Helper()
+	w.n.removeAll()
+	w.eventually("nothing is reserved", func() bool {
+		w.n.mu.Lock()
+		defer w.n.mu.Unlock()
+		return w.n.ledger.reserved == w.n.pool.held && len(w.n.ports.held) == 0 && len(w.n.fleet) == 0 &&
+			(w.net == nil || w.net.count() == 0) && (w.disk == nil || w.disk.count() == 0)
+	})
+}
+
+func TestSandboxesOfUnlikeNeedsAreNeverMixed(t *testing.T) {
+	w := newWorld(t)
+	f := w.known("f")
+	if code, _ := w.ask(f, api.Needs{Resources: api.Resources{CPU: 200, Storage: 2 << 20}, Priority: 3}); code != "ok" {
+		t.Fatal(code)
+	}
+	// Like needs, of another task: the same sandbox.
+	for _, n := range []api.Needs{
+		{Resources: api.Resources{CPU: 200, Storage: 2 << 20}, Task: strings.Repeat("ab", 16)},
+		{Resources: api.Resources{CPU: 200, Storage: 2 << 20, Memory: 64 << 20, PIDs: 32}, Deadline: time.Now().Add(time.Hour).UnixMilli()},
+	} {
+		if code, _ := w.ask(f, n); code != "ok" {
+			t.Fatal(code)
+		}
+	}
+	all := w.fleet()
+	if len(all) != 1 {
+		t.Fatalf("%d sandboxes for like needs", len(all))
+	}
+	info := all[0].box.runtime().Info()
+	if want := (api.Resources{CPU: 200, Memory: 64 << 20, PIDs: 32, Tmp: 2 << 20, Storage: 2 << 20}); info.Resources != want {
+		t.Errorf("limits %+v, want %+v", info.Resources, want)
+	}
+	if code, _ := w.ask(f, api.Needs{Resources: api.Resources{CPU: 201}}); code != "ok" {
+		t.Fatal(code)
+	}
+	if status, _, _ := w.invoke(f); status != 200 {
+		t.Fatal(status)
+	}
+	keys := map[string]bool{}
+	for _, s := range w.fleet() {
+		keys[s.rev.key()] = true
+	}
+	if len(keys) != 3 {
+		t.Errorf("%d kinds of sandboxes for three unlike needs", len(keys))
+	}
+	// What changes nothing of its sandbox is served by those of the descriptor.
+	if code, _ := w.ask(f, api.Needs{Priority: 5, Resources: api.Resources{CPU: 400, PIDs: 32}}); code != "ok" || len(w.fleet()) != 3 {
+		t.Errorf("%s, %d sandboxes", code, len(w.fleet()))
+	}
+	settled, err := api.Needs{Resources: api.Resources{CPU: 201}}.Settle(w.rev(f).limits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.n.publish()
+	var l api.NodeLoad
+	if err := json.Unmarshal([]byte(w.n.load.Load().json), &l); err != nil {
+		t.Fatal(err)
+	}
+	digest := f.digest.String()
+	if len(l.Warm) != 3 || l.Warm[api.NeedsKey(digest, settled)] == 0 || l.Warm[api.RevisionKey(digest)] == 0 {
+		t.Errorf("the mesh hears of %v", l.Warm)
+	}
+	w.empty()
+}
+
+func TestNeedsThatNobodyHereMeetsAreRefused(t *testing.T) {
+	plain := newWorld(t)
+	f := plain.known("f")
+	for what, c := range map[string]struct {
+		needs api.Needs
+		code  string
+	}{
+		"scratch":             {api.Needs{Resources: api.Resources{Scratch: 1}}, "no_room"},
+		"ingress":             {api.Needs{Resources: api.Resources{Ingress: 1}}, "no_room"},
+		"egress":              {api.Needs{Resources: api.Resources{Egress: 1}}, "no_room"},
+		"a port":              {api.Needs{Ports: []api.PortNeed{{Protocol: "tcp", Count: 1}}}, "no_room"},
+		"negative":            {api.Needs{Resources: api.Resources{CPU: -1}}, "invalid"},
+		"too much":            {api.Needs{Resources: api.Resources{CPU: 1 << 60}}, "invalid"},
+		"more than there is":  {api.Needs{Resources: api.Resources{CPU: 2001}}, "no_room"},
+		"storage over memory": {api.Needs{Resources: api.Resources{Storage: 65 << 20}}, "invalid"},
+		"other protocol":      {api.Needs{Ports: []api.PortNeed{{Protocol: "sctp", Count: 1}}}, "invalid"},
+		"ports miscounted":    {api.Needs{Resources: api.Resources{Ports: 3}, Ports: []api.PortNeed{{Protocol: "tcp", Count: 1}}}, "invalid"},
+		"task":                {api.Needs{Task: "xyz"}, "invalid"},
+		"late":                {api.Needs{Deadline: time.Now().Add(-time.Second).UnixMilli()}, "deadline"},
+		"far":                 {api.Needs{Deadline: time.Now().Add(1000 * time.Hour).UnixMilli()}, "invalid"},
+	} {
+		if code, refused := plain.ask(f, c.needs); code != c.code || !refused {
+			t.Errorf("%s: %s, refused %t", what, code, refused)
+		}
+	}
+	status, h, _ := plain.do("POST", api.NodePathInvoke+f.target(), plain.message(f, 10), api.HeaderNeeds, `{"resources":{},"gpu":1}`)
+	if status != 400 || h.Get(api.HeaderRefused) != "invalid" {
+		t.Errorf("a need that is not understood: %d %q", status, h.Get(api.HeaderRefused))
+	}
+	if n := plain.delivered.Load(); n != 0 {
+		t.Errorf("%d messages reached an agent", n)
+	}
+	plain.empty()
+}
+
+func TestTaskIsRunOnce(t *testing.T) {
+	w := newWorld(t)
+	f := w.known("f")
+	id := strings.Repeat("0f", 16)
+	needs := api.Needs{Task: id}
+	// Refused before anything ran: it may come again.
+	w.fake.Fail(runtimetest.OpCreate, errors.New("no"))
+	if code, refused := w.ask(f, needs); code != "start_failed" || !refused {
+		t.Fatalf("%s, refused %t", code, refused)
+	}
+	if code, _ := w.ask(f, needs); code != "ok" {
+		t.Fatal(code)
+	}
+	if code, refused := w.ask(f, needs); code != "replay" || refused {
+		t.Errorf("the second time: %s, refused %t: a coordinator would go to the next node", code, refused)
+	}
+	if n := w.delivered.Load(); n != 1 {
+		t.Errorf("it ran %d times", n)
+	}
+	w.empty()
+}
+
+func TestTaskSetIsBoundedAndForgets(t *testing.T) {
+	set := taskSet{until: map[string]time.Time{}}
+	now := time.Now()
+	for i := range maxTasks {
+		if err := set.begin(fmt.Sprint(i), now.Add(time.Minute), now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := set.begin("more", now.Add(time.Minute), now); api.CodeOf(err) != api.CodeBusy {
+		t.Errorf("a full set: %v", err)
+	}
+	if err := set.begin("3", now.Add(time.Minute), now); err == nil {
+		t.Error("a known one was taken by a full set")
+	}
+	later := now.Add(2 * time.Minute)
+	if err := set.begin("3", later.Add(time.Minute), later); err != nil || len(set.until) != 1 {
+		t.Errorf("after they have expired: %v, %d are kept", err, len(set.until))
+	}
+}
+
+func TestApartMeansNoSecondSandbox(t *testing.T) {
+	w := newWorld(t)
+	f, g := w.known("f", func(d *sealed.Descriptor) { d.Config.MaxInFlight = 1 }), w.known("g")
+	hold, held := make(chan struct{}), make(chan struct{}, 8)
+	var release sync.Once
+	defer release.Do(func() { close(hold) })
+	var blocked atomic.Int64
+	w.work = func(http.ResponseWriter, *http.Request) {
+		if blocked.Add(1) == 1 {
+			held <- struct{}{}
+			<-hold
+		}
+	}
+	done := make(chan string, 1)
+	go func() { code, _ := w.ask(f, api.Needs{Apart: true}); done <- code }()
+	<-held
+	for what, n := range map[string]api.Needs{"like it": {Apart: true}, "any other": {Resources: api.Resources{CPU: 100}}} {
+		if code, refused := w.ask(f, n); code != "no_room" && code != "busy" || !refused {
+			t.Errorf("a second one %s: %s", what, code)
+		}
+	}
+	if status, _, _ := w.invoke(g); status != 200 {
+		t.Errorf("another function's: %d", status)
+	}
+	release.Do(func() { close(hold) })
+	if code := <-done; code != "ok" {
+		t.Fatal(code)
+	}
+	// The first is idle now: it gives way.
+	if code, _ := w.ask(f, api.Needs{Resources: api.Resources{CPU: 100}}); code != "ok" {
+		t.Errorf("once it is idle: %s", code)
+	}
+	n := 0
+	for _, s := range w.fleet() {
+		if s.rev.name == "f.ns" && s.state < stopping {
+			n++
+		}
+	}
+	if n != 1 {
+		t.Errorf("%d sandboxes of the function", n)
+	}
+	w.empty()
+}
+
+func onePort(number int) api.Needs {
+	return api.Needs{Ports: []api.PortNeed{{Protocol: "tcp", Number: number, Count: 1}}}
+}
+
+func TestPortsAreLentToOneAndComeBack(t *testing.T) {
+	w := newWorld(t, lends)
+	f, g := w.known("f"), w.known("g")
+	// Another program of the host is on the first of the range.
+	l, err := net.Listen("tcp", fmt.Sprintf(":%d", w.cfg.Ports.Low))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if code, _ := w.ask(f, onePort(0)); code != "ok" {
+		t.Fatal(code)
+	}
+	if code, refused := w.ask(g, onePort(w.cfg.Ports.Low)); code != "no_room" || !refused {
+		t.Errorf("a port that another program has: %s", code)
+	}
+	if code, _ := w.ask(g, onePort(w.cfg.Ports.High+1)); code != "no_room" {
+		t.Errorf("a port that is not of the range: %s", code)
+	}
+	fleet := w.fleet()
+	if len(fleet) != 1 || len(fleet[0].ports) != 1 || fleet[0].ports[0].Number != w.cfg.Ports.Low+1 {
+		t.Fatalf("got %v", fleet[0].ports)
+	}
+	if got := w.net.on[fleet[0].id].Ports; !slices.Equal(got, fleet[0].ports) {
+		t.Errorf("the network was told of %v", got)
+	}
+	// It is idle: whoever names its port by number has it, and it has to go.
+	if code, _ := w.ask(g, onePort(w.cfg.Ports.Low+1)); code != "ok" {
+		t.Errorf("a port that an idle sandbox has: %s", code)
+	}
+	// After a crash it is still that sandbox's.
+	w.crash()
+	fleet = w.fleet()
+	if len(fleet) != 1 || len(fleet[0].ports) != 1 || fleet[0].ports[0] != (Port{"tcp", w.cfg.Ports.Low + 1}) {
+		t.Fatalf("after a crash: %v", fleet)
+	}
+	if r, needed, _ := w.held(); r != needed || r.Ports != 1 {
+		t.Errorf("reserved %+v, held %+v", r, needed)
+	}
+	if !slices.Contains(w.net.adopted, fleet[0].id) {
+		t.Error("the network did not hear of it again")
+	}
+	w.n.mu.Lock()
+	_, lacking := w.n.ports.find(onePort(w.cfg.Ports.Low+1).Ports, time.Now())
+	w.n.mu.Unlock()
+	if lacking == "" {
+		t.Error("its port is free after a crash")
+	}
+	w.empty()
+}
+
+func TestFittingsComeBeforeTheFunctionAndGoAfterIt(t *testing.T) {
+	w := newWorld(t, lends)
+	f := w.known("f")
+	all := api.Needs{Resources: api.Resources{Scratch: 1 << 20, Ingress: 100, Egress: 100}, Ports: []api.PortNeed{{Protocol: "udp", Count: 2}}}
+	var bare atomic.Bool
+	w.hello = func(api.FunctionName) error {
+		if !bare.Load() && (w.net.count() == 0 || w.disk.count() == 0) {
+			t.Error("the function began before it had what it needs")
+		}
+		return nil
+	}
+	w.disk.refuse = errors.New("no disk")
+	if code, refused := w.ask(f, all); code != "start_failed" || !refused {
+		t.Errorf("a disk that cannot be given: %s", code)
+	}
+	w.empty()
+	if code, _ := w.ask(f, all); code != "ok" {
+		t.Fatal(code)
+	}
+	s := w.fleet()[0]
+	if s.rev.slots != 1 {
+		t.Errorf("%d tasks at once on one task's ports", s.rev.slots)
+	}
+	// What cannot be taken back stays reserved.
+	w.disk.stuck = errors.New("busy")
+	w.n.remove(s, "test")
+	if r, _, _ := w.held(); r.Scratch != 1<<20 || r.Ports != 2 {
+		t.Errorf("reserved %+v while the disk is still there", r)
+	}
+	w.crash()
+	if r, _, _ := w.held(); r != (api.Resources{}) || w.disk.count() != 0 {
+		t.Errorf("after a restart: %+v, %d disks", r, w.disk.count())
+	}
+	bare.Store(true)
+	if code, _ := w.ask(f, api.Needs{}); code != "ok" || w.net.count()+w.disk.count() != 0 {
+		t.Errorf("without such needs: %s", code)
+	}
+	w.empty()
+}
+
+func TestSecondCheckRefusesBeforeAnythingIsOpened(t *testing.T) {
+	log := &noted{}
+	w := newWorld(t, lends, func(w *world) { w.anomalies = log })
+	for i, c := range []struct {
+		what string
+		on   func()
+		off  func()
+	}{
+		{"memory", func() { w.machine.Store(&api.Resources{CPU: 1000, Memory: 10 << 20, PIDs: 1 << 20}) }, func() { w.machine.Store(nil) }},
+		{"pids", func() { w.machine.Store(&api.Resources{CPU: 1000, Memory: 1 << 40, PIDs: 3}) }, func() { w.machine.Store(nil) }},
+		{"disk", func() { w.diskFree.Store(1) }, func() { w.diskFree.Store(1 << 40) }},
+		{"kernel", func() { w.kernel.Store(true) }, func() { w.kernel.Store(false) }},
+		{"clock", func() { w.leap(true) }, func() { w.leap(false) }},
+	} {
+		f := w.known(fmt.Sprintf("f%d", i))
+		c.on()
+		code, refused := w.ask(f, api.Needs{Resources: api.Resources{Scratch: 1 << 20, PIDs: 8}})
+		c.off()
+		if code != string(api.CodeSecondCheck) || !refused {
+			t.Errorf("%s: %s, refused %t", c.what, code, refused)
+		}
+		log.mu.Lock()
+		if len(log.events) != i+1 || log.events[i].Code != c.what || log.events[i].Kind != anomaly.SecondCheckFailed || log.events[i].Validate() != nil {
+			t.Errorf("%s: noted %+v", c.what, log.events)
+		}
+		log.mu.Unlock()
+		w.empty()
+		if code, _ := w.ask(f, api.Needs{Resources: api.Resources{Scratch: 1 << 20, PIDs: 8}}); code != "ok" {
+			t.Errorf("%s: afterwards %s", c.what, code)
+		}
+	}
+	if n := w.delivered.Load(); n != 5 {
+		t.Errorf("%d messages reached agents, want the 5 of starts that passed", n)
+	}
+	w.empty()
+}
+
+// What a sandbox has, written for the next life of the daemon, is read as it was,
+// and fits where the runtime keeps it.
+func TestWhatASandboxHasOutlivesTheDaemonExactly(t *testing.T) {
+	w := newWorld(t, lends)
+	rev := w.rev(w.known("f"))
+	rapid.Check(t, func(t *rapid.T) {
+		needs := api.Needs{Apart: rapid.Bool().Draw(t, "apart")}
+		needs.Resources = api.Resources{CPU: rapid.Int64Range(0, 1<<50).Draw(t, "cpu"), Scratch: rapid.Int64Range(0, 1<<50).Draw(t, "scratch"), Egress: rapid.Int64Range(0, 1<<50).Draw(t, "egress")}
+		named := rapid.SliceOfNDistinct(rapid.IntRange(1, 65535), 0, 58, rapid.ID).Draw(t, "named")
+		for _, number := range named {
+			needs.Ports = append(needs.Ports, api.PortNeed{Protocol: rapid.SampledFrom([]string{"tcp", "udp"}).Draw(t, "protocol"), Number: number, Count: 1})
+		}
+		for _, protocol := range []string{"tcp", "udp"} {
+			if k := rapid.IntRange(0, 3).Draw(t, protocol); k > 0 {
+				needs.Ports = append(needs.Ports, api.PortNeed{Protocol: protocol, Count: k})
+			}
+		}
+		settled, err := needs.Settle(rev.limits)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := &sandbox{rev: rev.with(settled)}
+		for _, p := range settled.Ports {
+			for i := range p.Count {
+				s.ports = append(s.ports, Port{p.Protocol, max(p.Number, 60000+i)})
+			}
+		}
+		text := s.reservedText()
+		if len(text) > runtime.MaxReserved {
+			t.Fatalf("%d bytes: %s", len(text), text)
+		}
+		again, ports, err := w.n.revive(rev, s.rev.key(), text)
+		if err != nil || !slices.Equal(ports, s.ports) || again.limits != s.rev.limits || !reflect.DeepEqual(again.asked, s.rev.asked) {
+			t.Fatalf("%+v, %v, %v of %s", again, ports, err, text)
+		}
+		if _, _, err := w.n.revive(rev, rev.key(), text); err == nil {
+			t.Fatal("a sandbox with needs passed for one without")
+		}
+	})
+	for _, bad := range []string{"{", `{"ports":["1/sctp"]}`, `{"any":{"tcp":2},"ports":["5/tcp"]}`, `{"resources":{"cpu":-1}}`, ""} {
+		if _, _, err := w.n.revive(rev, rev.key()+":0123456789abcdef", bad); err == nil {
+			t.Errorf("%q was taken", bad)
+		}
+	}
+}
+
+// A large body goes by a ticket: its slot is in a sandbox of the same needs, and
+// comes back where the invocation is refused.
+func TestTicketsAreForTheirNeedsAlone(t *testing.T) {
+	w := newWorld(t)
+	f := w.known("f", func(d *sealed.Descriptor) { d.Config.MaxInFlight = 1 })
+	small := `{"resources":{"cpu":100},"task":"` + strings.Repeat("12", 16) + `"}`
+	ticket := func(needs string) string {
+		status, _, body := w.do("POST", api.NodePathAdmit+f.target(), nil, api.HeaderNeeds, needs)
+		var tk api.Ticket
+		if err := json.Unmarshal([]byte(body), &tk); status != 200 || err != nil {
+			t.Fatalf("%d %s, %v", status, body, err)
+		}
+		return tk.Ticket
+	}
+	use := func(ticket, needs string) int {
+		header := []string{api.HeaderTicket, ticket}
+		if needs != "" {
+			header = append(header, api.HeaderNeeds, needs)
+		}
+		status, _, _ := w.do("POST", api.NodePathInvoke+f.target(), w.message(f, 10), header...)
+		return status
+	}
+	if got := use(ticket(small), small); got != 200 {
+		t.Errorf("with its needs: %d", got)
+	}
+	if got := use(ticket(small), ""); got != 400 {
+		t.Errorf("a ticket for needs without them: %d", got)
+	}
+	if got := use(ticket(small), small); got != 409 { // the task has run
+		t.Errorf("the same task: %d", got)
+	}
+	if got := use(ticket(small), "{"); got != 400 {
+		t.Errorf("needs that are none: %d", got)
+	}
+	w.eventually("all slots are back", func() bool { _, _, inFlight := w.held(); return inFlight == 0 })
+	w.empty()
+}
+
+func TestEachPartIsGivenByOne(t *testing.T) {
+	for _, bad := range [][]Fitting{{newFitter(PartPorts), newFitter(PartPorts)}, {newFitter("gpu")}} {
+		if _, err := newFittings(bad); api.CodeOf(err) != api.CodeInvalid {
+			t.Errorf("%v: %v", bad, err)
+		}
+	}
+	l, err := newFittings([]Fitting{newFitter(PartScratch), newFitter(PartEgress)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := api.Resources{CPU: 1, Scratch: 2, Ingress: 3, Egress: 4, Ports: 5}
+	if got := l.lent(all); got != (api.Resources{CPU: 1, Scratch: 2, Egress: 4}) {
+		t.Errorf("lent %+v", got)
+	}
+	if l.cover(all) == nil || l.cover(api.Resources{CPU: 1, Scratch: 2}) != nil || len(l.of(api.Resources{Egress: 1})) != 1 || len(l.of(all)) != 2 {
+		t.Error("what is covered is not what is given")
+	}
+}
+
+func TestTaskIsCutAtItsDeadline(t *testing.T) {
+	w := newWorld(t)
+	f := w.known("f")
+	if status, _, _ := w.invoke(f); status != 200 {
+		t.Fatal(status)
+	}
+	w.work = func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+	began := time.Now()
+	code, refused := w.ask(f, api.Needs{Deadline: began.Add(300 * time.Millisecond).UnixMilli()})
+	if took := time.Since(began); code != "deadline" || refused || took > 3*time.Second {
+		t.Errorf("%s after %s, refused %t", code, took, refused)
+	}
+}
+
+func TestClockThatLeapsIsDoubtedForAWhile(t *testing.T) {
+	var c clock
+	wall := time.Now()
+	at := func(wallSeconds, monoSeconds float64) bool {
+		return c.steady(wall.Add(time.Duration(wallSeconds*1e9)), time.Duration(monoSeconds*1e9))
+	}
+	for _, step := range []struct {
+		wall, mono float64
+		steady     bool
+	}{
+		{0, 0, true}, {1, 1, true}, {11.5, 10, true}, {21, 20, true}, {32, 30, true}, // slewed
+		{3632, 31, false}, {3640, 39, false}, {3646.5, 45.9, false}, {3648, 47, true}, // set forward
+		{100, 48, false}, {114, 62, false}, {115.5, 63.5, true}, // and back
+	} {
+		if got := at(step.wall, step.mono); got != step.steady {
+			t.Errorf("wall %v, monotonic %v: steady %t", step.wall, step.mono, got)
+		}
+	}
+}
+
+func TestGatewayTakesNoNeeds(t *testing.T) {
+	w := newWorld(t)
+	f := w.known("f")
+	a := w.gateway().do("POST", api.GatewayPathInvoke+f.name, api.ContentTypeSealed, w.message(f, 10), api.HeaderNeeds, `{"resources":{}}`)
+	if a.status != 403 || a.Code != api.CodeForbidden {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+}
