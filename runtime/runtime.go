@@ -11,6 +11,7 @@ package runtime
 import (
 	"context"
 	"errors"
+	"os"
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/api"
@@ -25,8 +26,9 @@ type Spec struct {
 	AgentPath string           // the agent binary on the host, bind-mounted read-only at api.AgentBinary
 	AgentEnv  []string         // environment of PID 1, "K=V"
 	SocketDir string           // host directory, bind-mounted at api.AgentRunDir. Create gives it, and sockets that are in it already, to the sandbox's root, mode 0700; a socket made later has to be made connectable (mode 0666) by who makes it. It is the caller's if Create fails; Remove and Recover delete it
-	Resources api.Resources    // the function's limits; all of CPU, Memory and PIDs are required
+	Resources api.Resources    // the function's limits; all of CPU, Memory and PIDs are required. With Storage the root is writable, up to so many bytes of memory; without, it is read-only. Scratch and the network's are for the caller to provide
 	Tmpfs     []Tmpfs          // beside /tmp, which has Resources.Tmp bytes
+	Mounts    []Mount          // directories that the caller made
 	UID, GID  int              // the function's ids inside the user namespace, never 0; 0 asks the runtime to take those of the image's USER, or 10001 where that is root
 	Reserved  string           // the caller's, at most MaxReserved bytes of UTF-8: kept with the sandbox, and in its Info after a restart
 	AllowInet bool             // let the function open AF_INET(6) sockets on its loopback
@@ -48,6 +50,28 @@ type Tmpfs struct {
 	Path  string // absolute, in the sandbox
 	Bytes int64
 	Exec  bool // code may run from it
+}
+
+// Mount is a directory that the sandbox gets, such as scratch on a disk: nosuid,
+// nodev and noexec, its root directory the function's, mode as it is.
+type Mount struct {
+	// Tree is a mount that is attached nowhere, of a file system that takes id
+	// maps: its files have the ids that they have in the sandbox. It stays the
+	// caller's, who closes it once the sandbox was made, so as not to keep it
+	// alive. Before Linux 6.15 it is good for one try.
+	Tree   *os.File
+	Target string // absolute, in the sandbox, and not within another mount of it
+}
+
+// ScratchPath is where a sandbox whose Resources have Scratch has a mount point
+// for it.
+const ScratchPath = "/scratch"
+
+// Mounter is a Sandbox that takes a mount after it was made, and before anything
+// of its function runs. The target is ScratchPath, or another directory that was
+// there from the start. I/O limits of the sandbox hold for the mount's device.
+type Mounter interface {
+	Mount(ctx context.Context, m Mount) error
 }
 
 // Image is a pulled and unpacked image.

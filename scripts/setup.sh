@@ -11,10 +11,10 @@ die() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
 # command -> Debian package
 needs=(
   containerd:containerd runc:runc ip:iproute2 iptables:iptables
-  nft:nftables tcpdump:tcpdump make:make git:git dpkg-deb:dpkg
+  nft:nftables tcpdump:tcpdump make:make git:git dpkg-deb:dpkg mke2fs:e2fsprogs
 )
 
-[ "${1:-}" != test ] || needs+=(qemu-system-x86_64:qemu-system-x86 mke2fs:e2fsprogs)
+[ "${1:-}" != test ] || needs+=(qemu-system-x86_64:qemu-system-x86)
 
 missing=()
 for need in "${needs[@]}"; do

@@ -99,6 +99,12 @@ func (a *app) printFunction(st api.FunctionStatus) error {
 	line("name", "%s", st.Name)
 	line("image", "%s", st.Image)
 	line("limits", "cpu %s, memory %s, pids %d, tmp %s", cpuText(st.Resources.CPU), bytesText(st.Resources.Memory), st.Resources.PIDs, bytesText(st.Resources.Tmp))
+	if st.Resources.Storage > 0 {
+		line("storage", "%s writable, in memory and part of its limit", bytesText(st.Resources.Storage))
+	}
+	if st.Resources.Scratch > 0 {
+		line("scratch", "%s on disk, encrypted", bytesText(st.Resources.Scratch))
+	}
 	line("replicas", "%d", st.Replicas)
 	line("updated", "%s", time.Unix(st.UpdatedAt, 0).UTC().Format(time.RFC3339))
 	if len(st.Descriptor) == 0 {

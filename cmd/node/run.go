@@ -88,14 +88,18 @@ func run(ctx context.Context, o options) (err error) {
 	near := make(chan struct{})
 	go func() { defer close(near); broker.KeepNear(life) }()
 	defer func() { end(); <-near }()
-	nd, err := node.New(cfg, node.Deps{
+	deps := node.Deps{
 		Runtime: rt, Mesh: mesh, Log: log, Registerer: reg, Free: func() (api.Resources, error) { m, err := fs.Machine(); return m.Free, err },
 		Broker:     broker,
 		Bundles:    image.NewBlobs("https://"+n.Registry, toRegistry),
 		Collectors: []node.Collector{evidence}, MeasureAgent: evidence.measure,
 		Kernel: rt.Features, Left: fs.Left,
 		Pressure: func() (node.Pressure, bool, error) { return pressure(fs) },
-	})
+	}
+	if err := lendScratch(ctx, o, &deps); err != nil {
+		return err
+	}
+	nd, err := node.New(cfg, deps)
 	if err != nil {
 		return err
 	}

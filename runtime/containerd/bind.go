@@ -22,11 +22,11 @@ func (s *Sandbox) Bind(ctx context.Context, spec runtime.Spec) error {
 	if err := validate(spec); err != nil {
 		return err
 	}
-	limits, err := cgroups.For(spec.Resources, s.r.device)
+	limits, err := s.r.limitsOf(spec)
 	if err != nil {
 		return err
 	}
-	dirs := skeletonDirs(spec.Tmpfs, false)
+	dirs := skeletonDirs(spec, false)
 	img, err := s.r.imageOf(ctx, &spec)
 	if err != nil {
 		return fail(err)
@@ -157,13 +157,13 @@ func (s *Sandbox) settle(digest string, release func()) {
 // prepareBind makes what all binds share, or notes why there will be none.
 func (r *Runtime) prepareBind() (retErr error) {
 	r.dev = -1
-	if r.noBind = r.cfg.NoBind; r.noBind != nil {
-		r.noBind = fmt.Errorf("%w: %w", runtime.ErrUnsupported, r.noBind)
-		return nil
-	}
 	var err error
 	if r.attach, err = newAttacher(); err != nil {
 		return fmt.Errorf("start the thread that enters sandboxes: %w", err)
+	}
+	if r.noBind = r.cfg.NoBind; r.noBind != nil {
+		r.noBind = fmt.Errorf("%w: %w", runtime.ErrUnsupported, r.noBind)
+		return nil
 	}
 	if r.dev, err = mountDev(); err != nil {
 		r.endBind()

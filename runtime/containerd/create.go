@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -35,24 +34,21 @@ func validate(s runtime.Spec) error {
 		return api.Invalid("reserved", fmt.Sprintf("use at most %d bytes of UTF-8", runtime.MaxReserved), fmt.Sprintf("%d bytes", len(s.Reserved)))
 	case s.Resources.Tmp < 0 || s.Resources.Tmp > s.Resources.Memory:
 		return api.Invalid("tmp", "keep it within the memory limit, which it is part of", fmt.Sprintf("%d bytes", s.Resources.Tmp))
+	case s.Resources.Storage < 0 || s.Resources.Storage > s.Resources.Memory-s.Resources.Tmp:
+		return api.Invalid("storage", "keep it, together with tmp, within the memory limit, which it is part of", fmt.Sprintf("%d bytes", s.Resources.Storage))
 	}
 	for _, t := range s.Tmpfs {
 		if err := checkTmpfs(t); err != nil {
 			return err
 		}
 	}
-	return nil
+	return checkMounts(s)
 }
 
 // checkTmpfs keeps a function's own mounts off the paths that isolate it.
 func checkTmpfs(t runtime.Tmpfs) error {
-	if !filepath.IsAbs(t.Path) || filepath.Clean(t.Path) != t.Path || t.Path == "/" || strings.ContainsAny(t.Path, "\x00\n") {
-		return api.Invalid("tmpfs", "give a clean absolute path below /", fmt.Sprintf("%q", t.Path))
-	}
-	for _, own := range []string{"/proc", "/dev", "/sys", "/tmp", "/etc", api.AgentRunDir, filepath.Dir(api.AgentBinary)} {
-		if t.Path == own || strings.HasPrefix(t.Path, own+"/") || strings.HasPrefix(own, t.Path+"/") {
-			return api.Invalid("tmpfs", "use another path", fmt.Sprintf("%s would cover %s, which is the sandbox's own", t.Path, own))
-		}
+	if err := checkTarget("tmpfs", t.Path); err != nil {
+		return err
 	}
 	if t.Bytes <= 0 {
 		return api.Invalid("tmpfs", "give its size in bytes", fmt.Sprintf("%s has %d", t.Path, t.Bytes))
@@ -84,7 +80,7 @@ func (r *Runtime) create(ctx context.Context, spec runtime.Spec, blank bool) (_ 
 	if err := validate(spec); err != nil {
 		return nil, err
 	}
-	limits, err := cgroups.For(spec.Resources, r.device)
+	limits, err := r.limitsOf(spec)
 	if err != nil {
 		return nil, err
 	}
@@ -190,7 +186,7 @@ func (s *Sandbox) build(ctx context.Context, spec runtime.Spec, img heldImage, r
 	if err := r.writeRecord(s.record()); err != nil {
 		return err
 	}
-	dirs := skeletonDirs(spec.Tmpfs, true)
+	dirs := skeletonDirs(spec, true)
 	if err := checkMountPoints(dirs, img.layers); err != nil {
 		return err
 	}
@@ -207,8 +203,17 @@ func (s *Sandbox) build(ctx context.Context, spec runtime.Spec, img heldImage, r
 			return fmt.Errorf("make the sandbox's directory: %w", err)
 		}
 	}
-	if err := r.compose.compose(r.rootfs(spec.ID), scratch, append([]string{skel}, img.layers...), rng.userns); err != nil {
+	up, err := s.upperOf(spec)
+	if err != nil {
+		return err
+	}
+	err = r.compose.compose(r.rootfs(spec.ID), scratch, append([]string{skel}, img.layers...), rng.userns, up)
+	up.close()
+	if err != nil {
 		return fmt.Errorf("compose the root file system: %w", err)
+	}
+	if err := s.attachMounts(spec, r.rootfs(spec.ID)); err != nil {
+		return err
 	}
 	return r.createContainer(ctx, s, r.ociSpec(spec, s.group.Path(), rng.base, s.outerLimits()))
 }

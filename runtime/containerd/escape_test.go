@@ -119,6 +119,7 @@ func (b *bench) prey(t *testing.T, r *Runtime) *prey {
 		{Path: "bin/probe", Body: probe},
 		{Path: "bin/suid", Body: probe, Mode: 0o6755},
 		{Path: "mem", Dev: true, Mode: 0o666},
+		{Path: "data", Dir: true, Mode: 0o777, UID: 1000},
 	})
 	if p.tcp, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		t.Fatal(err)

@@ -72,7 +72,7 @@ func (r *Runtime) Features() error {
 }
 
 func tryCompose(c composer, scratch, target string, layers []string, rng idRange) (retErr error) {
-	if err := c.compose(target, scratch, layers, rng.userns); err != nil {
+	if err := c.compose(target, scratch, layers, rng.userns, nil); err != nil {
 		return err
 	}
 	defer func() {

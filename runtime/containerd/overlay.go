@@ -1,6 +1,7 @@
 package containerd
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// composer stacks idmapped layers into one read-only root.
+// composer stacks idmapped layers into one root.
 type composer struct {
 	// detached says that this kernel's overlay takes layers that are mounted
 	// nowhere (Linux 6.15). Where it does not, each layer is mounted below the
@@ -19,16 +20,18 @@ type composer struct {
 }
 
 // layerFlags go onto every layer: nothing in an image is a device, nothing
-// gains privilege, nothing is written.
+// gains privilege, nothing is written. An overlay with a writable layer of its
+// own is not read-only; all else stays.
 const layerFlags = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV
 
 // compose mounts the given directories, topmost first, as one tree on target.
-// scratch is an existing directory for mounts that last as long as the call.
+// scratch is an existing directory for mounts that last as long as the call. up is
+// the writable layer above them all, nil for a read-only tree.
 //
 // The overlay's superblock belongs to the initial user namespace, so a device
 // node in an image would be a real device inside the sandbox: nodev is what
 // prevents that, on the layers and on the overlay.
-func (c composer) compose(target, scratch string, layers []string, userns *os.File) (retErr error) {
+func (c composer) compose(target, scratch string, layers []string, userns *os.File, up *upper) (retErr error) {
 	var fds []int
 	var attached []string
 	defer func() {
@@ -60,15 +63,25 @@ func (c composer) compose(target, scratch string, layers []string, userns *os.Fi
 		attached = append(attached, at)
 	}
 	if c.detached {
-		return overlayByFD(target, fds)
+		return overlayByFD(target, fds, up)
 	}
-	return overlayByPath(target, fds)
+	if up != nil {
+		at := filepath.Join(scratch, "upper")
+		if err := os.Mkdir(at, 0o700); err != nil {
+			return fmt.Errorf("mount point for the writable layer: %w", err)
+		}
+		if err := unix.MoveMount(up.fs, "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+			return fmt.Errorf("mount the writable layer: %w", err)
+		}
+		attached = append(attached, at)
+	}
+	return overlayByPath(target, fds, up)
 }
 
 // composeDetached is compose for a tree that is mounted nowhere yet, which the
 // caller closes or moves, and whose topmost layer is mapped already. It needs
 // detached. done goes on to hold what the tree needs no longer.
-func (c composer) composeDetached(top int, layers []string, userns *os.File, done *closers) (root int, err error) {
+func (c composer) composeDetached(top int, layers []string, userns *os.File, up *upper, done *closers) (root int, err error) {
 	fds := append(make([]int, 0, 1+len(layers)), top)
 	for _, dir := range layers {
 		fd, err := idmapped(dir, userns)
@@ -78,7 +91,7 @@ func (c composer) composeDetached(top int, layers []string, userns *os.File, don
 		fds = append(fds, fd)
 		done.add(fd)
 	}
-	return overlay(fds)
+	return overlay(fds, up)
 }
 
 // closers are descriptors to be closed when there is time: closing the last one
@@ -118,9 +131,9 @@ func overlayOptions() [][2]string {
 	return [][2]string{{"index", "off"}, {"metacopy", "off"}, {"redirect_dir", "nofollow"}, {"xino", "off"}}
 }
 
-// overlay is a detached read-only mount of the layers. They are handed over one
+// overlay is a detached mount of the layers. They are handed over one
 // by one, so that their number is limited by the kernel alone (500).
-func overlay(fds []int) (root int, err error) {
+func overlay(fds []int, up *upper) (root int, err error) {
 	ctx, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return -1, fmt.Errorf("open overlay: %w", err)
@@ -131,6 +144,11 @@ func overlay(fds []int) (root int, err error) {
 			return -1, fmt.Errorf("add a layer to the overlay: %w%s", err, complaint(ctx))
 		}
 	}
+	if up != nil {
+		if err := errors.Join(unix.FsconfigSetFd(ctx, "upperdir", up.dir), unix.FsconfigSetFd(ctx, "workdir", up.work), unix.FsconfigSetFlag(ctx, "volatile")); err != nil {
+			return -1, fmt.Errorf("add the writable layer to the overlay: %w%s", err, complaint(ctx))
+		}
+	}
 	for _, o := range overlayOptions() {
 		if err := unix.FsconfigSetString(ctx, o[0], o[1]); err != nil {
 			return -1, fmt.Errorf("set overlay option %s: %w%s", o[0], err, complaint(ctx))
@@ -139,15 +157,19 @@ func overlay(fds []int) (root int, err error) {
 	if err := unix.FsconfigCreate(ctx); err != nil {
 		return -1, fmt.Errorf("create overlay: %w%s", err, complaint(ctx))
 	}
-	if root, err = unix.Fsmount(ctx, unix.FSMOUNT_CLOEXEC, layerFlags); err != nil {
+	if root, err = unix.Fsmount(ctx, unix.FSMOUNT_CLOEXEC, up.flags()); err != nil {
 		return -1, fmt.Errorf("mount overlay: %w%s", err, complaint(ctx))
+	}
+	if err := up.check(root); err != nil {
+		_ = unix.Close(root)
+		return -1, err
 	}
 	return root, nil
 }
 
 // overlayByFD mounts overlay on target.
-func overlayByFD(target string, fds []int) error {
-	root, err := overlay(fds)
+func overlayByFD(target string, fds []int, up *upper) error {
+	root, err := overlay(fds, up)
 	if err != nil {
 		return err
 	}
@@ -160,7 +182,7 @@ func overlayByFD(target string, fds []int) error {
 
 // overlayByPath is for kernels before 6.15. mount(2) takes one page of
 // options, which is room for about 200 layers named by descriptor.
-func overlayByPath(target string, fds []int) error {
+func overlayByPath(target string, fds []int, up *upper) error {
 	paths := make([]string, len(fds))
 	for i, fd := range fds {
 		paths[i] = procFD(fd)
@@ -169,14 +191,20 @@ func overlayByPath(target string, fds []int) error {
 	for _, o := range overlayOptions() {
 		opts += o[0] + "=" + o[1] + ","
 	}
+	flags := uintptr(unix.MS_NOSUID | unix.MS_NODEV)
+	if up == nil {
+		flags |= unix.MS_RDONLY
+	} else {
+		opts += "volatile,upperdir=" + procFD(up.dir) + ",workdir=" + procFD(up.work) + ","
+	}
 	opts += "lowerdir=" + strings.Join(paths, ":")
 	if len(opts) >= os.Getpagesize() {
 		return fmt.Errorf("an image of %d layers needs Linux 6.15: squash it to fewer than 200", len(fds))
 	}
-	if err := unix.Mount("overlay", target, "overlay", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV, opts); err != nil {
+	if err := unix.Mount("overlay", target, "overlay", flags, opts); err != nil {
 		return fmt.Errorf("mount overlay on %s: %w", target, err)
 	}
-	return nil
+	return up.readBackUpper(target)
 }
 
 func procFD(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }

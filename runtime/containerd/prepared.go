@@ -34,7 +34,7 @@ func (p *prepared) close() {
 func unprepared() prepared { return prepared{skel: -1, proc: -1, dev: -1, tmpfs: make(map[string]int)} }
 
 // usualPoints are the mount points of a function that asks for none of its own.
-func usualPoints() []string { return skeletonDirs(nil, false) }
+func usualPoints() []string { return skeletonDirs(runtime.Spec{}, false) }
 
 // prepare makes all but proc, for s. What it made when it fails is closed with p.
 func (p *prepared) prepare(s *Sandbox) error {

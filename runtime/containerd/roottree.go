@@ -23,7 +23,12 @@ func (s *Sandbox) rootTree(spec runtime.Spec, layers, points []string, ready *pr
 		}
 		done.add(skel)
 	}
-	root, err = r.compose.composeDetached(skel, layers, s.userns, done)
+	up, err := s.upperOf(spec)
+	if err != nil {
+		return -1, err
+	}
+	*done = append(*done, up.fds()...)
+	root, err = r.compose.composeDetached(skel, layers, s.userns, up, done)
 	if err != nil {
 		return -1, fmt.Errorf("compose the root file system: %w", err)
 	}
@@ -45,6 +50,16 @@ func (s *Sandbox) rootTree(spec runtime.Spec, layers, points []string, ready *pr
 			return -1, fmt.Errorf("%s: %w", t.Path, err)
 		}
 		if err := place(fd, root, strings.TrimPrefix(t.Path, "/")); err != nil {
+			return -1, err
+		}
+	}
+	for _, m := range spec.Mounts {
+		fd, err := s.own(m, spec.UID, spec.GID)
+		if err != nil {
+			return -1, err
+		}
+		done.add(fd)
+		if err := place(fd, root, strings.TrimPrefix(m.Target, "/")); err != nil {
 			return -1, err
 		}
 	}

@@ -28,6 +28,7 @@ type Sandbox struct {
 	limits  cgroups.Limits
 	handles *handles       // of a blank whose launcher was admitted
 	settled chan struct{}  // of a bound one: closed when containerd knows what it is
+	parent  int            // pid of the launcher that was admitted to a blank, 0 for none
 	freezer *cgroups.Group // group with its freezer kept open, once there is a launcher
 
 	group cgroups.Group
@@ -115,6 +116,9 @@ func (s *Sandbox) AdmitLauncher(_ context.Context, pid int) error {
 	if !s.Info().Blank {
 		return nil
 	}
+	s.mu.Lock()
+	s.parent = pid
+	s.mu.Unlock()
 	return s.takeHandles(pid)
 }
 

@@ -38,15 +38,21 @@ func skeletonFiles(agent bool) map[string]string {
 // agentFile is where the agent's binary is mounted.
 func agentFile() string { return strings.TrimPrefix(api.AgentBinary, "/") }
 
-// skeletonDirs are the mount points of a function with these tmpfs, sorted.
-// agent asks for the agent's as well.
-func skeletonDirs(tmpfs []runtime.Tmpfs, agent bool) []string {
+// skeletonDirs are the mount points of a function, sorted. agent asks for the
+// agent's as well.
+func skeletonDirs(spec runtime.Spec, agent bool) []string {
 	dirs := []string{"proc", "dev", "tmp"}
 	if agent {
 		dirs = append(dirs, strings.TrimPrefix(api.AgentRunDir, "/"))
 	}
-	for _, t := range withSecrets(tmpfs) {
+	for _, t := range withSecrets(spec.Tmpfs) {
 		dirs = append(dirs, strings.TrimPrefix(t.Path, "/"))
+	}
+	if spec.Resources.Scratch > 0 {
+		dirs = append(dirs, strings.TrimPrefix(runtime.ScratchPath, "/"))
+	}
+	for _, m := range spec.Mounts {
+		dirs = append(dirs, strings.TrimPrefix(m.Target, "/"))
 	}
 	slices.Sort(dirs)
 	return slices.Compact(dirs)

@@ -78,7 +78,7 @@ func (r *Runtime) ociSpec(s runtime.Spec, cgroup string, base uint32, limits cgr
 
 	o := &specs.Spec{
 		Version: "1.0.2", // what runc 1.1 knows; nothing newer is used
-		Root:    &specs.Root{Path: r.rootfs(s.ID), Readonly: true},
+		Root:    &specs.Root{Path: r.rootfs(s.ID), Readonly: s.Resources.Storage == 0},
 		// The same for all: a name would tell the function where it runs.
 		Hostname: "sandbox",
 		Process: &specs.Process{

@@ -35,6 +35,7 @@ type targets struct {
 	hostPID  int    // a process of the host
 	suid     string // a set-user-id root copy of this program in the image
 	device   string // a device node in the image
+	writable string // a directory of a writable root that is the user's, "" where the root is read-only; device nodes and a set-user-id program were planted in it
 	inet     bool   // the sandbox may use AF_INET on its own loopback
 }
 
@@ -53,11 +54,12 @@ func main() {
 	flag.IntVar(&t.hostPID, "pid", 1<<22, "process of the host")
 	flag.StringVar(&t.suid, "suid", "/bin/suid", "set-user-id program")
 	flag.StringVar(&t.device, "device", "/mem", "device node in the image")
+	flag.StringVar(&t.writable, "writable", "", "directory in a writable root")
 	flag.BoolVar(&t.inet, "inet", false, "AF_INET is allowed")
 	flag.Parse()
 
 	var out []Verdict
-	for _, list := range [][]attempt{kernelAttempts(), processAttempts(t), fileAttempts(t), baseAttempts(), networkAttempts(t), controls(t)} {
+	for _, list := range [][]attempt{kernelAttempts(), processAttempts(t), fileAttempts(t), baseAttempts(), replaceAttempts(), writableAttempts(t), networkAttempts(t), controls(t)} {
 		for _, a := range list {
 			v := Verdict{Name: a.name, Allowed: true}
 			if err := a.try(); err != nil {

@@ -239,6 +239,13 @@ func checkFakeSpec(s runtime.Spec) error {
 		return api.Invalid("reserved", "use less", "too long")
 	case s.Resources.Tmp > s.Resources.Memory:
 		return api.Invalid("tmp", "keep it within the memory limit", "too large")
+	case s.Resources.Storage < 0 || s.Resources.Storage > s.Resources.Memory-s.Resources.Tmp:
+		return api.Invalid("storage", "keep it, together with tmp, within the memory limit", "out of range")
+	}
+	for _, m := range s.Mounts {
+		if m.Tree == nil || len(m.Target) < 2 || m.Target[0] != '/' || m.Target == "/proc" {
+			return api.Invalid("mounts", "give a mount and an absolute path", m.Target)
+		}
 	}
 	for _, t := range s.Tmpfs {
 		if t.Bytes <= 0 || len(t.Path) < 2 || t.Path[0] != '/' || t.Path == "/proc" {

@@ -224,6 +224,14 @@ func function(args []string) error {
 		}
 	case "write": // writes so many MiB to a path
 		return os.WriteFile(args[2], make([]byte, number()<<20), 0o600)
+	case "fill": // writes to a path until that fails, and says how much it took
+		return fill(args[1])
+	case "put": // writes a word to a path, so many times, and waits for the disk
+		return put(args[1], args[2], args[3])
+	case "take": // reads a path from the disk, and says how much there was
+		return take(args[1])
+	case "remove":
+		return os.Remove(args[1])
 	case "script": // runs a program that it writes to a path
 		b, err := os.ReadFile("/proc/self/exe")
 		if err != nil {
