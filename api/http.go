@@ -6,6 +6,7 @@ const (
 	ContentTypeFrames  = "application/vnd.faasd-sec.frames" // u32 big-endian length, then that many bytes, repeated
 	ContentTypeProblem = "application/problem+json"
 	ContentTypeJSON    = "application/json"
+	ContentTypeLines   = "application/x-ndjson" // one JSON object to a line
 )
 
 // Header names of the platform. None carries anything of a sealed payload.

@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/valyala/fasthttp"
 
+	"github.com/faasd-sec/faasd-sec/anomaly"
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/gate"
 	"github.com/faasd-sec/faasd-sec/placement"
@@ -87,6 +88,7 @@ type Deps struct {
 	Auth       *reqauth.Verifier
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
+	Watching   Watching
 }
 
 // ImageChecker tells whether the registry has a manifest or blob.
@@ -117,6 +119,7 @@ type Coordinator struct {
 	queue  *waiting
 	budget *budget
 	looks  chan struct{} // a place for each question to all nodes under way
+	reads  chan struct{} // a place for each reader of anomalies
 	seed   atomic.Uint64
 	news   news
 }
@@ -154,11 +157,15 @@ func New(ctx context.Context, cfg Config, dep Deps) (*Coordinator, error) {
 		cfg.Weights = def.Weights
 	}
 	c := &Coordinator{cfg: cfg, dep: dep, log: dep.Log, met: newMetrics(dep.Registerer), queue: newWaiting(cfg.QueueSize),
-		looks: make(chan struct{}, maxLooks), budget: held}
+		looks: make(chan struct{}, maxLooks), reads: make(chan struct{}, maxReads), budget: held}
+	if c.dep.Watching.Anomalies == nil {
+		c.dep.Watching.Anomalies = anomaly.Discard{}
+	}
 	c.life, c.kill = context.WithCancel(ctx)
 	c.peers = newPeers(c.life, dep.Nodes)
 	c.seed.Store(uint64(time.Now().UnixNano()))
 	c.spawn(c.prunePeers)
+	c.spawn(c.watchMembers)
 	c.spawn(func() { c.queue.follow(c.life, dep.Mesh) })
 	c.met.observe(c)
 	return c, nil
@@ -253,7 +260,13 @@ func (c *Coordinator) serveGateway(ctx *fasthttp.RequestCtx) {
 	case isFunction && ctx.IsDelete():
 		err = c.deleteFunction(ctx, name)
 	case path == api.GatewayPathNodes && ctx.IsGet():
-		out = c.dep.Mesh.Snapshot().Nodes
+		out, err = c.listNodes(ctx)
+	case path == api.GatewayPathTasks && ctx.IsGet():
+		out, err = c.listTasks(ctx)
+	case path == api.GatewayPathAnomalies && ctx.IsGet():
+		if err = c.serveAnomalies(ctx); err == nil {
+			return
+		}
 	case path == api.GatewayPathBroker && ctx.IsGet(),
 		path == api.GatewayPathDeposits && ctx.IsPost(),
 		strings.HasPrefix(path, api.GatewayPathDeposits+"/") && ctx.IsDelete():

@@ -28,7 +28,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/valyala/fasthttp"
 
+	"github.com/faasd-sec/faasd-sec/anomaly"
 	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/monitor"
 	"github.com/faasd-sec/faasd-sec/node/keepalive"
 	"github.com/faasd-sec/faasd-sec/runtime"
 )
@@ -106,6 +108,7 @@ type Deps struct {
 	Pressure     func() (Pressure, bool, error) // how hard it works; false where the kernel does not tell
 	Log          *slog.Logger
 	Registerer   prometheus.Registerer
+	Watching     Watching
 }
 
 // Node is one machine's daemon. Make it with New, run it with Run.
@@ -117,8 +120,9 @@ type Node struct {
 	revs *revisions
 	logs *logbook
 
-	agent agentBinary
-	keep  keepalive.Policy
+	agent   agentBinary
+	keep    keepalive.Policy
+	monitor *monitor.Monitor // nil where nobody watches
 
 	life context.Context // ends after the drain; parent of all that a sandbox does
 	kill context.CancelFunc
@@ -222,6 +226,9 @@ func New(cfg Config, dep Deps) (*Node, error) {
 		return nil, err
 	}
 	n.met.observe(n)
+	if err := n.newMonitor(); err != nil {
+		return nil, err
+	}
 	return n, nil
 }
 
@@ -237,6 +244,9 @@ func (n *Node) Start(ctx context.Context) error {
 	}
 	n.spawn(n.reapIdle)
 	n.spawn(n.publishLoad)
+	if n.monitor != nil {
+		n.spawn(n.watchTasks)
+	}
 	if n.cfg.PoolMax > 0 {
 		n.spawn(n.keepPool)
 	}
@@ -274,6 +284,7 @@ func (n *Node) Drain(ctx context.Context) {
 			continue
 		case <-ctx.Done():
 			n.log.Warn("drain timed out", "in_flight", busy)
+			n.note(nil, anomaly.Drained, "failed", map[string]int64{"inflight": int64(busy)})
 		}
 		break
 	}

@@ -1,0 +1,58 @@
+package monitor
+
+import (
+	"log/slog"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/faasd-sec/faasd-sec/cgroups"
+)
+
+// BenchmarkSample takes samples of 100 tasks in cgroups of their own, each with a
+// process, and reports what share of one processor that costs at the default
+// interval: four of five samples are fast ones and one looks at file systems too.
+func BenchmarkSample(b *testing.B) {
+	const tasks = 100
+	w := newWorld(b)
+	sleeper := w.start("sleep", someLimits, syscall.CLONE_NEWNS)
+	pid := sleeper.cmd.Process.Pid
+	w.mu.Lock()
+	for len(w.tasks) < tasks {
+		w.mu.Unlock()
+		outer, inner := w.group(someLimits)
+		w.mu.Lock()
+		t := w.tasks[0]
+		t.ID, t.Group, t.Inner, t.PID = outer.Path()[1:], outer, []cgroups.Group{inner}, pid
+		w.tasks = append(w.tasks, t)
+	}
+	w.mu.Unlock()
+	cfg := DefaultConfig()
+	cfg.Tasks, cfg.Anomalies = w.list, w.log
+	now := time.Now()
+	cfg.Now = func() time.Time { return now }
+	m, err := New(cfg, w.fs, slog.New(slog.DiscardHandler))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer m.close()
+	m.sample() // opens
+	used := func() time.Duration {
+		var u syscall.Rusage
+		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+			b.Fatal(err)
+		}
+		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	before := used()
+	b.ReportAllocs()
+	for b.Loop() {
+		now = now.Add(cfg.Every)
+		m.sample()
+	}
+	each := (used() - before) / time.Duration(b.N)
+	b.ReportMetric(100*each.Seconds()/cfg.Every.Seconds(), "%cpu/100tasks")
+	if got := m.Totals(); got.Tasks != tasks || got.Failures > 0 {
+		b.Fatalf("%+v", got)
+	}
+}
