@@ -5,8 +5,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/faasd-sec/faasd-sec/cgroups"
 )
 
 // BenchmarkSample takes samples of 100 tasks in cgroups of their own, each with a
@@ -15,18 +13,9 @@ import (
 func BenchmarkSample(b *testing.B) {
 	const tasks = 100
 	w := newWorld(b)
-	sleeper := w.start("sleep", someLimits, syscall.CLONE_NEWNS)
-	pid := sleeper.cmd.Process.Pid
-	w.mu.Lock()
-	for len(w.tasks) < tasks {
-		w.mu.Unlock()
-		outer, inner := w.group(someLimits)
-		w.mu.Lock()
-		t := w.tasks[0]
-		t.ID, t.Group, t.Inner, t.PID = outer.Path()[1:], outer, []cgroups.Group{inner}, pid
-		w.tasks = append(w.tasks, t)
+	for range tasks {
+		w.start("sleep", someLimits, syscall.CLONE_NEWNS)
 	}
-	w.mu.Unlock()
 	cfg := DefaultConfig()
 	cfg.Tasks, cfg.Anomalies = w.list, w.log
 	now := time.Now()

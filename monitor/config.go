@@ -62,7 +62,6 @@ type Task struct {
 	ID       string
 	Function api.FunctionName
 	Revision string        // hex
-	PID      int           // of a process in its mount and network namespaces; 0 for none known
 	Limits   api.Resources // of the function
 	Group    cgroups.Group
 	Inner    []cgroups.Group // those inside Group whose memory and pids the limits are on

@@ -288,7 +288,7 @@ func (w *world) start(what string, limits api.Resources, flags uintptr) *proc {
 		}
 	}
 	w.mu.Lock()
-	w.tasks = append(w.tasks, Task{ID: p.id, Function: "hello.openfaas-fn", Revision: strings.Repeat("ab", 32), PID: pid,
+	w.tasks = append(w.tasks, Task{ID: p.id, Function: "hello.openfaas-fn", Revision: strings.Repeat("ab", 32),
 		Limits: limits, Group: outer, Inner: []cgroups.Group{inner}})
 	w.mu.Unlock()
 	p.in()

@@ -39,7 +39,8 @@ type task struct {
 	was    cgroups.Counters
 	wasAt  time.Time
 	places []string // its writable file systems
-	looked bool     // places are known
+	looks  int      // slow ones
+	pid    int      // of a process that sees what the task sees
 	full   bool
 	net    [2]int64 // bytes in and out, of the last look
 	netAt  time.Time
@@ -233,7 +234,7 @@ func (m *Monitor) look(t *task, now time.Time, slow bool, sum *Totals) {
 	u.CPU = rate((c.CPU-was.CPU).Microseconds(), seconds) / 1000
 	u.ReadBps, u.WriteBps = rate(c.ReadBytes-was.ReadBytes, seconds), rate(c.WriteBytes-was.WriteBytes, seconds)
 	u.Throttled = share(c.ThrottledPeriods-was.ThrottledPeriods, c.Periods-was.Periods)
-	if slow && t.PID > 0 {
+	if slow {
 		m.lookSlow(t, &u, now)
 	}
 	// What it had used before it was first seen is its own, and counts once.
@@ -257,23 +258,48 @@ func (m *Monitor) look(t *task, now time.Time, slow bool, sum *Totals) {
 		Read: float32(u.ReadBps), Write: float32(u.WriteBps), In: float32(u.In), Out: float32(u.Out)})
 }
 
+// process finds one that is in the task's mount and network namespaces: one of the
+// inner groups, where there are some, since a sandbox's agent may see another root.
+func (t *task) process() int {
+	groups := t.Inner
+	if len(groups) == 0 {
+		groups = []cgroups.Group{t.Group}
+	}
+	for _, g := range groups {
+		if pids, err := g.Processes(); err == nil && len(pids) > 0 {
+			return pids[0]
+		}
+	}
+	return 0
+}
+
+// placesEvery is after how many slow looks a task's mounts are read anew.
+const placesEvery = 12
+
 // lookSlow takes what takes a look-up of paths. A process that has ended shows
 // nothing any more, which is no failure.
 func (m *Monitor) lookSlow(t *task, u *api.TaskUsage, now time.Time) {
-	if !t.looked {
-		places, err := writable(m.cfg.Proc, t.PID, m.cfg.Skip)
+	// A sandbox gets its root while it starts, and interfaces come and go.
+	if again := t.looks%placesEvery == 0; again || len(t.places) == 0 {
+		if t.pid = t.process(); t.pid == 0 {
+			return
+		}
+		places, err := writable(m.cfg.Proc, t.pid, m.cfg.Skip)
 		if err != nil {
 			return
 		}
-		t.places, t.looked = places, true
+		t.places = places
 		if list, err := interfaces(m.net(t)); err == nil {
 			for _, i := range list {
 				u.Network = u.Network || i.Name != "lo"
 			}
 		}
 	}
-	if used, size, full, err := room(m.cfg.Proc, t.PID, t.places); err == nil {
+	t.looks++
+	if used, size, full, err := room(m.cfg.Proc, t.pid, t.places); err == nil {
 		u.StorageUsed, u.StorageSize, t.full = used, size, full
+	} else {
+		t.places = nil // its process has ended: another one may show the same
 	}
 	if !u.Network {
 		return

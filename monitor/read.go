@@ -11,7 +11,7 @@ import (
 
 // net is the file with the counters of the interfaces that t sees.
 func (m *Monitor) net(t *task) string {
-	return filepath.Join(m.cfg.Proc, strconv.Itoa(t.PID), "net/dev")
+	return filepath.Join(m.cfg.Proc, strconv.Itoa(t.pid), "net/dev")
 }
 
 // Machine returns the last sample of the machine and when it was, in unix

@@ -112,12 +112,11 @@ func taskOf(id string, rev *revision, rt runtime.Sandbox) (monitor.Task, bool) {
 	if !ok {
 		return monitor.Task{}, false
 	}
-	info := rt.Info()
-	if info.Blank {
+	if rt.Info().Blank {
 		return monitor.Task{}, false // its root comes with its function
 	}
 	outer, inner := g.Cgroups()
-	return monitor.Task{ID: id, Function: rev.name, Revision: rev.digest, PID: info.PID, Limits: rev.limits,
+	return monitor.Task{ID: id, Function: rev.name, Revision: rev.digest, Limits: rev.limits,
 		Group: outer, Inner: []cgroups.Group{inner}}, true
 }
 
