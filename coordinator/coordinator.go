@@ -111,17 +111,18 @@ type Coordinator struct {
 	met   *metrics
 	peers *peers
 
-	life   context.Context
-	kill   context.CancelFunc
-	jobs   sync.WaitGroup
-	index  atomic.Pointer[placement.Index]
-	routes sync.Map // api.FunctionName -> *route
-	queue  *waiting
-	budget *budget
-	looks  chan struct{} // a place for each question to all nodes under way
-	reads  chan struct{} // a place for each reader of anomalies
-	seed   atomic.Uint64
-	news   news
+	life    context.Context
+	kill    context.CancelFunc
+	jobs    sync.WaitGroup
+	index   atomic.Pointer[placement.Index]
+	routes  sync.Map // api.FunctionName -> *route
+	queue   *waiting
+	budget  *budget
+	looks   chan struct{} // a place for each question to all nodes under way
+	reads   chan struct{} // a place for each reader of anomalies
+	members atomic.Int64  // nodes that are under watch for their heartbeat
+	seed    atomic.Uint64
+	news    news
 }
 
 // New makes a Coordinator. ctx bounds the exchanges under way: it ends after

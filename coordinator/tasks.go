@@ -149,6 +149,7 @@ func (c *Coordinator) watchMembers() {
 			}
 		}
 		before = now
+		c.members.Store(int64(len(now)))
 		select {
 		case <-c.life.Done():
 			return
