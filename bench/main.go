@@ -79,7 +79,6 @@ func sections() []section {
 		{name: "openloop", run: (*bench).openLoopRows},
 		{name: "cpu", run: (*bench).cpu},
 		{name: "bulk", run: (*bench).bulk},
-		{name: "zz", run: (*bench).zz},
 	}
 }
 
