@@ -7,7 +7,7 @@ BINARIES := faasd-sec coordinator keybroker manifest-opener node agent container
 FUZZTIME ?= 20s
 export CGO_ENABLED := 0
 
-.PHONY: help build demo test bench bench-quick lint fuzz setup clean $(addprefix bin/,$(BINARIES))
+.PHONY: help build demo test bench bench-quick lint fuzz setup setup-test clean $(addprefix bin/,$(BINARIES))
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,7 +26,10 @@ setup: ## install what is missing from the distribution
 demo: setup build ## deploy and invoke a sealed function on a private containerd, then clean up
 	scripts/demo.sh
 
-test: setup build ## every test, those against real containerd included (needs root)
+setup-test: ## the same, and what only tests need
+	scripts/setup.sh test
+
+test: setup-test build ## every test, those against real containerd included (needs root)
 	scripts/test.sh
 
 lint: ## gofmt, go vet, staticcheck

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/agent/launcher"
@@ -89,9 +90,13 @@ func (a *Agent) bind(ctx context.Context) (*function, error) {
 		enter.Root, enter.UID, enter.GID = api.FunctionRoot, m.UID, m.GID
 	}
 	f.looked = make(chan struct{})
-	// The launcher is told first: it works while this process opens the keys.
+	// The launcher is asked first: it works while this process opens the keys.
+	asked := make(chan struct{})
+	tell := sync.OnceFunc(func() { close(asked) })
+	defer tell()
 	unlocked := make(chan error, 1)
 	go func() {
+		<-asked
 		err := a.unlock(deadline, n, f)
 		if err != nil {
 			cancel()
@@ -110,8 +115,9 @@ func (a *Agent) bind(ctx context.Context) (*function, error) {
 	open := n.desc.Config.Bundle.IsZero()
 	entered := a.launcher.Enter(deadline, enter)
 	if open {
-		err = f.start(deadline, nil)
+		err = f.start(deadline, nil, tell)
 	}
+	tell()                              // of what is sealed nothing runs before the keys are here
 	if eerr := entered(); eerr != nil { // which is why the start failed, too
 		err = fmt.Errorf("prepare the launcher: %w", eerr)
 	}
@@ -130,7 +136,7 @@ func (a *Agent) bind(ctx context.Context) (*function, error) {
 	if err != nil {
 		return f, err
 	}
-	return f, f.start(deadline, env)
+	return f, f.start(deadline, env, nil)
 }
 
 // unlock takes the keys and opens what they are for: requests, replies and logs.

@@ -78,7 +78,8 @@ func (f *function) unlock(grants *sealed.GrantCache) error {
 
 // start brings an http function up, with env of its bundle beside the image's,
 // and returns when it serves. Functions run by exec need nothing more.
-func (f *function) start(ctx context.Context, bundle map[string]string) error {
+// asked, unless nil, is called once the launcher has been asked for its process.
+func (f *function) start(ctx context.Context, bundle map[string]string, asked func()) error {
 	f.env = environ(f.b.image.Env, bundle)
 	if !f.b.hosts() {
 		return nil
@@ -117,7 +118,7 @@ func (f *function) start(ctx context.Context, bundle map[string]string) error {
 	f.logFrom(streamOut, &k.out)
 	f.logFrom(streamErr, &k.err)
 	proc, err := f.launcher.StartProcess(ctx, launcher.Spec{Argv: f.b.argv, Env: env, Dir: f.b.dir,
-		Stdin: k.null, Stdout: k.out.theirs, Stderr: k.err.theirs, Listen: listen})
+		Stdin: k.null, Stdout: k.out.theirs, Stderr: k.err.theirs, Listen: listen, Asked: asked})
 	if err != nil {
 		return f.startError(err)
 	}

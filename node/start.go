@@ -152,8 +152,9 @@ func (n *Node) plain(ctx context.Context, s *sandbox, spec runtime.Spec, why str
 	return n.become(ctx, s, b, spec)
 }
 
-// become makes b a sandbox of the function: its keys are asked for while the
-// runtime mounts the image, and the agent takes both in any order.
+// become makes b a sandbox of the function. Its keys are asked for once the
+// function can start: they are needed no sooner than it answers, and what releases
+// and opens them would take the processor from the mounts.
 func (n *Node) become(ctx context.Context, s *sandbox, b *box, spec runtime.Spec) error {
 	started, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -166,7 +167,6 @@ func (n *Node) become(ctx context.Context, s *sandbox, b *box, spec runtime.Spec
 	}
 	// The agent verifies while the runtime mounts.
 	b.sayBind(frames)
-	n.spawn(func() { n.unlock(started, s, b) })
 	rt := b.runtime()
 	if rt.Info().Blank {
 		began := time.Now()
@@ -177,6 +177,7 @@ func (n *Node) become(ctx context.Context, s *sandbox, b *box, spec runtime.Spec
 	}
 	info := rt.Info()
 	b.say(&api.Control{Mounted: &api.Mounted{UID: info.UID, GID: info.GID}})
+	n.spawn(func() { n.unlock(started, s, b) })
 	select {
 	case err := <-b.outcome:
 		return err

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Installs what faasd-sec needs from the distribution, where it is missing.
 # Safe to run again: it says what it finds and changes nothing that is there.
+# "setup.sh test" installs as well what only the tests need: an emulator, and the
+# kernel that it starts.
 set -euo pipefail
 
 say() { printf 'setup: %s\n' "$*"; }
@@ -11,6 +13,8 @@ needs=(
   containerd:containerd runc:runc ip:iproute2 iptables:iptables
   tcpdump:tcpdump make:make git:git dpkg-deb:dpkg
 )
+
+[ "${1:-}" != test ] || needs+=(qemu-system-x86_64:qemu-system-x86 mke2fs:e2fsprogs)
 
 missing=()
 for need in "${needs[@]}"; do
@@ -44,6 +48,10 @@ if [ "$(printf '%s\n%s\n' "$want" "$have" | sort -V | head -1)" != "$want" ] && 
   die "Go $have is older than $want and GOTOOLCHAIN=local forbids fetching it"
 fi
 say "go $have"
+
+if [ "${1:-}" = test ] && [ "$(id -u)" = 0 ]; then
+  "$(dirname "$0")/vm-kernel.sh" || die "the kernel for the tests on cgroup v2 could not be fetched"
+fi
 
 [ "$(id -u)" = 0 ] || say "note: running sandboxes takes root; building does not"
 say "ready"

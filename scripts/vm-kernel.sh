@@ -9,7 +9,7 @@ package=$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image
 [ -n "$package" ] || { echo "vm-kernel: error: the distribution has no linux-image-cloud-amd64" >&2; exit 1; }
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
-(cd "$tmp" && apt-get download -qq "$package")
+(cd "$tmp" && apt-get download -qq -o APT::Sandbox::User=root "$package")
 mkdir -p "$(dirname "$dir")" "$tmp/root"
 dpkg-deb -x "$tmp"/*.deb "$tmp/root"
 rm -rf "$dir"

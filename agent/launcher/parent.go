@@ -175,18 +175,16 @@ func (l *Launcher) call(ctx context.Context, m message, before func(id uint64), 
 	return l.callAsked(ctx, m, before, nil, files...)
 }
 
-// callAsked is call, which closes asked once the request is on its way or failed.
-func (l *Launcher) callAsked(ctx context.Context, m message, before func(id uint64), asked chan<- struct{}, files ...*os.File) (message, error) {
-	told := func() {
-		if asked != nil {
-			close(asked)
-		}
+// callAsked is call, which calls asked once the request is on its way or failed.
+func (l *Launcher) callAsked(ctx context.Context, m message, before func(id uint64), asked func(), files ...*os.File) (message, error) {
+	if asked == nil {
+		asked = func() {}
 	}
 	ch := make(chan message, 1)
 	l.mu.Lock()
 	if l.gone {
 		l.mu.Unlock()
-		told()
+		asked()
 		return message{}, ErrGone
 	}
 	l.next++
@@ -197,7 +195,7 @@ func (l *Launcher) callAsked(ctx context.Context, m message, before func(id uint
 	}
 	l.mu.Unlock()
 	err := send(l.conn, m, files...)
-	told()
+	asked()
 	if err != nil {
 		l.mu.Lock()
 		delete(l.replies, m.ID)
@@ -256,7 +254,7 @@ func (l *Launcher) Enter(ctx context.Context, o EnterOptions) (done func() error
 	asked := make(chan struct{})
 	failed := make(chan error, 1)
 	go func() {
-		_, err := l.callAsked(ctx, message{Op: opEnter, DenyInet: o.DenyInet, Root: o.Root, UID: o.UID, GID: o.GID}, nil, asked)
+		_, err := l.callAsked(ctx, message{Op: opEnter, DenyInet: o.DenyInet, Root: o.Root, UID: o.UID, GID: o.GID}, nil, func() { close(asked) })
 		failed <- err
 	}()
 	<-asked

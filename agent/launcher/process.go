@@ -15,6 +15,7 @@ type Spec struct {
 	Stdout *os.File
 	Stderr *os.File
 	Listen *os.File // becomes descriptor 3; nil for none
+	Asked  func()   // called once the launcher has been asked, or could not be; nil for nothing
 }
 
 // Exit is how a process ended.
@@ -44,7 +45,7 @@ func (l *Launcher) StartProcess(ctx context.Context, s Spec) (*Process, error) {
 	}
 	// The process is known before its start is asked for: it may have ended
 	// before we hear that it began.
-	r, err := l.call(ctx, m, func(id uint64) { p.id, l.procs[id] = id, p }, files...)
+	r, err := l.callAsked(ctx, m, func(id uint64) { p.id, l.procs[id] = id, p }, s.Asked, files...)
 	if err != nil {
 		if ctx.Err() != nil { // it may have begun after all
 			p.Signal(syscall.SIGKILL)
