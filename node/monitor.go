@@ -21,11 +21,10 @@ import (
 // Watching is what a node needs to be watched. Its zero value is a node that
 // nobody watches.
 type Watching struct {
-	Monitor   *monitor.Config // nil for none; Tasks, Anomalies and State are the node's to set
-	Cgroups   cgroups.FS
-	Anomalies anomaly.Sink       // nil forgets
-	Dir       string             // of the anomaly log, "" for none to read
-	Key       func() *api.LogKey // who signs it, nil for nobody
+	Monitor *monitor.Config // nil for none; Tasks, Anomalies and State are the node's to set
+	Cgroups cgroups.FS
+	Dir     string             // of the anomaly log, "" for none to read
+	Key     func() *api.LogKey // who signs it, nil for nobody
 }
 
 // historyPoints are the samples that a status carries along.
@@ -34,14 +33,14 @@ const historyPoints = 60
 // newMonitor makes the monitor, if there is to be one.
 func (n *Node) newMonitor() (err error) {
 	w := &n.dep.Watching
-	if w.Anomalies == nil {
-		w.Anomalies = anomaly.Discard{}
+	if n.dep.Anomaly == nil {
+		n.dep.Anomaly = anomaly.Discard{}
 	}
 	if w.Monitor == nil {
 		return nil
 	}
 	cfg := *w.Monitor
-	cfg.Anomalies, cfg.State = w.Anomalies, n.cfg.StateDir
+	cfg.Anomalies, cfg.State = n.dep.Anomaly, n.cfg.StateDir
 	cfg.Skip = append(slices.Clone(cfg.Skip), secretsPath)
 	known := map[string]monitor.Task{}
 	cfg.Tasks = func() []monitor.Task { return n.watched(known) }
@@ -205,14 +204,7 @@ func (n *Node) note(s *sandbox, kind anomaly.Kind, code string, numbers map[stri
 			e.Revision = d
 		}
 	}
-	n.dep.Watching.Anomalies.Append(e)
-}
-
-// noteSecondCheck notes that what this node had promised a function did not hold
-// when it was looked at again. what is a word of package anomaly: a resource, or
-// what was checked.
-func (n *Node) noteSecondCheck(s *sandbox, what string) {
-	n.note(s, anomaly.SecondCheckFailed, what, nil)
+	n.dep.Anomaly.Append(e)
 }
 
 // noteStartFailed notes why a sandbox did not come up.

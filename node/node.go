@@ -94,7 +94,7 @@ type Mesh interface {
 }
 
 // Deps are the parts a Node works with. All are required but MeasureAgent,
-// Pressure and Registerer.
+// Pressure, Registerer, Anomaly and Watching.
 type Deps struct {
 	Runtime    runtime.Runtime
 	Broker     Broker
@@ -108,6 +108,7 @@ type Deps struct {
 	Pressure     func() (Pressure, bool, error) // how hard it works; false where the kernel does not tell
 	Log          *slog.Logger
 	Registerer   prometheus.Registerer
+	Anomaly      anomaly.Sink // told of what goes wrong
 	Watching     Watching
 }
 

@@ -24,6 +24,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"github.com/faasd-sec/faasd-sec/anomaly"
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/runtime"
 	"github.com/faasd-sec/faasd-sec/runtime/runtimetest"
@@ -67,6 +68,8 @@ type world struct {
 	measured  atomic.Int64             // how often the agent was
 	log       slog.Handler             // of the daemon; nil drops all
 	watched   func(runtime.Runtime) runtime.Runtime
+	anomaly   anomaly.Sink
+	watching  Watching
 }
 
 // newWorld starts a node with 2000 millicores, 2 GiB and 4096 pids.
@@ -122,7 +125,8 @@ func (w *world) start() {
 	}
 	n, err := New(w.cfg, Deps{
 		Runtime: rt, Broker: w, Bundles: noBundles{}, Mesh: &stamper{}, Log: slog.New(log),
-		Free:         func() (api.Resources, error) { return api.Resources{CPU: 2000, Memory: 1 << 40, PIDs: 1 << 20}, nil },
+		Free:    func() (api.Resources, error) { return api.Resources{CPU: 2000, Memory: 1 << 40, PIDs: 1 << 20}, nil },
+		Anomaly: w.anomaly, Watching: w.watching,
 		MeasureAgent: func() error { w.measured.Add(1); return nil },
 		Pressure: func() (Pressure, bool, error) {
 			p := w.pressure.Load()

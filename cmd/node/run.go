@@ -101,7 +101,8 @@ func run(ctx context.Context, o options) (err error) {
 		Bundles:    image.NewBlobs("https://"+n.Registry, toRegistry),
 		Collectors: []node.Collector{evidence}, MeasureAgent: evidence.measure,
 		Pressure: func() (node.Pressure, bool, error) { return pressure(fs) },
-		Watching: node.Watching{Monitor: &o.watch, Cgroups: fs, Anomalies: anomalies, Dir: anomalies.Path, Key: anomalies.Key},
+		Anomaly:  anomalies,
+		Watching: node.Watching{Monitor: &o.watch, Cgroups: fs, Dir: anomalies.Path, Key: anomalies.Key},
 	})
 	if err != nil {
 		return err
