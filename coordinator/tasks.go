@@ -128,8 +128,8 @@ func (c *Coordinator) listTasks(ctx *fasthttp.RequestCtx) (any, error) {
 	return list, err
 }
 
-// watchMembers notes nodes that are members no more and had not said that they
-// would go.
+// watchMembers notes nodes that are members no more, or in another life, and had
+// not said that they would go.
 func (c *Coordinator) watchMembers() {
 	before := map[string]api.NodeLoad{}
 	for {
@@ -143,8 +143,13 @@ func (c *Coordinator) watchMembers() {
 			}
 		}
 		for id, was := range before {
-			if _, ok := now[id]; !ok && !was.Draining {
-				c.dep.Watching.Anomalies.Append(anomaly.Event{Kind: anomaly.HeartbeatMissed, Node: id, Code: "dead",
+			is, ok := now[id]
+			code := "dead"
+			if ok {
+				code = "node" // it is another life of its daemon
+			}
+			if (!ok || is.Epoch > was.Epoch) && !was.Draining {
+				c.dep.Watching.Anomalies.Append(anomaly.Event{Kind: anomaly.HeartbeatMissed, Node: id, Code: code,
 					Numbers: map[string]int64{"sandboxes": int64(was.Running), "inflight": int64(was.InFlight)}})
 			}
 		}

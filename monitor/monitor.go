@@ -21,7 +21,6 @@ type Monitor struct {
 	log     *slog.Logger
 	machine *machine // of Run
 	alarms  alarms   // of Run
-	at      time.Time
 	slowAt  time.Time
 
 	mu    sync.Mutex // guards what follows; held for copies, not for reads of files

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -209,4 +210,26 @@ func TestWhatGoesWrongIsInTheAnomalyLog(t *testing.T) {
 	if verified != 1 {
 		t.Errorf("%d logs of the node were verified", verified)
 	}
+}
+
+// TestAKilledNodeIsAMissedHeartbeat kills a node's daemon, which is started again:
+// the coordinator notes that it went without a word.
+func TestAKilledNodeIsAMissedHeartbeat(t *testing.T) {
+	c := up(t, 1)
+	c.kill(t, "node-1", syscall.SIGKILL)
+	waitFor(t, time.Minute, "the node's end to be noted", func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		seen := false
+		err := c.client.Anomalies(ctx, url.Values{api.QueryKind: {"heartbeat-missed"}}, func(b []byte) error {
+			var l line
+			err := json.Unmarshal(b, &l)
+			seen = seen || l.Node == "node-1" && l.Log == "coordinator-1" && (l.Code == "node" || l.Code == "dead")
+			return err
+		})
+		if err == nil && !seen {
+			err = errors.New("it is not")
+		}
+		return err
+	})
 }

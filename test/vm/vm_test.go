@@ -40,7 +40,7 @@ func unavailable(t *testing.T, why string) {
 	t.Skip(why)
 }
 
-// The tests of cgroups and of sandboxes pass on a machine whose one hierarchy is
+// The tests of cgroups, of watching and of sandboxes pass on a machine whose one hierarchy is
 // v2, on the kernel of Debian's stable release.
 func TestOnPureCgroupV2(t *testing.T) {
 	qemu, err := exec.LookPath("qemu-system-x86_64")
@@ -53,6 +53,7 @@ func TestOnPureCgroupV2(t *testing.T) {
 	}
 	jobs := []job{
 		{Name: "cgroups", Args: []string{"/tests/cgroups", "-test.v", "-test.timeout=5m"}, Timeout: 6 * time.Minute},
+		{Name: "monitor", Args: []string{"/tests/monitor", "-test.v", "-test.timeout=3m", "-test.skip=^TestTrafficOf"}, Timeout: 4 * time.Minute}, // it needs veth
 		{Name: "sandboxes", Args: []string{"/tests/containerd", "-test.v", "-test.timeout=14m",
 			"-test.run=" + sandboxTests, "-test.skip=" + newerKernels}, Timeout: 15 * time.Minute},
 	}
@@ -61,7 +62,7 @@ func TestOnPureCgroupV2(t *testing.T) {
 	if err := compose(t.Context(), dir, initramfs, kernels[0], jobs); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 22*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 26*time.Minute)
 	defer cancel()
 	ended := boot(ctx, t, qemu, kernels[0], initramfs)
 	for _, j := range jobs {
@@ -141,6 +142,7 @@ func compose(ctx context.Context, dir, path, kernel string, jobs []job) error {
 	for _, p := range []struct{ name, pkg, verb string }{
 		{"init", "test/vm/guest", "build"},
 		{"tests/cgroups", "cgroups", "test"},
+		{"tests/monitor", "monitor", "test"},
 		{"tests/containerd", "runtime/containerd", "test"},
 		{"built/testagent", "runtime/runtimetest/testagent", "build"},
 		{"built/escapeprobe", "runtime/escapeprobe", "build"},
