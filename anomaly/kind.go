@@ -47,7 +47,8 @@ type spec struct {
 var checks = []string{"agent", "cgroup", "clock", "descriptor", "device", "digest", "evidence", "image", "kernel", "mount", "namespace", "process", "seccomp", "user"}
 
 // resources are what OverThreshold, Throttled and ENOSPC are about.
-var resources = []string{"cpu", "disk", "files", "inodes", "io", "memory", "network", "pids", "swap", "tmp"}
+var resources = []string{"cpu", "disk", "egress", "files", "ingress", "inodes", "io", "memory", "network", "pids", "ports",
+	"pressure-cpu", "pressure-io", "pressure-memory", "scratch", "storage", "swap", "tmp"}
 
 // specs is never written to. A new kind or word is a new line here.
 var specs = []spec{

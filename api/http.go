@@ -6,6 +6,7 @@ const (
 	ContentTypeFrames  = "application/vnd.faasd-sec.frames" // u32 big-endian length, then that many bytes, repeated
 	ContentTypeProblem = "application/problem+json"
 	ContentTypeJSON    = "application/json"
+	ContentTypeLines   = "application/x-ndjson" // one JSON object to a line
 )
 
 // Header names of the platform. None carries anything of a sealed payload.
@@ -49,7 +50,7 @@ const (
 
 	GatewayPathManifestKey = "/v1/manifest-key" // GET ManifestKeys
 	GatewayPathWaiting     = "/v1/waiting"      // GET []WaitingTask; DELETE /ID, signed by its initiator or the function's owner
-	GatewayPathTasks       = "/v1/tasks"        // GET /ID/placement, signed by the same: Placement
+	GatewayPathTasks       = "/v1/tasks"        // GET ?function=NAME&node=ID&history=1: TaskList; GET /ID/placement, signed by the same: Placement
 )
 
 // GatewayQueryBrief asks for one function without its sandboxes, which no node

@@ -63,7 +63,7 @@ func times(s []float64, by float64) []float64 {
 	return out
 }
 
-// scale measures placement and gossip at growing sizes.
+// scale measures placement and gossip at growing sizes, and what watching costs.
 func (b *bench) scale(ctx context.Context) error {
 	s, err := b.goBench(ctx, "./placement", "^BenchmarkPick$", b.scaled(5, 2), 200*time.Millisecond)
 	if err != nil {
@@ -79,6 +79,14 @@ func (b *bench) scale(ctx context.Context) error {
 	}
 	b.add("placement/decisions/10k", "1/s", "", s.get("BenchmarkDecisions/pack/nodes=10000", "decisions/s"))
 	b.add("placement/decisions/10k/p99", "us", "", s.get("BenchmarkDecisions/pack/nodes=10000", "p99-us"))
+	if s, err = b.goBench(ctx, "./anomaly", "^BenchmarkAppend$", b.scaled(5, 2), 200*time.Millisecond); err != nil {
+		return err
+	}
+	b.add("audit/append", "us", "", times(s.get("BenchmarkAppend", "ns/op"), 1e-3))
+	if s, err = b.goBench(ctx, "./monitor", "^BenchmarkSample$", b.scaled(5, 2), 200*time.Millisecond); err != nil {
+		return err
+	}
+	b.add("monitor/cpu-per-100-tasks", "%", "", s.get("BenchmarkSample", "%cpu/100tasks"))
 	// Once: a mesh of 1,000 members takes half a minute to form.
 	if s, err = b.goBench(ctx, "./gossip", "^BenchmarkMesh$", 1, 200*time.Millisecond); err != nil {
 		return err

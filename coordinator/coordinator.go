@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/valyala/fasthttp"
 
+	"github.com/faasd-sec/faasd-sec/anomaly"
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/gate"
 	"github.com/faasd-sec/faasd-sec/placement"
@@ -89,6 +90,7 @@ type Deps struct {
 	Auth       *reqauth.Verifier
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
+	Watching   Watching
 }
 
 // ImageChecker tells whether the registry has a manifest or blob.
@@ -111,16 +113,18 @@ type Coordinator struct {
 	met   *metrics
 	peers *peers
 
-	life   context.Context
-	kill   context.CancelFunc
-	jobs   sync.WaitGroup
-	index  atomic.Pointer[placement.Index]
-	routes sync.Map // api.FunctionName -> *route
-	queue  *waiting
-	budget *budget
-	looks  chan struct{} // a place for each question to all nodes under way
-	seed   atomic.Uint64
-	news   news
+	life    context.Context
+	kill    context.CancelFunc
+	jobs    sync.WaitGroup
+	index   atomic.Pointer[placement.Index]
+	routes  sync.Map // api.FunctionName -> *route
+	queue   *waiting
+	budget  *budget
+	looks   chan struct{} // a place for each question to all nodes under way
+	reads   chan struct{} // a place for each reader of anomalies
+	members atomic.Int64  // nodes that are under watch for their heartbeat
+	seed    atomic.Uint64
+	news    news
 
 	manifestKey  publishedKeys
 	tasks        *fence
@@ -163,12 +167,16 @@ func New(ctx context.Context, cfg Config, dep Deps) (*Coordinator, error) {
 		cfg.Weights = def.Weights
 	}
 	c := &Coordinator{cfg: cfg, dep: dep, log: dep.Log, met: newMetrics(dep.Registerer), queue: newWaiting(cfg.QueueSize),
-		looks: make(chan struct{}, maxLooks), budget: held, tasks: newFence()}
+		looks: make(chan struct{}, maxLooks), reads: make(chan struct{}, maxReads), budget: held, tasks: newFence()}
 	c.queue.each = cfg.QueueEach
+	if c.dep.Watching.Anomalies == nil {
+		c.dep.Watching.Anomalies = anomaly.Discard{}
+	}
 	c.life, c.kill = context.WithCancel(ctx)
 	c.peers = newPeers(c.life, dep.Nodes)
 	c.seed.Store(uint64(time.Now().UnixNano()))
 	c.spawn(c.prunePeers)
+	c.spawn(c.watchMembers)
 	c.spawn(func() { c.queue.follow(c.life, dep.Mesh) })
 	c.met.observe(c)
 	return c, nil
@@ -264,7 +272,13 @@ func (c *Coordinator) serveGateway(ctx *fasthttp.RequestCtx) {
 	case isFunction && ctx.IsDelete():
 		err = c.deleteFunction(ctx, name)
 	case path == api.GatewayPathNodes && ctx.IsGet():
-		out = c.dep.Mesh.Snapshot().Nodes
+		out, err = c.listNodes(ctx)
+	case path == api.GatewayPathTasks && ctx.IsGet():
+		out, err = c.listTasks(ctx)
+	case path == api.GatewayPathAnomalies && ctx.IsGet():
+		if err = c.serveAnomalies(ctx); err == nil {
+			return
+		}
 	case path == api.GatewayPathBroker && ctx.IsGet(),
 		path == api.GatewayPathDeposits && ctx.IsPost(),
 		strings.HasPrefix(path, api.GatewayPathDeposits+"/") && ctx.IsDelete():

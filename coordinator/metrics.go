@@ -42,5 +42,6 @@ func (m *metrics) observe(c *Coordinator) {
 	gauge("faasd_sec_queue_length", "Invocations that wait for room.", func() float64 { return float64(c.queue.count.Load()) })
 	gauge("faasd_sec_held_bytes", "Bytes of request bodies that count against the budget.", func() float64 { return float64(c.budget.inUse()) })
 	gauge("faasd_sec_members", "Members of the mesh.", func() float64 { return float64(len(c.dep.Mesh.Snapshot().Nodes)) })
+	gauge("faasd_sec_members_watched", "Nodes whose leaving without a word would be noted.", func() float64 { return float64(c.members.Load()) })
 	gauge("faasd_sec_functions", "Functions deployed.", func() float64 { return float64(len(c.dep.Cache.Snapshot().Functions)) })
 }

@@ -53,6 +53,7 @@ type world struct {
 	manifests Manifests
 	broker    *http.Client
 	brokerURL string
+	watching  Watching
 	fn        store.Function
 	rev       sealed.Digest
 }
@@ -80,7 +81,7 @@ func newWorld(t testing.TB, n int, change ...func(*world)) *world {
 	life, end := context.WithCancel(context.Background())
 	w.c, err = New(life, w.cfg, Deps{
 		Mesh: w.mesh, Store: w.state, Cache: w.state, Nodes: plain{}, Log: slog.New(slog.DiscardHandler),
-		Broker: w.broker, BrokerURL: w.brokerURL, Manifests: w.manifests,
+		Broker: w.broker, BrokerURL: w.brokerURL, Manifests: w.manifests, Watching: w.watching,
 		Auth: reqauth.NewVerifier(time.Now), Images: w.state, Registry: func(ctx *fasthttp.RequestCtx) { ctx.SetStatusCode(204) },
 	})
 	if err != nil {
@@ -228,6 +229,7 @@ type fakeNode struct {
 	invoke atomic.Pointer[http.HandlerFunc]
 	admit  atomic.Pointer[http.HandlerFunc]
 	put    atomic.Pointer[http.HandlerFunc]
+	other  atomic.Pointer[http.HandlerFunc]
 
 	offered, told, admitted atomic.Int64
 	retired                 atomic.Int64
@@ -272,6 +274,8 @@ func (w *world) addNode(id string) *fakeNode {
 			rw.WriteHeader(204)
 		case r.URL.Path == api.NodePathSandboxes:
 			rw.Write([]byte("[]"))
+		case n.other.Load() != nil:
+			(*n.other.Load())(rw, r)
 		default:
 			rw.WriteHeader(404)
 		}

@@ -237,6 +237,7 @@ func (n *Node) dispatch(b *box, c api.Control, job func(func())) {
 		b.settle(nil)
 	case c.Exited != nil:
 		why := exitText(c.Exited)
+		n.noteExit(s, c.Exited)
 		n.log.Info("function ended", "sandbox", b.id, "function", s.rev.name, "why", why)
 		err := api.Errorf(exitCode(c.Exited), "the function ended: %s", why)
 		n.fail(s, err)

@@ -168,6 +168,7 @@ func (n *Node) handle(e runtime.Event) {
 	gone, begun := e.Kind == runtime.EventExit && s.state < stopping, s.state != starting
 	n.mu.Unlock()
 	n.met.events.WithLabelValues(string(e.Kind)).Inc()
+	n.noteEvent(s, e, gone)
 	n.log.Info("sandbox event", "kind", e.Kind, "sandbox", e.ID, "function", s.rev.name, "exit_code", e.ExitCode)
 	switch {
 	case gone && begun:

@@ -86,18 +86,6 @@ func (f *fitter) count() int {
 	return len(f.on)
 }
 
-// noted keeps anomalies.
-type noted struct {
-	mu     sync.Mutex
-	events []anomaly.Event
-}
-
-func (n *noted) Append(e anomaly.Event) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.events = append(n.events, e)
-}
-
 // lends makes a node that lends everything.
 func lends(w *world) {
 	w.cfg.Capacity.Scratch, w.cfg.Capacity.Ingress, w.cfg.Capacity.Egress = 1<<30, 1000, 1000
@@ -426,7 +414,7 @@ func TestFittingsComeBeforeTheFunctionAndGoAfterIt(t *testing.T) {
 }
 
 func TestSecondCheckRefusesBeforeAnythingIsOpened(t *testing.T) {
-	log := &noted{}
+	log := &noted{t: t}
 	w := newWorld(t, lends, func(w *world) { w.anomalies = log })
 	for i, c := range []struct {
 		what string
@@ -446,11 +434,9 @@ func TestSecondCheckRefusesBeforeAnythingIsOpened(t *testing.T) {
 		if code != string(api.CodeSecondCheck) || !refused {
 			t.Errorf("%s: %s, refused %t", c.what, code, refused)
 		}
-		log.mu.Lock()
-		if len(log.events) != i+1 || log.events[i].Code != c.what || log.events[i].Kind != anomaly.SecondCheckFailed || log.events[i].Validate() != nil {
-			t.Errorf("%s: noted %+v", c.what, log.events)
+		if got := log.of(anomaly.SecondCheckFailed); len(got) != i+1 || got[i].Code != c.what {
+			t.Errorf("%s: noted %+v", c.what, got)
 		}
-		log.mu.Unlock()
 		w.empty()
 		if code, _ := w.ask(f, api.Needs{Resources: api.Resources{Scratch: 1 << 20, PIDs: 8}}); code != "ok" {
 			t.Errorf("%s: afterwards %s", c.what, code)

@@ -30,6 +30,7 @@ import (
 
 	"github.com/faasd-sec/faasd-sec/anomaly"
 	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/monitor"
 	"github.com/faasd-sec/faasd-sec/node/keepalive"
 	"github.com/faasd-sec/faasd-sec/runtime"
 )
@@ -93,8 +94,8 @@ type Mesh interface {
 	SetLoad(api.NodeLoad) (api.NodeLoad, error)
 }
 
-// Deps are the parts a Node works with. All are required but Fittings,
-// Left, MeasureAgent, Pressure, ScratchFree, Kernel, Anomaly and Registerer.
+// Deps are the parts a Node works with. All are required but Fittings, Left,
+// MeasureAgent, Pressure, ScratchFree, Kernel, Anomaly, Registerer and Watching.
 type Deps struct {
 	Runtime    runtime.Runtime
 	Broker     Broker
@@ -110,9 +111,10 @@ type Deps struct {
 	ScratchFree  func() (int64, error)          // bytes that the disk of scratch space has left; required where a Fitting gives any
 	Kernel       func() error                   // whether the kernel still has what sandboxes need
 	Fittings     []Fitting                      // what gives sandboxes more than the runtime does
-	Anomaly      anomaly.Sink                   // told of failed second checks
 	Log          *slog.Logger
 	Registerer   prometheus.Registerer
+	Anomaly      anomaly.Sink // told of what goes wrong
+	Watching     Watching
 }
 
 // Node is one machine's daemon. Make it with New, run it with Run.
@@ -128,6 +130,7 @@ type Node struct {
 	keep     keepalive.Policy
 	fittings fittings
 	clock    clock
+	monitor  *monitor.Monitor // nil where nobody watches
 
 	life context.Context // ends after the drain; parent of all that a sandbox does
 	kill context.CancelFunc
@@ -246,6 +249,9 @@ func New(cfg Config, dep Deps) (*Node, error) {
 		return nil, err
 	}
 	n.met.observe(n)
+	if err := n.newMonitor(); err != nil {
+		return nil, err
+	}
 	return n, nil
 }
 
@@ -261,6 +267,9 @@ func (n *Node) Start(ctx context.Context) error {
 	}
 	n.spawn(n.reapIdle)
 	n.spawn(n.publishLoad)
+	if n.monitor != nil {
+		n.spawn(n.watchTasks)
+	}
 	if n.cfg.PoolMax > 0 {
 		n.spawn(n.keepPool)
 	}
@@ -298,6 +307,7 @@ func (n *Node) Drain(ctx context.Context) {
 			continue
 		case <-ctx.Done():
 			n.log.Warn("drain timed out", "in_flight", busy)
+			n.note(nil, anomaly.Drained, "failed", map[string]int64{"inflight": int64(busy)})
 		}
 		break
 	}

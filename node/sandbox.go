@@ -51,6 +51,7 @@ type sandbox struct {
 	inFlight int
 	lastUsed time.Time
 	lastErr  string
+	exited   bool               // its function's end is in the anomaly log
 	abort    context.CancelFunc // ends its start; nil once that is over or for an adopted one
 
 	waiting []byte        // the grant of the invocation that it starts for, if there is one

@@ -38,6 +38,12 @@ func (n *Node) serve(ctx *fasthttp.RequestCtx) {
 		}
 	case path == api.NodePathSandboxes && method == fasthttp.MethodGet:
 		out, err = n.serveSandboxes(ctx)
+	case path == api.NodePathStatus && method == fasthttp.MethodGet:
+		out = n.serveStatus(ctx)
+	case path == api.NodePathAnomalies && method == fasthttp.MethodGet:
+		if err = n.serveAnomalies(ctx); err == nil {
+			return
+		}
 	default:
 		err = api.Errorf(api.CodeNotFound, "no such path on a node")
 	}

@@ -57,6 +57,7 @@ func (n *Node) start(s *sandbox) {
 	n.touch()
 	if err != nil {
 		n.met.starts.WithLabelValues(api.CodeOf(err).Label()).Inc()
+		n.noteStartFailed(s, err, took)
 		n.log.Warn("sandbox did not start", "sandbox", id, "function", s.rev.name, "after", took, "err", err)
 		n.remove(s, err.Error())
 		return

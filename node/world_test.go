@@ -74,6 +74,7 @@ type world struct {
 	kernel    atomic.Bool // it lacks something
 	mesh      func(api.NodeLoad)
 	watched   func(runtime.Runtime) runtime.Runtime
+	watching  Watching
 }
 
 // newWorld starts a node with 2000 millicores, 2 GiB and 4096 pids.
@@ -149,7 +150,7 @@ func (w *world) start() {
 			}
 			return nil
 		},
-		Fittings: fits, Anomaly: w.anomalies,
+		Fittings: fits, Anomaly: w.anomalies, Watching: w.watching,
 		MeasureAgent: func() error { w.measured.Add(1); return nil },
 		Pressure: func() (Pressure, bool, error) {
 			p := w.pressure.Load()

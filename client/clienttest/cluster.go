@@ -152,8 +152,13 @@ func (c *Cluster) serve(w http.ResponseWriter, r *http.Request) {
 	case p == api.GatewayPathFunctions:
 		answer(w, c.list(), nil)
 	case p == api.GatewayPathNodes:
-		answer(w, []api.NodeView{{Meta: api.NodeMeta{ID: "n1", Roles: []string{api.RoleNode}, Arch: "amd64", Tier: "node-key",
-			Capacity: api.Resources{CPU: 2000, Memory: 4 << 30}}, Load: api.NodeLoad{Node: "n1", Epoch: 1, Free: api.Resources{CPU: 1500, Memory: 3 << 30}}}}, nil)
+		view := api.NodeView{Meta: api.NodeMeta{ID: "n1", Roles: []string{api.RoleNode}, Arch: "amd64", Tier: "node-key",
+			Capacity: api.Resources{CPU: 2000, Memory: 4 << 30}}, Load: api.NodeLoad{Node: "n1", Epoch: 1, Free: api.Resources{CPU: 1500, Memory: 3 << 30}}}
+		if r.URL.Query().Has(api.QueryDetail) {
+			answer(w, api.NodeList{Nodes: []api.NodeDetail{{View: view, Status: &api.NodeStatus{Node: "n1"}}}}, nil)
+			return
+		}
+		answer(w, []api.NodeView{view}, nil)
 	case strings.HasPrefix(p, api.GatewayPathRegistry):
 		c.reg.ServeHTTP(w, r)
 	case strings.HasPrefix(p, api.GatewayPathInvoke):

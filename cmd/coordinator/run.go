@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/faasd-sec/faasd-sec/anomaly/own"
 	"github.com/faasd-sec/faasd-sec/coordinator"
 	"github.com/faasd-sec/faasd-sec/daemon"
 	"github.com/faasd-sec/faasd-sec/enrol"
@@ -45,6 +46,11 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return fmt.Errorf("identity: %w", err)
 	}
+	anomalies, err := own.Open(o.state, o.id, identity.Signer, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, anomalies.Finish()) }()
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 
@@ -99,12 +105,14 @@ func run(ctx context.Context, o options) (err error) {
 		defer func() { err = errors.Join(err, manifests.Close()) }()
 	}
 	reg := daemon.Registry()
+	anomalies.Register(reg)
 	deps := coordinator.Deps{
 		Mesh: mesh, Store: st, Cache: cache, Nodes: nodeDialer{identity, daemon.BootID()}, Enrol: desk,
 		Broker: &http.Client{Transport: &http.Transport{
 			TLSClientConfig: pki.ClientConfig(identity, pki.RoleKeyBroker, pki.AnyID), IdleConnTimeout: time.Minute}},
 		BrokerURL: "https://" + o.broker, Registry: images.ServeFastHTTP, Images: images,
 		Auth: reqauth.NewVerifier(time.Now), Log: log, Registerer: reg,
+		Watching: coordinator.Watching{ID: o.id, Anomalies: anomalies, Dir: anomalies.Path, Key: anomalies.Key},
 	}
 	if manifests != nil {
 		deps.Manifests = manifests

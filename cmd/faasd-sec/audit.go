@@ -23,7 +23,7 @@ const followEvery = 200 * time.Millisecond
 func (a *app) auditCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "audit", Short: "Verify and read the anomaly log of a node or coordinator", Args: unknownCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	cmd.AddCommand(a.auditVerify(), a.auditShow())
+	cmd.AddCommand(a.auditVerify(), a.auditShow(), a.auditKeys())
 	return cmd
 }
 
@@ -207,15 +207,25 @@ func (a *app) auditShow() *cobra.Command {
 		function     string
 		node         string
 		follow       bool
+		cluster      bool
 	)
-	cmd := &cobra.Command{Use: "show DIR", Short: "Print the events of a log",
+	cmd := &cobra.Command{Use: "show DIR | show --cluster", Short: "Print the events of a log, or of a cluster's logs",
 		Long: "Print the events of the anomaly log in DIR, one to a line. The chain is checked and no signature: audit verify\n" +
-			"says what the log is worth.",
-		Args: usageArgs(cobra.ExactArgs(1)),
+			"says what the log is worth. With --cluster the logs of all nodes and of the coordinator are read through the\n" +
+			"gateway; that is as true as the machines it comes over.",
+		Args: usageArgs(func(cmd *cobra.Command, args []string) error {
+			if cluster {
+				return cobra.NoArgs(cmd, args)
+			}
+			return cobra.ExactArgs(1)(cmd, args)
+		}),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f, err := auditFilter(kinds, since, until, function, node, time.Now())
 			if err != nil {
 				return err
+			}
+			if cluster {
+				return a.showCluster(cmd.Context(), f, follow)
 			}
 			if err := isDir(args[0]); err != nil {
 				return err
@@ -254,6 +264,7 @@ func (a *app) auditShow() *cobra.Command {
 	fl.StringVar(&until, "until", "", "before then: as --since")
 	fl.StringVar(&function, "function", "", "only of this function")
 	fl.StringVar(&node, "node", "", "only about this node")
+	fl.BoolVar(&cluster, "cluster", false, "read the logs of the cluster through its gateway")
 	fl.BoolVarP(&follow, "follow", "f", false, "go on with new events as they come")
 	a.jsonFlag(cmd)
 	if err := cmd.RegisterFlagCompletionFunc("kind", cobra.FixedCompletions(anomaly.Kinds(), cobra.ShellCompDirectiveNoFileComp)); err != nil {

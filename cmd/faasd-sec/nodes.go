@@ -1,28 +1,36 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/attest"
-	"github.com/faasd-sec/faasd-sec/client"
 )
 
 func (a *app) nodesCommand() *cobra.Command {
-	return &cobra.Command{Use: "nodes", Short: "List the machines of the cluster and what is free on them", Args: usageArgs(cobra.NoArgs),
+	var detail bool
+	cmd := &cobra.Command{Use: "nodes", Short: "List the machines of the cluster and what is free on them", Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.anonymous()
 			if err != nil {
 				return err
 			}
 			defer c.Close()
+			if detail {
+				list, err := c.NodeDetails(cmd.Context(), false)
+				if err != nil {
+					return err
+				}
+				if a.json() {
+					return a.printJSON(list)
+				}
+				return nodesUsage(list.Nodes, false).print(a.stdout)
+			}
 			list, err := c.Nodes(cmd.Context())
 			if err != nil {
 				return err
@@ -32,6 +40,8 @@ func (a *app) nodesCommand() *cobra.Command {
 			}
 			return nodeTable(list).print(a.stdout)
 		}}
+	cmd.Flags().BoolVar(&detail, "detail", false, "ask each machine what it uses")
+	return cmd
 }
 
 func nodeTable(list []api.NodeView) *table {
@@ -83,71 +93,4 @@ func labelText(m map[string]string) string {
 		out = append(out, k+"="+m[k])
 	}
 	return first(strings.Join(out, ","), "-")
-}
-
-func (a *app) topCommand() *cobra.Command {
-	var once bool
-	var every time.Duration
-	cmd := &cobra.Command{Use: "top", Short: "Watch nodes and functions", Args: usageArgs(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if every < 200*time.Millisecond {
-				return api.Invalid("--every", "give 200ms or more", every.String()+" is too short")
-			}
-			c, err := a.anonymous()
-			if err != nil {
-				return err
-			}
-			defer c.Close()
-			if a.json() || once {
-				return a.topOnce(cmd.Context(), c, "")
-			}
-			return a.topLoop(cmd.Context(), c, every)
-		}}
-	cmd.Flags().BoolVar(&once, "once", false, "print once and end")
-	cmd.Flags().DurationVar(&every, "every", 2*time.Second, "time between two looks")
-	return cmd
-}
-
-// topLoop draws again and again until it is interrupted. A look that fails is
-// told in the picture, for the next one may succeed.
-func (a *app) topLoop(ctx context.Context, c *client.Client, every time.Duration) error {
-	clearScreen := ""
-	if _, tty := terminal(a.stdout); tty {
-		clearScreen = "\x1b[H\x1b[2J"
-	}
-	tick := time.NewTicker(every)
-	defer tick.Stop()
-	for {
-		if err := a.topOnce(ctx, c, clearScreen); err != nil && ctx.Err() == nil {
-			fmt.Fprintf(a.stdout, "%s%s\n", clearScreen, one(err.Error()))
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-	}
-}
-
-func (a *app) topOnce(ctx context.Context, c *client.Client, before string) error {
-	nodes, err := c.Nodes(ctx)
-	if err != nil {
-		return err
-	}
-	functions, err := c.List(ctx)
-	if err != nil {
-		return err
-	}
-	if a.json() {
-		return a.printJSON(struct {
-			Nodes     []api.NodeView       `json:"nodes"`
-			Functions []api.FunctionStatus `json:"functions"`
-		}{nodes, functions})
-	}
-	fmt.Fprintf(a.stdout, "%s%s  %s\n\n", before, a.gatewayURL(""), time.Now().Format(time.TimeOnly))
-	if err := nodeTable(nodes).print(a.stdout); err != nil {
-		return err
-	}
-	fmt.Fprintln(a.stdout)
-	return a.functionTable(functions).print(a.stdout)
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/cgroups"
+	"github.com/faasd-sec/faasd-sec/monitor"
 	"github.com/faasd-sec/faasd-sec/node"
 )
 
@@ -37,6 +38,7 @@ type options struct {
 	logFormat, logLevel           string
 	showVersion                   bool
 
+	watch    monitor.Config
 	capacity api.Resources
 	ports    node.PortRange
 	labelMap map[string]string
@@ -80,6 +82,7 @@ func parse(args []string) (options, error) {
 	fs.IntVar(&o.poolCreates, "pool-creates", d.PoolCreates, "sandboxes of the pool made at once")
 	fs.DurationVar(&o.startTimeout, "start-timeout", 0, "longest cold start, image pull included (default 1m)")
 	fs.DurationVar(&o.drain, "drain-timeout", 0, "longest wait for invocations when told to stop (default 30s)")
+	watchFlags(fs, &o.watch)
 	fs.StringVar(&o.logFormat, "log-format", "json", "json or text")
 	fs.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	fs.BoolVar(&o.showVersion, "version", false, "print the version and end")

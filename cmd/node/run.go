@@ -12,6 +12,7 @@ import (
 	goruntime "runtime"
 	"time"
 
+	"github.com/faasd-sec/faasd-sec/anomaly/own"
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/attest"
 	"github.com/faasd-sec/faasd-sec/cgroups"
@@ -48,6 +49,11 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return fmt.Errorf("identity: %w (%s)", err, joinRemedy)
 	}
+	anomalies, err := own.Open(o.state, n.ID, identity.Signer, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, anomalies.Finish()) }()
 	// What serves invocations outlives the signal until they are done.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
@@ -76,6 +82,7 @@ func run(ctx context.Context, o options) (err error) {
 		return fmt.Errorf("cgroups: %w", err)
 	}
 	reg := daemon.Registry()
+	anomalies.Register(reg)
 	cfg := node.DefaultConfig()
 	cfg.ID, cfg.StateDir, cfg.RunDir, cfg.AgentPath = n.ID, o.state, filepath.Join(o.runDir, "s"), o.agent
 	cfg.Capacity, cfg.Ports, cfg.Registry = o.capacity, o.ports, n.Registry
@@ -95,6 +102,8 @@ func run(ctx context.Context, o options) (err error) {
 		Collectors: []node.Collector{evidence}, MeasureAgent: evidence.measure,
 		Kernel: rt.Features, Left: fs.Left,
 		Pressure: func() (node.Pressure, bool, error) { return pressure(fs) },
+		Anomaly:  anomalies,
+		Watching: node.Watching{Monitor: &o.watch, Cgroups: fs, Dir: anomalies.Path, Key: anomalies.Key},
 	}
 	if err := lendScratch(ctx, o, &deps); err != nil {
 		return err
