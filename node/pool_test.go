@@ -418,16 +418,38 @@ func TestCrashLeavesNoneThatWaits(t *testing.T) {
 	w.filled(2)
 }
 
+// told is a runtime that tells of which function a blank becomes a sandbox.
+type told struct {
+	runtime.Runtime
+	of func(api.FunctionName)
+}
+
+func (r told) CreateBlank(ctx context.Context, spec runtime.BlankSpec) (runtime.Sandbox, error) {
+	s, err := r.Runtime.CreateBlank(ctx, spec)
+	return toldSandbox{s, r.of}, err
+}
+
+type toldSandbox struct {
+	runtime.Sandbox
+	of func(api.FunctionName)
+}
+
+func (s toldSandbox) Bind(ctx context.Context, spec runtime.Spec) error {
+	s.of(spec.Function)
+	return s.Sandbox.Bind(ctx, spec)
+}
+
 func TestWaitersAreServedInTurnByFunction(t *testing.T) {
 	var mu sync.Mutex
 	var order []string
 	w := newWorld(t, pooled(0, 1), func(w *world) {
 		w.cfg.PoolCreates = 1
-		w.hello = func(f api.FunctionName) error {
-			mu.Lock()
-			defer mu.Unlock()
-			order = append(order, string(f))
-			return nil
+		w.watched = func(r runtime.Runtime) runtime.Runtime {
+			return told{r, func(f api.FunctionName) {
+				mu.Lock()
+				defer mu.Unlock()
+				order = append(order, string(f))
+			}}
 		}
 	})
 	// Creations stand while the queue fills.
