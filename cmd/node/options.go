@@ -28,6 +28,8 @@ type options struct {
 	cpu, memory                   string
 	pids                          int64
 	ingress, egress, scratch      string
+	networkBridge, networkSubnet  string
+	networkAllow, networkNever    string
 	portRange                     string
 	labels                        string
 	idleAfter, startTimeout       time.Duration
@@ -72,6 +74,10 @@ func parse(args []string) (options, error) {
 	fs.StringVar(&o.egress, "egress", "", "and out of it; empty for none")
 	fs.StringVar(&o.scratch, "scratch", "", "room on disk lent to functions, such as 50Gi; empty for none")
 	fs.StringVar(&o.portRange, "port-range", "", "ports of this machine lent to functions, TCP and UDP, such as `30000-30999`; empty for none")
+	fs.StringVar(&o.networkBridge, "network-bridge", "fsec0", "`name` of the bridge that functions with a network are on")
+	fs.StringVar(&o.networkSubnet, "network-subnet", "10.213.0.0/16", "`addresses` of functions with a network")
+	fs.StringVar(&o.networkAllow, "network-allow", "", "what such functions may open, `10.0.0.0/8:443/tcp,…`; empty for nothing: they answer on their ports alone")
+	fs.StringVar(&o.networkNever, "network-never", "", "what they never reach, whatever is allowed, `10.1.0.0/16,…`: the other machines of the cluster")
 	fs.StringVar(&o.labels, "labels", "", "labels for placement, `k=v,k=v`")
 	fs.DurationVar(&o.idleAfter, "idle-after", 0, "stop a sandbox unused for so long, where neither the function nor its past says (default 5m)")
 	fs.DurationVar(&o.keepaliveMin, "keepalive-min", 0, "the shortest such time that a function's past can lead to (default 1m, or -idle-after if shorter)")

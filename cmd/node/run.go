@@ -108,6 +108,11 @@ func run(ctx context.Context, o options) (err error) {
 	if err := lendScratch(ctx, o, &deps); err != nil {
 		return err
 	}
+	closeNetwork, err := lendNetwork(ctx, o, &deps)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeNetwork()) }()
 	nd, err := node.New(cfg, deps)
 	if err != nil {
 		return err

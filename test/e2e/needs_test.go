@@ -23,6 +23,7 @@ import (
 // asking sends sealed invocations to a node itself, as its coordinator would for a
 // task with needs, and everything else to where it was going.
 type asking struct {
+	as   func(pki.Role) http.RoundTripper
 	node http.RoundTripper
 	addr string
 	rev  func(name string) string
@@ -53,11 +54,10 @@ func (a *asking) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// TestNeedsAreWhatTheKernelEnforces sends tasks with needs of their own to a real
-// node: their numbers are the sandbox's limits, not the function's.
-func TestNeedsAreWhatTheKernelEnforces(t *testing.T) {
-	c := up(t, 1)
-	fn := c.deploy(t, "asker") // 16 MiB of /tmp, 128 processes and threads
+// asCoordinator is a cluster whose callers go to node-1 itself, as a coordinator
+// does for a task.
+func (c *cluster) asCoordinator(t *testing.T, fn api.FunctionName) (*cluster, *asking) {
+	t.Helper()
 	ca, err := pki.Load(filepath.Join(c.State(), "coordinator", enrol.CADir))
 	if err != nil {
 		t.Fatal(err)
@@ -76,7 +76,7 @@ func TestNeedsAreWhatTheKernelEnforces(t *testing.T) {
 		return tr
 	}
 	c.must(t, fn, "/", "the node is told of the revision")
-	a := &asking{node: as(pki.RoleCoordinator), addr: c.part(t, "node-1").flag("listen"), rev: func(string) string {
+	a := &asking{as: as, node: as(pki.RoleCoordinator), addr: c.part(t, "node-1").flag("listen"), rev: func(string) string {
 		st, err := c.client.Describe(t.Context(), fn)
 		if err != nil {
 			t.Error(err)
@@ -88,16 +88,28 @@ func TestNeedsAreWhatTheKernelEnforces(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(direct.client.Close)
-	ask := func(n api.Needs) {
-		b, err := json.Marshal(n)
-		if err != nil {
-			t.Fatal(err)
-		}
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		a.needs = string(b)
+	return &direct, a
+}
+
+// ask has all that is sent from now on need n.
+func (a *asking) ask(t *testing.T, n api.Needs) {
+	t.Helper()
+	b, err := json.Marshal(n)
+	if err != nil {
+		t.Fatal(err)
 	}
-	ask(api.Needs{Resources: api.Resources{CPU: 250, Memory: 48 << 20, PIDs: 24, Storage: 4 << 20}})
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.needs = string(b)
+}
+
+// TestNeedsAreWhatTheKernelEnforces sends tasks with needs of their own to a real
+// node: their numbers are the sandbox's limits, not the function's.
+func TestNeedsAreWhatTheKernelEnforces(t *testing.T) {
+	c := up(t, 1)
+	fn := c.deploy(t, "asker") // 16 MiB of /tmp, 128 processes and threads
+	direct, a := c.asCoordinator(t, fn)
+	a.ask(t, api.Needs{Resources: api.Resources{CPU: 250, Memory: 48 << 20, PIDs: 24, Storage: 4 << 20}})
 	for range 2 { // the second finds it warm
 		count, reason, _ := strings.Cut(direct.must(t, fn, "/fill?path=/tmp/big", ""), " ")
 		if n, err := strconv.Atoi(count); err != nil || n > 4<<20 || n < 3<<20 || !strings.Contains(reason, "no space left") {
@@ -145,7 +157,7 @@ func TestNeedsAreWhatTheKernelEnforces(t *testing.T) {
 	for what, n := range map[string]api.Needs{
 		"port": {Ports: []api.PortNeed{{Protocol: "tcp", Count: 1}}}, "egress": {Resources: api.Resources{Egress: 1}}, "scratch": {Resources: api.Resources{Scratch: 1}},
 	} {
-		ask(n)
+		a.ask(t, n)
 		_, _, err := direct.invoke(t, fn, client.Request{})
 		a.mu.Lock()
 		if err == nil || api.CodeOf(err) != api.CodeNoRoom || a.refused != string(api.CodeNoRoom) {
@@ -154,13 +166,13 @@ func TestNeedsAreWhatTheKernelEnforces(t *testing.T) {
 		a.mu.Unlock()
 	}
 	// A task runs once, whoever sealed it again.
-	ask(api.Needs{Task: strings.Repeat("5a", 16)})
+	a.ask(t, api.Needs{Task: strings.Repeat("5a", 16)})
 	direct.must(t, fn, "/", "once")
 	if _, _, err := direct.invoke(t, fn, client.Request{}); api.CodeOf(err) != api.CodeReplay {
 		t.Errorf("the same task again: %v", err)
 	}
 	// No other role gets as far.
-	a.node = as(pki.RoleNode)
+	a.node = a.as(pki.RoleNode)
 	if _, _, err := direct.invoke(t, fn, client.Request{}); err == nil || !strings.Contains(err.Error(), "tls") && !strings.Contains(err.Error(), "certificate") {
 		t.Errorf("from a node: %v", err)
 	}
