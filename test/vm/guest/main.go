@@ -57,6 +57,9 @@ func main() {
 func handOut(args []string) error {
 	for i, a := range args {
 		if a == "-o" && i+1 < len(args) {
+			if err := os.Remove(args[i+1]); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
 			return copyFile("/built/"+filepath.Base(args[len(args)-1]), args[i+1], 0o755)
 		}
 	}
