@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	mathrand "math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -195,32 +196,55 @@ func (c *Cluster) namespace(i int) string {
 // choosePorts finds free ones for everything but the gateway.
 func (c *Cluster) choosePorts() error {
 	var errs error
-	free := func(addr string) string {
-		ln, err := net.Listen("tcp", addr)
-		if err != nil {
-			errs = errors.Join(errs, &api.Error{Code: api.CodeConflict, Field: "listen", Err: err,
-				Message: addr + " cannot be listened on", Remedy: "choose another with --listen"})
-			return addr
-		}
-		defer ln.Close()
-		return ln.Addr().String()
+	free := func() string {
+		addr, err := freePort("127.0.0.1")
+		errs = errors.Join(errs, err)
+		return addr
 	}
-	c.ports = ports{
-		gateway: free(c.cfg.Listen), cluster: free("127.0.0.1:0"), gossip: free("127.0.0.1:0"),
-		ops: free("127.0.0.1:0"), broker: free("127.0.0.1:0"), brokerOps: free("127.0.0.1:0"),
+	c.ports = ports{cluster: free(), gossip: free(), ops: free(), broker: free(), brokerOps: free()}
+	var err error
+	if c.ports.gateway, err = listenable(c.cfg.Listen); err != nil {
+		errs = errors.Join(errs, &api.Error{Code: api.CodeConflict, Field: "listen", Err: err,
+			Message: c.cfg.Listen + " cannot be listened on", Remedy: "choose another with --listen"})
 	}
 	c.gateway = c.ports.gateway
 	return errs
 }
 
-// freePort is one more free port on loopback.
-func freePort() (string, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+// listenable is addr, or one of its host with a free port where its port is 0.
+func listenable(addr string) (string, error) {
+	if host, port, err := net.SplitHostPort(addr); err == nil && port == "0" {
+		return freePort(host)
 	}
-	defer ln.Close()
-	return ln.Addr().String(), nil
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		return addr, err
+	}
+	return addr, ln.Close()
+}
+
+// freePort is an address of host that nobody has, for TCP and UDP. It is below
+// the ports that the kernel gives to connections: one of those could be taken by
+// a connection of the cluster itself before its listener is there.
+func freePort(host string) (string, error) {
+	const low, high, tries = 20000, 32768, 64
+	var last error
+	for range tries {
+		addr := net.JoinHostPort(host, strconv.Itoa(low+mathrand.IntN(high-low)))
+		ln, err := net.Listen("tcp", addr)
+		if err != nil {
+			last = err
+			continue
+		}
+		pc, err := net.ListenPacket("udp", addr)
+		if err == nil {
+			err = pc.Close()
+		}
+		if last = errors.Join(err, ln.Close()); last == nil {
+			return addr, nil
+		}
+	}
+	return "", fmt.Errorf("no free port in %d tries: %w", tries, last)
 }
 
 func (c *Cluster) startContainerd(ctx context.Context) error {
@@ -310,7 +334,7 @@ func (c *Cluster) startNode(ctx context.Context, i int) error {
 	}
 	var addr [3]string
 	for k := range addr {
-		p, err := freePort()
+		p, err := freePort("127.0.0.1")
 		if err != nil {
 			return err
 		}
@@ -327,7 +351,7 @@ func (c *Cluster) startNode(ctx context.Context, i int) error {
 		"-capacity-cpu", cpu, "-capacity-memory", memory,
 	}
 	if c.cfg.Gateways {
-		p, err := freePort()
+		p, err := freePort("127.0.0.1")
 		if err != nil {
 			return err
 		}
