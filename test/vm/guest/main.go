@@ -221,14 +221,14 @@ func loopbackUp() error {
 // run starts the job and reaps, as a first process must, everything that ends
 // until the job has ended.
 func (j job) run() (status string, err error) {
-	if err := os.MkdirAll("/work/"+j.Name, 0o755); err != nil {
+	if err := os.MkdirAll("/jobs/"+j.Name, 0o755); err != nil {
 		return "", err
 	}
 	ended := make(chan os.Signal, 1)
 	signal.Notify(ended, unix.SIGCHLD)
 	defer signal.Stop(ended)
 	pid, err := syscall.ForkExec(j.Args[0], j.Args, &syscall.ProcAttr{
-		Dir:   "/work/" + j.Name,
+		Dir:   "/jobs/" + j.Name,
 		Env:   []string{"PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "REQUIRE_ALL=1", "TMPDIR=/tmp"},
 		Files: []uintptr{0, 1, 2}, Sys: &syscall.SysProcAttr{Setsid: true},
 	})
