@@ -98,7 +98,9 @@ func TestDashboardAsksForMetricsThatExist(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var d struct{ Panels []struct{ Targets []struct{ Expr string } } }
+	var d struct {
+		Panels []struct{ Targets []struct{ Expr string } }
+	}
 	if err := json.Unmarshal(b, &d); err != nil {
 		t.Fatal(err)
 	}
