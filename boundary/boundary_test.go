@@ -80,6 +80,7 @@ var may = map[string]string{
 	"daemon/harden":      "",
 	"store":              "api",
 	"registry":           "api",
+	"replica":            "api gate registry",
 	"network":            "api",
 	"image":              "api",
 	"daemon":             "api nbio",
