@@ -91,6 +91,7 @@ var may = map[string]string{
 	"node/keepalive":     "",
 	"coordinator":        "anomaly api gate gossip manifest manifest/ask placement relay reqauth sealed store",
 	"keybroker":          "api attest reqauth sealed sealed/unseal",
+	"proxy":              "api client gate relay",
 	"client":             "api attest image manifest reqauth sealed sealed/unseal stack upstream",
 	"upstream":           "nbio sealed",
 	"enrol":              "api gossip pki store",
