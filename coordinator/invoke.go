@@ -97,6 +97,9 @@ func (c *Coordinator) accept(ctx *fasthttp.RequestCtx, name string, now time.Tim
 	if err != nil {
 		return nil, nil, none, gate.Unread(ctx, err)
 	}
+	if r.plain != nil {
+		return nil, nil, none, gate.Unread(ctx, plainFunction(fn))
+	}
 	body, p, err := gate.Take(ctx, fn, max(c.cfg.MaxBody, 0))
 	if err != nil {
 		return nil, nil, none, err

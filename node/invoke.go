@@ -72,6 +72,14 @@ func (n *Node) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 		n.refuse(ctx, err)
 		return
 	}
+	if err := n.keepTask(t); err != nil {
+		n.forgetTask(t)
+		sl.release()
+		body.Release()
+		n.met.done(api.CodeOf(err))
+		n.refuse(ctx, err)
+		return
+	}
 	reply, err := n.deliver(sl, peek, body, string(ctx.Request.Header.Peek(api.HeaderCallID)))
 	if err != nil {
 		sl.release()

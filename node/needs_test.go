@@ -256,7 +256,7 @@ func TestTaskIsRunOnce(t *testing.T) {
 }
 
 func TestTaskSetIsBoundedAndForgets(t *testing.T) {
-	set := taskSet{until: map[string]time.Time{}}
+	set := taskSet{taken: map[string]taken{}}
 	now := time.Now()
 	for i := range maxTasks {
 		if err := set.begin(fmt.Sprint(i), now.Add(time.Minute), now); err != nil {
@@ -270,8 +270,8 @@ func TestTaskSetIsBoundedAndForgets(t *testing.T) {
 		t.Error("a known one was taken by a full set")
 	}
 	later := now.Add(2 * time.Minute)
-	if err := set.begin("3", later.Add(time.Minute), later); err != nil || len(set.until) != 1 {
-		t.Errorf("after they have expired: %v, %d are kept", err, len(set.until))
+	if err := set.begin("3", later.Add(time.Minute), later); err != nil || len(set.taken) != 1 {
+		t.Errorf("after they have expired: %v, %d are kept", err, len(set.taken))
 	}
 }
 

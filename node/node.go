@@ -130,6 +130,7 @@ type Node struct {
 	keep     keepalive.Policy
 	fittings fittings
 	clock    clock
+	taskLog  *taskLog
 	monitor  *monitor.Monitor // nil where nobody watches
 
 	life context.Context // ends after the drain; parent of all that a sandbox does
@@ -239,7 +240,7 @@ func New(cfg Config, dep Deps) (*Node, error) {
 		agent: agentBinary{path: cfg.AgentPath, measure: dep.MeasureAgent}, keep: keep,
 		boxes: map[string]*box{}, pool: pool{kick: make(chan struct{}, 1)},
 		fleet: map[string]*sandbox{}, byRev: map[string]map[string]*sandbox{}, tickets: map[string]*ticket{},
-		ledger: ledger{capacity: lent}, ports: newPortTable(cfg.Ports), tasks: taskSet{until: map[string]time.Time{}}, fittings: fits, changed: make(chan struct{}), dirty: make(chan struct{}, 1),
+		ledger: ledger{capacity: lent}, ports: newPortTable(cfg.Ports), fittings: fits, changed: make(chan struct{}), dirty: make(chan struct{}, 1),
 		started: time.Now(),
 	}
 	if n.revs, err = openRevisions(filepath.Join(cfg.StateDir, "revisions"), cfg); err != nil {
@@ -248,6 +249,7 @@ func New(cfg Config, dep Deps) (*Node, error) {
 	if _, err := n.agent.current(); err != nil {
 		return nil, err
 	}
+	n.taskLog = &taskLog{path: filepath.Join(cfg.StateDir, taskFile), live: n.keptTasks}
 	n.met.observe(n)
 	if err := n.newMonitor(); err != nil {
 		return nil, err
@@ -261,6 +263,10 @@ func New(cfg Config, dep Deps) (*Node, error) {
 func (n *Node) Start(ctx context.Context) error {
 	n.life, n.kill = context.WithCancel(context.WithoutCancel(ctx))
 	n.spawn(n.watchEvents)
+	if err := n.openTasks(); err != nil {
+		n.Close()
+		return err
+	}
 	if err := n.recover(ctx); err != nil {
 		n.Close()
 		return fmt.Errorf("recover sandboxes: %w", err)
@@ -346,6 +352,7 @@ func (n *Node) Close() {
 	}
 	n.closePool(false)
 	n.jobs.Wait()
+	n.taskLog.close()
 }
 
 // touch says that the load changed.
