@@ -91,6 +91,7 @@ type Deps struct {
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
 	Watching   Watching
+	Async      *Async // nil: asynchronous invocations are refused
 }
 
 // ImageChecker tells whether the registry has a manifest or blob.
@@ -128,6 +129,7 @@ type Coordinator struct {
 
 	manifestKey  publishedKeys
 	tasks        *fence
+	async        *Async // nil for none
 	explanations explanations
 }
 
@@ -178,6 +180,7 @@ func New(ctx context.Context, cfg Config, dep Deps) (*Coordinator, error) {
 	c.spawn(c.prunePeers)
 	c.spawn(c.watchMembers)
 	c.spawn(func() { c.queue.follow(c.life, dep.Mesh) })
+	c.startAsync(dep.Async)
 	c.met.observe(c)
 	return c, nil
 }
@@ -249,6 +252,9 @@ func (c *Coordinator) serveGateway(ctx *fasthttp.RequestCtx) {
 	path := string(ctx.Path())
 	if name, ok := strings.CutPrefix(path, api.GatewayPathInvoke); ok {
 		c.invokeWithin(ctx, name)
+		return
+	}
+	if c.routeAsync(ctx, path) {
 		return
 	}
 	var out any

@@ -30,6 +30,7 @@ type route struct {
 	bound    time.Duration // of one invocation in a ready sandbox
 	freed    freedSlots
 	warm     atomic.Pointer[warmth]
+	maxAge   time.Duration // of queued requests, 0 for none
 }
 
 // routeOf finds a function in the cache that the store's watch keeps current.
@@ -80,6 +81,7 @@ func newRoute(rec *store.Function) (*route, error) {
 		gate:  gate.Function{Name: rec.Name, Revision: rev, Callers: &d.Config.Policy},
 		bound: api.InvocationBound(cfg.ReadMS, cfg.WriteMS, cfg.ExecMS) + api.Milliseconds(cfg.StartMS, 0) + 2*time.Second,
 	}
+	r.maxAge = api.Milliseconds(d.MaxQueuedMS, 0)
 	r.plain = &demand{request: r.request}
 	return r, nil
 }

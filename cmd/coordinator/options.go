@@ -24,6 +24,7 @@ type options struct {
 	queueTimeout                  time.Duration
 	maxBody                       int64
 	held, heldEach                int64
+	async                         asyncOptions
 	drain                         time.Duration
 	logFormat, logLevel           string
 	showVersion                   bool
@@ -56,6 +57,7 @@ func parse(args []string) (options, error) {
 	fs.Int64Var(&o.maxBody, "max-body", 0, "largest sealed request in bytes; -1 is without limit (default 4 GiB)")
 	fs.Int64Var(&o.held, "held-bytes", 0, "bytes of requests held at once in all; -1 is without limit (default 512 MiB)")
 	fs.Int64Var(&o.heldEach, "held-bytes-each", 0, "of these for one address; -1 is without limit, as behind a proxy (default 128 MiB)")
+	o.async.flags(fs)
 	fs.DurationVar(&o.drain, "drain-timeout", 30*time.Second, "longest wait for invocations when told to stop")
 	fs.StringVar(&o.logFormat, "log-format", "json", "json or text")
 	fs.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")

@@ -117,6 +117,9 @@ func run(ctx context.Context, o options) (err error) {
 	if manifests != nil {
 		deps.Manifests = manifests
 	}
+	if deps.Async, err = asyncParts(ctx, o, st, log); err != nil {
+		return err
+	}
 	co, err := coordinator.New(life, cfg, deps)
 	if err != nil {
 		return err
