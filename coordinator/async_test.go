@@ -247,4 +247,3 @@ func TestIdempotencyKeyIsOneCall(t *testing.T) {
 		t.Errorf("offered %d times", n)
 	}
 }
-
