@@ -7,7 +7,7 @@ BINARIES := faasd-sec coordinator keybroker manifest-opener node agent container
 FUZZTIME ?= 20s
 export CGO_ENABLED := 0
 
-.PHONY: help build demo test bench bench-quick lint fuzz setup setup-test clean $(addprefix bin/,$(BINARIES))
+.PHONY: help build deb demo test bench bench-quick lint fuzz setup setup-test clean $(addprefix bin/,$(BINARIES))
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ $(addprefix bin/,$(BINARIES)): bin/%:
 
 # What is allocated while a manifest is opened is erased when it is freed; see manifest/opener/erase.go.
 bin/manifest-opener: export GOEXPERIMENT = runtimesecret
+
+deb: build ## a Debian package into packaging/out
+	VERSION='$(VERSION)' packaging/build.sh
 
 setup: ## install what is missing from the distribution
 	scripts/setup.sh
@@ -47,4 +50,4 @@ fuzz: ## each fuzz target for FUZZTIME
 	scripts/fuzz.sh $(FUZZTIME)
 
 clean: ## remove what the build made
-	rm -rf bin bench/out
+	rm -rf bin bench/out packaging/out

@@ -21,16 +21,19 @@ const (
 	HeaderStart       = "X-Faasd-Sec-Start"    // "warm", "pooled" or "cold": a sandbox was there; one waited for a function; neither
 	HeaderManifest    = "X-Faasd-Sec-Manifest" // from a caller: its sealed manifest, base64url without padding
 	HeaderNeeds       = "X-Faasd-Sec-Needs"    // from a coordinator to a node: the task's Needs as JSON
-	HeaderFunctionErr = "X-Faasd-Sec-Error"    // inside a sealed reply's head: a Code of the agent's own
+	HeaderTarget      = "X-Faasd-Sec-Target"   // of a plain function's request on its way: path and query for the function
+	HeaderFunctionErr = "X-Faasd-Sec-Error"    // inside a sealed reply's head, and on a plain function's reply: a Code of the platform's own
 )
 
 // Paths that a node serves to coordinators, over mutual TLS.
 const (
 	NodePathInvoke    = "/v1/invoke/"    // POST NAME?rev=HEX&seq=N, sealed body
+	NodePathPlain     = "/v1/plain/"     // any method, NAME?rev=HEX&seq=N, a plain function's request; see HeaderTarget
 	NodePathAdmit     = "/v1/admit/"     // POST NAME?rev=HEX&seq=N, replies Ticket
 	NodePathRevisions = "/v1/revisions/" // PUT HEX[?prefetch=1], body Revision
 	NodePathFunctions = "/v1/functions/" // DELETE NAME[?keep=HEX]: stop its sandboxes but those of revision keep
 	NodePathLogs      = "/v1/logs/"      // GET NAME?follow=1&after=N, replies frames of LogFrame
+	NodePathDrain     = "/v1/drain"      // PUT: take nothing new until DELETE, over restarts too
 	NodePathSandboxes = "/v1/sandboxes"  // GET ?function=NAME, replies []SandboxStatus
 )
 
@@ -72,16 +75,27 @@ type Ticket struct {
 	Expires int64  `json:"expires"` // unix milliseconds
 }
 
-// Revision is what a node must know to run one revision of a function. Only
-// the descriptor is authoritative; it is signed by the owner and the agent
-// checks it again.
+// Revision is what a node must know to run one revision of a function. Of a sealed
+// one only the descriptor is authoritative; it is signed by the owner and the
+// agent checks it again.
 type Revision struct {
-	Descriptor []byte `json:"descriptor"`       // the signed descriptor, docs/envelope.md
-	ImageRef   string `json:"image"`            // where to pull the image named by digest in the descriptor
-	BundleRef  string `json:"bundle,omitempty"` // repository of the sealed bundle blob, empty if none
+	Descriptor []byte `json:"descriptor,omitempty"` // the signed descriptor, docs/envelope.md
+	ImageRef   string `json:"image"`                // where to pull the image named by digest in the descriptor, or in Plain
+	BundleRef  string `json:"bundle,omitempty"`     // repository of the sealed bundle blob, empty if none
 	// Bounds are what tasks may ask for, sealed by the owner to the cluster's
 	// manifest key. Coordinators take them; nodes are never given them.
 	Bounds []byte `json:"bounds,omitempty"`
+	// Plain is there instead of Descriptor for a plain function. Coordinators give
+	// it to nodes; nobody gives it to them in this form.
+	Plain *PlainRevision `json:"plain,omitempty"`
+}
+
+// PlainRevision is one revision of a plain function.
+type PlainRevision struct {
+	Name     FunctionName `json:"name"`
+	Sequence uint64       `json:"sequence"` // grows with every deployment
+	Image    string       `json:"image"`    // digest, "sha256:…": what the reference meant when it was deployed
+	Function Plain        `json:"function"`
 }
 
 // FunctionStatus is one function as the gateway lists it. It holds what the
@@ -91,7 +105,7 @@ type FunctionStatus struct {
 	Revision  string          `json:"revision"` // hex
 	Owner     string          `json:"owner"`    // fingerprint, hex
 	Image     string          `json:"image"`    // repository@digest
-	Mode      string          `json:"mode"`
+	Mode      string          `json:"mode"`     // of a sealed function; ModePlain for all others
 	Sealed    bool            `json:"sealed"`
 	Resources Resources       `json:"resources"`
 	Sequence  uint64          `json:"sequence"`
@@ -100,7 +114,12 @@ type FunctionStatus struct {
 	Sandboxes []SandboxStatus `json:"sandboxes,omitempty"`
 	// Descriptor is the signed descriptor; only in the reply for one function.
 	Descriptor []byte `json:"descriptor,omitempty"`
+	Plain      *Plain `json:"plain,omitempty"` // as deployed, of a plain function
+	CreatedAt  int64  `json:"created_at,omitempty"`
 }
+
+// ModePlain is the mode under which plain functions are listed.
+const ModePlain = "plain"
 
 // SandboxStatus is one sandbox on one node.
 type SandboxStatus struct {

@@ -192,7 +192,9 @@ func (c *Coordinator) keep(ctx *fasthttp.RequestCtx, call queue.Call, body *rela
 			key.Digest = hex.EncodeToString(sum[:])
 		}
 	} else {
-		digest, size, release, err := c.async.Blobs.Put(body.Reader())
+		r := body.Reader(time.Now().Add(uploadTime))
+		digest, size, release, err := c.async.Blobs.Put(r)
+		_ = r.Close()
 		if err != nil {
 			ctx.SetConnectionClose() // not all of it may have been read
 			if api.CodeOf(err) == api.CodeInternal {
@@ -212,6 +214,9 @@ func (c *Coordinator) keep(ctx *fasthttp.RequestCtx, call queue.Call, body *rela
 	ctx.Response.Header.Set(api.HeaderCallID, id)
 	return nil
 }
+
+// uploadTime bounds the arrival of one large body.
+const uploadTime = 10 * time.Minute
 
 // deliverOf reads what a caller asks to become of the result.
 func deliverOf(ctx *fasthttp.RequestCtx) (queue.Deliver, error) {

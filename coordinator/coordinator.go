@@ -86,6 +86,8 @@ type Deps struct {
 	Registry   fasthttp.RequestHandler // the OCI registry, already below /v2/
 	Images     ImageChecker            // asks the registry what it has
 	Manifests  Manifests               // the manifest opener; nil: sealed manifests are refused
+	Resolver   ImageResolver           // of plain functions' images; nil: plain functions are refused
+	Secrets    Secrets                 // of plain functions; nil: those with secrets are refused
 	Enrol      Enrolment
 	Auth       *reqauth.Verifier
 	Log        *slog.Logger

@@ -147,6 +147,11 @@ func (c *Coordinator) putFunction(ctx *fasthttp.RequestCtx, path string) (*api.F
 
 // mayReplace protects a name and its history.
 func mayReplace(old *store.Function, d *sealed.Descriptor, caller reqauth.Caller) error {
+	if old.Plain != nil {
+		e := api.Errorf(api.CodeConflict, "%s is a plain function", old.Name.Short())
+		e.Field, e.Remedy = "name", "remove it first, with faas-cli, or choose another name or namespace"
+		return e
+	}
 	if old.Owner != caller.Fingerprint.String() {
 		e := api.Errorf(api.CodeForbidden, "%s belongs to another owner", old.Name)
 		e.Field, e.Remedy = "name", "choose another name or namespace"
@@ -261,10 +266,12 @@ func (c *Coordinator) describeFunction(path string, brief bool) (*api.FunctionSt
 // statusOf describes a stored function. Replicas come from gossip.
 func (c *Coordinator) statusOf(f *store.Function) api.FunctionStatus {
 	st := api.FunctionStatus{
-		Name: f.Name, Revision: f.Revision, Owner: f.Owner, Image: f.ImageRef + "@" + f.ImageDigest, Sealed: true,
-		Resources: f.Resources, Sequence: f.Sequence, UpdatedAt: f.UpdatedAt,
+		Name: f.Name, Revision: f.Revision, Owner: f.Owner, Image: f.ImageRef + "@" + f.ImageDigest, Sealed: f.Plain == nil,
+		Resources: f.Resources, Sequence: f.Sequence, UpdatedAt: f.UpdatedAt, Plain: f.Plain, CreatedAt: f.CreatedAt,
 	}
-	if d, err := sealed.ParseDescriptor(f.Descriptor); err == nil {
+	if f.Plain != nil {
+		st.Mode = api.ModePlain
+	} else if d, err := sealed.ParseDescriptor(f.Descriptor); err == nil {
 		st.Mode = string(d.Unverified().Config.Mode)
 	}
 	key := api.RevisionKey(f.Revision)

@@ -118,7 +118,7 @@ func (c *Coordinator) taskOf(ctx *fasthttp.RequestCtx, r *route, p *sealed.Peeke
 
 // taskWith is taskOf for the manifest in text, as its header has it.
 func (c *Coordinator) taskWith(text []byte, r *route, p *sealed.Peeked, call string) (task, error) {
-	t := task{c: c, r: r, from: p.Grant.Sender, name: call, known: r.plain}
+	t := task{c: c, r: r, from: p.Grant.Sender, name: call, known: r.unbound}
 	if len(text) == 0 {
 		if len(r.rec.Bounds) == 0 {
 			return t, nil

@@ -19,15 +19,16 @@ type route struct {
 	name     api.FunctionName
 	revision sealed.Digest
 	hex      string
-	target   string            // NAME?rev=HEX&seq=N: a node with an older descriptor asks for this one
-	invoke   string            // path and target of an invocation
-	request  placement.Request // without seed and pending
-	limits   api.Resources     // the descriptor's
-	subject  ask.Subject       // of manifests
-	plain    *demand           // of an invocation of a function without bounds
-	defaults mergedDefaults    // of one with
-	gate     gate.Function
-	bound    time.Duration // of one invocation in a ready sandbox
+	target   string             // NAME?rev=HEX&seq=N: a node with an older descriptor asks for this one
+	invoke   string             // path and target of an invocation
+	request  placement.Request  // without seed and pending
+	limits   api.Resources      // the descriptor's
+	subject  ask.Subject        // of manifests
+	unbound  *demand            // of an invocation of a function without bounds
+	defaults mergedDefaults     // of one with
+	plain    *api.PlainSettings // nil for a sealed function
+	gate     gate.Function      // of a sealed function
+	bound    time.Duration      // of one invocation in a ready sandbox
 	freed    freedSlots
 	warm     atomic.Pointer[warmth]
 	maxAge   time.Duration // of queued requests, 0 for none
@@ -54,6 +55,9 @@ func (c *Coordinator) routeOf(name api.FunctionName) (*route, error) {
 }
 
 func newRoute(rec *store.Function) (*route, error) {
+	if rec.Plain != nil {
+		return newPlainRoute(rec)
+	}
 	signed, err := sealed.ParseDescriptor(rec.Descriptor)
 	if err != nil {
 		return nil, api.Wrap(api.CodeInternal, err, "a stored descriptor does not parse")
@@ -82,6 +86,6 @@ func newRoute(rec *store.Function) (*route, error) {
 		bound: api.InvocationBound(cfg.ReadMS, cfg.WriteMS, cfg.ExecMS) + api.Milliseconds(cfg.StartMS, 0) + 2*time.Second,
 	}
 	r.maxAge = api.Milliseconds(d.MaxQueuedMS, 0)
-	r.plain = &demand{request: r.request}
+	r.unbound = &demand{request: r.request}
 	return r, nil
 }

@@ -1,23 +1,15 @@
 package relay
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 )
 
 // NewBody is a body that was stored: small where rest is nil and head has all of
-// it, else head and what rest gives, size bytes in all. Release closes rest.
+// it, else head and what rest gives, size bytes in all. Reader is not for it;
+// Release closes rest.
 func NewBody(head []byte, rest io.ReadCloser, size int64) *Body {
 	return &Body{Head: head, Small: rest == nil, size: size, stored: rest}
-}
-
-// Reader reads the whole body, once, for whoever stores it.
-func (b *Body) Reader() io.Reader {
-	if b.Small {
-		return bytes.NewReader(b.Head)
-	}
-	return io.MultiReader(bytes.NewReader(b.Head), b.tail())
 }
 
 // tail is what follows Head.

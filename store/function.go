@@ -8,20 +8,23 @@ import (
 	"github.com/faasd-sec/faasd-sec/api"
 )
 
-// Function is one function as deployed. The signed descriptor is what counts;
-// the other fields repeat what the coordinator reads often, and were checked
-// against it by whoever wrote the record.
+// Function is one function as deployed: sealed, with a Descriptor, or Plain, and
+// never both. Of a sealed one the signed descriptor is what counts; the other
+// fields repeat what the coordinator reads often, and were checked against it by
+// whoever wrote the record.
 type Function struct {
 	Name        api.FunctionName `json:"name"`
 	Revision    string           `json:"revision"`             // revision digest, hex
-	Owner       string           `json:"owner"`                // fingerprint of the owner's signing key, hex
+	Owner       string           `json:"owner,omitempty"`      // fingerprint of the owner's signing key, hex; empty for a plain function
 	Sequence    uint64           `json:"sequence"`             // the descriptor's; grows with every deployment
-	Descriptor  []byte           `json:"descriptor"`           // signed, docs/envelope.md
+	Descriptor  []byte           `json:"descriptor,omitempty"` // signed, docs/envelope.md; empty for a plain function
+	Plain       *api.Plain       `json:"plain,omitempty"`      // nil for a sealed function
 	ImageRef    string           `json:"image_ref"`            // where to pull it
 	ImageDigest string           `json:"image_digest"`         // "sha256:…"
 	BundleRef   string           `json:"bundle_ref,omitempty"` // repository@digest of the sealed bundle
 	Resources   api.Resources    `json:"resources"`            // what one sandbox reserves
 	UpdatedAt   int64            `json:"updated_at"`           // unix seconds
+	CreatedAt   int64            `json:"created_at,omitempty"` // unix seconds of the first deployment of a plain function
 
 	// Bounds are the owner's bounds of manifests for this revision, as the
 	// manifest opener gave them back: nobody else reads them. They go with the
@@ -54,6 +57,9 @@ func (s *Store) PutFunction(ctx context.Context, f Function, expected int64) (in
 	key, err := s.functionKey(f.Name)
 	if err != nil {
 		return 0, err
+	}
+	if (f.Plain == nil) == (len(f.Descriptor) == 0) {
+		return 0, api.Errorf(api.CodeInternal, "a function is sealed or plain: %s is both or neither", f.Name)
 	}
 	b, err := json.Marshal(f)
 	if err != nil {

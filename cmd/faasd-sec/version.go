@@ -8,6 +8,9 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// version is set by the linker; without, it is what the Go toolchain recorded.
+var version = ""
+
 // buildVersion is what the Go toolchain recorded of this binary.
 type buildVersion struct {
 	Version  string `json:"version"`
@@ -19,9 +22,9 @@ type buildVersion struct {
 
 func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{Use: "version", Short: "Print the version", Args: usageArgs(cobra.NoArgs), RunE: func(*cobra.Command, []string) error {
-		v := buildVersion{Version: "unknown", Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+		v := buildVersion{Version: first(version, "unknown"), Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
 		if info, ok := debug.ReadBuildInfo(); ok {
-			v.Version = first(info.Main.Version, v.Version)
+			v.Version = first(version, info.Main.Version, v.Version)
 			for _, s := range info.Settings {
 				switch s.Key {
 				case "vcs.revision":

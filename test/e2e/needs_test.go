@@ -171,6 +171,11 @@ func TestNeedsAreWhatTheKernelEnforces(t *testing.T) {
 	if _, _, err := direct.invoke(t, fn, client.Request{}); api.CodeOf(err) != api.CodeReplay {
 		t.Errorf("the same task again: %v", err)
 	}
+	c.kill(t, "node-1", syscall.SIGKILL)
+	c.served(t, "node-1")
+	if _, _, err := direct.invoke(t, fn, client.Request{}); api.CodeOf(err) != api.CodeReplay {
+		t.Errorf("the same task, after the daemon was killed: %v", err)
+	}
 	// No other role gets as far.
 	a.node = a.as(pki.RoleNode)
 	if _, _, err := direct.invoke(t, fn, client.Request{}); err == nil || !strings.Contains(err.Error(), "tls") && !strings.Contains(err.Error(), "certificate") {
