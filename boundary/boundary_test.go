@@ -99,6 +99,8 @@ var may = map[string]string{
 	"upstream":           "nbio sealed",
 	"enrol":              "api gossip pki store",
 	"shim":               "cgroups",
+
+	"coordinator/openfaas": "api",
 }
 
 // agentMay is what the agent's packages import of ours, below agent itself.

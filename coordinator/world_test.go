@@ -104,6 +104,7 @@ func newWorld(t testing.TB, n int, change ...func(*world)) *world {
 		if err := s.ShutdownWithContext(ctx); err != nil {
 			t.Errorf("gateway: %v", err)
 		}
+		_ = ln.Close() // where the server had not taken it on yet
 		end()
 		w.c.Close()
 		for _, n := range w.nodes {

@@ -20,6 +20,7 @@ type options struct {
 	etcdCA, etcdCert, etcdKey     string
 	opener                        string
 	openerUID                     int
+	basicAuth                     string
 	queue, queueEach              int
 	queueTimeout                  time.Duration
 	maxBody                       int64
@@ -51,6 +52,7 @@ func parse(args []string) (options, error) {
 	fs.StringVar(&o.etcdKey, "etcd-key", "", "`file` with the key of -etcd-cert")
 	fs.StringVar(&o.opener, "manifest-opener", "", "`socket` of this machine's manifest-opener; empty: sealed manifests are refused")
 	fs.IntVar(&o.openerUID, "manifest-opener-uid", os.Geteuid(), "user `id` that the manifest-opener must have")
+	fs.StringVar(&o.basicAuth, "basic-auth-dir", "", "`directory` with basic-auth-user and basic-auth-password for the OpenFaaS API; empty: that API is off")
 	fs.IntVar(&o.queueEach, "queue-each", 0, "of these for the functions of one owner (default three quarters)")
 	fs.IntVar(&o.queue, "queue", 0, "invocations that may wait for room (default 1024)")
 	fs.DurationVar(&o.queueTimeout, "queue-timeout", 0, "longest wait for room (default 30s)")
