@@ -81,6 +81,8 @@ var may = map[string]string{
 	"daemon/harden":      "",
 	"store":              "api",
 	"registry":           "api",
+	"queue":              "api",
+	"blob":               "api",
 	"network":            "api",
 	"image":              "api",
 	"daemon":             "api nbio",
@@ -90,7 +92,7 @@ var may = map[string]string{
 	"runtime/containerd": "api cgroups runtime runtime/containerd/daemon",
 	"node":               "anomaly api attest cgroups gate gossip monitor node/keepalive relay runtime sealed",
 	"node/keepalive":     "",
-	"coordinator":        "anomaly api gate gossip manifest manifest/ask placement relay reqauth scaling sealed store",
+	"coordinator":        "anomaly api blob gate gossip manifest manifest/ask placement queue relay reqauth scaling sealed store",
 	"keybroker":          "api attest reqauth sealed sealed/unseal",
 	"proxy":              "api client gate relay",
 	"templates":          "api",
@@ -98,6 +100,8 @@ var may = map[string]string{
 	"upstream":           "nbio sealed",
 	"enrol":              "api gossip pki store",
 	"shim":               "cgroups",
+
+	"coordinator/openfaas": "api",
 }
 
 // agentMay is what the agent's packages import of ours, below agent itself.
