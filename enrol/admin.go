@@ -40,6 +40,16 @@ func RequestRemoval(ctx context.Context, dir, member string) error {
 	return admin(ctx, dir, http.MethodDelete, AdminPathMembers, url.Values{"id": {member}}, func(io.Reader) error { return nil })
 }
 
+// RequestDrain asks the coordinator that runs on dir to drain a node, or to have
+// it take work again.
+func RequestDrain(ctx context.Context, dir, node string, on bool) error {
+	method := http.MethodPut
+	if !on {
+		method = http.MethodDelete
+	}
+	return admin(ctx, dir, method, AdminPathDrain+url.PathEscape(node), nil, func(io.Reader) error { return nil })
+}
+
 // RequestSnapshot copies a snapshot of the store of the coordinator that runs
 // on dir to w.
 func RequestSnapshot(ctx context.Context, dir string, w io.Writer) error {

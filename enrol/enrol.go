@@ -29,6 +29,7 @@ const (
 	AdminPathTokens  = "/v1/tokens"  // POST ?role=ROLE&uses=N&ttl=DURATION, replies {"token": …}
 	AdminPathMembers = "/v1/members" // GET, replies []store.Member; DELETE ?id=NAME
 	AdminPathBackup  = "/v1/backup"  // GET, replies a snapshot of the store
+	AdminPathDrain   = "/v1/drain/"  // PUT or DELETE NODE
 )
 
 // Cluster is what `faasd-sec init` decides once.

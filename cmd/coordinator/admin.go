@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/valyala/fasthttp"
 
 	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/coordinator"
 	"github.com/faasd-sec/faasd-sec/enrol"
 	"github.com/faasd-sec/faasd-sec/gate"
 	"github.com/faasd-sec/faasd-sec/pki"
@@ -19,11 +21,12 @@ import (
 // adminTimeout bounds one of the operator's questions.
 const adminTimeout = 20 * time.Second
 
-// admin serves the operator's socket: join tokens, members, snapshots.
+// admin serves the operator's socket: join tokens, draining, members, snapshots.
 type admin struct {
 	life  context.Context
 	desk  *enrol.Desk
 	store *store.Store
+	co    *coordinator.Coordinator
 	log   *slog.Logger
 }
 
@@ -32,7 +35,11 @@ func (a *admin) serve(ctx *fasthttp.RequestCtx) {
 	defer cancel()
 	var out any
 	var err error
-	switch path := string(ctx.Path()); {
+	path := string(ctx.Path())
+	node, isDrain := strings.CutPrefix(path, enrol.AdminPathDrain)
+	switch {
+	case isDrain && (ctx.IsPut() || ctx.IsDelete()):
+		out, err = struct{}{}, a.co.DrainNode(rctx, node, ctx.IsPut())
 	case path == enrol.AdminPathTokens && ctx.IsPost():
 		out, err = a.token(rctx, ctx.QueryArgs())
 	case path == enrol.AdminPathMembers && ctx.IsGet():

@@ -101,6 +101,9 @@ func run(ctx context.Context, o options) (err error) {
 	if cfg.Owners, cfg.AnyOwner, err = owners(cl); err != nil {
 		return err
 	}
+	if cfg.OpenFaaS, err = openFaaS(o.basicAuth); err != nil {
+		return err
+	}
 	manifests, err := manifestOpener(o)
 	if err != nil {
 		return err
@@ -111,16 +114,19 @@ func run(ctx context.Context, o options) (err error) {
 	reg := daemon.Registry()
 	anomalies.Register(reg)
 	deps := coordinator.Deps{
-		Mesh: mesh, Store: st, Cache: cache, Nodes: nodeDialer{identity, daemon.BootID()}, Enrol: desk,
+		Mesh: mesh, Store: st, Cache: cache, Nodes: nodeDialer{identity, daemon.BootID()}, Enrol: desk, Namespaces: st,
 		Broker: &http.Client{Transport: &http.Transport{
 			TLSClientConfig: pki.ClientConfig(identity, pki.RoleKeyBroker, pki.AnyID), IdleConnTimeout: time.Minute}},
 		BrokerURL: "https://" + o.broker, Registry: reps.Through(images.ServeFastHTTP), Images: reps,
 		Majority: st.Majority,
-		Auth: reqauth.NewVerifier(time.Now), Log: log, Registerer: reg,
+		Auth:     reqauth.NewVerifier(time.Now), Log: log, Registerer: reg,
 		Watching: coordinator.Watching{ID: o.id, Anomalies: anomalies, Dir: anomalies.Path, Key: anomalies.Key},
 	}
 	if manifests != nil {
 		deps.Manifests = manifests
+	}
+	if deps.Async, err = asyncParts(ctx, o, st, log); err != nil {
+		return err
 	}
 	co, err := coordinator.New(life, cfg, deps)
 	if err != nil {
@@ -137,7 +143,7 @@ func run(ctx context.Context, o options) (err error) {
 	if member != nil {
 		g.Go("store's certificate", member.KeepRenewed)
 	}
-	operator := &admin{life: life, desk: desk, store: st, log: log}
+	operator := &admin{life: life, desk: desk, store: st, co: co, log: log}
 	others := &clusterSide{life: life, desk: desk, replicas: reps, images: images, log: log}
 	if err := serve(g, o, co, operator, others, identity, reg, log); err != nil {
 		g.Stop()
