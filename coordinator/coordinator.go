@@ -177,7 +177,7 @@ func New(ctx context.Context, cfg Config, dep Deps) (*Coordinator, error) {
 	c.life, c.kill = context.WithCancel(ctx)
 	c.peers = newPeers(c.life, dep.Nodes)
 	c.seed.Store(uint64(time.Now().UnixNano()))
-	c.spawn(c.prunePeers)
+	c.spawn(c.prune)
 	c.spawn(c.watchMembers)
 	c.spawn(func() { c.queue.follow(c.life, dep.Mesh) })
 	c.met.observe(c)

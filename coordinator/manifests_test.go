@@ -513,4 +513,7 @@ func TestFenceIsBoundedAndExpires(t *testing.T) {
 	if err := f.begin(id(maxTasks+1), "o", time.Time{}, now.Add(shortestFence)); err != nil || len(f.tasks) != 2 {
 		t.Errorf("when they expired: %v, %d are left", err, len(f.tasks))
 	}
+	if f.expire(now.Add(2 * time.Hour)); f.size() != 0 || len(f.count) != 0 {
+		t.Errorf("nothing came, and %d of %d owners are left", f.size(), len(f.count))
+	}
 }

@@ -1,0 +1,52 @@
+package gossip
+
+import (
+	"sync"
+	"testing"
+	"time"
+)
+
+// A member that is cut off is doubted before it is taken for dead, once, and
+// those that answer are not.
+func TestAMemberThatDoesNotAnswerIsDoubtedBeforeItIsDead(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		net := newSimNet()
+		var mu sync.Mutex
+		doubted := map[string]int{}
+		var meshes []*Mesh
+		for i := range 4 {
+			c := simConfig(net, nodeName(i))
+			if i > 0 {
+				c.Seeds = []string{meshes[0].Addr().String()}
+			} else {
+				c.Suspect = func(id string) {
+					mu.Lock()
+					defer mu.Unlock()
+					doubted[id]++
+				}
+			}
+			meshes = append(meshes, join(t, c))
+		}
+		defer shut(t, meshes...)
+		eventually(t, 30*time.Second, "whole", all(meshes, func(m *Mesh) bool { return len(m.Snapshot().Nodes) == 4 }))
+		lost := meshes[3]
+		net.split(map[string]bool{lost.Addr().String(): true})
+		doubts := func() (of, all int) {
+			mu.Lock()
+			defer mu.Unlock()
+			for _, k := range doubted {
+				all += k
+			}
+			return doubted[lost.id], all
+		}
+		eventually(t, time.Minute, "doubted", func() bool { of, _ := doubts(); return of > 0 })
+		if _, there := node(meshes[0].Snapshot(), lost.id); !there {
+			t.Error("it was dead before anybody doubted")
+		}
+		eventually(t, time.Minute, "dead", all(meshes[:1], lacksMember(lost.id)))
+		if of, all := doubts(); of != 1 || all != 1 {
+			t.Errorf("%d doubts of it, %d in all", of, all)
+		}
+		net.split(nil)
+	})
+}
