@@ -4,6 +4,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/faasd-sec/faasd-sec/api"
 )
 
 // A member that is cut off is doubted before it is taken for dead, once, and
@@ -48,5 +50,32 @@ func TestAMemberThatDoesNotAnswerIsDoubtedBeforeItIsDead(t *testing.T) {
 			t.Errorf("%d doubts of it, %d in all", of, all)
 		}
 		net.split(nil)
+	})
+}
+
+// A member that was cut off for a moment, and has nothing new to tell when it
+// comes back, is back with its load: without one nobody places anything there.
+func TestAQuietMemberThatComesBackHasItsLoad(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		net := newSimNet()
+		var meshes []*Mesh
+		for i := range 4 {
+			c := simConfig(net, nodeName(i))
+			c.SyncInterval = time.Hour
+			if i > 0 {
+				c.Seeds = []string{meshes[0].Addr().String()}
+			}
+			meshes = append(meshes, join(t, c))
+		}
+		defer shut(t, meshes...)
+		eventually(t, 30*time.Second, "whole", all(meshes, func(m *Mesh) bool { return len(m.Snapshot().Nodes) == 4 }))
+		quiet := meshes[3]
+		load := setLoad(t, quiet, api.NodeLoad{Running: 5})
+		eventually(t, time.Minute, "its load", all(meshes[:1], sees(quiet.id, load.Seq)))
+		net.split(map[string]bool{quiet.Addr().String(): true})
+		eventually(t, time.Minute, "dead", all(meshes[:1], lacksMember(quiet.id)))
+		net.split(nil)
+		eventually(t, time.Minute, "a member again", func() bool { return !lacksMember(quiet.id)(meshes[0]) })
+		eventually(t, time.Second, "its load again", all(meshes[:1], sees(quiet.id, load.Seq)))
 	})
 }

@@ -131,6 +131,9 @@ func (m *machines) accounted(t *testing.T, s *stream, ran map[string]int) {
 		case unrun[d.code] && runs > 0 && may == 1:
 			t.Errorf("task %s ended with %s and was run %d times", d.id, d.code, runs)
 		}
+		if d.why != "" {
+			t.Logf("task %s, %v: %+v priority %d: %s: %s", d.id, d.took, d.needs.Needs, d.needs.Priority, d.said, d.why)
+		}
 		delete(ran, d.id)
 	}
 	if len(ran) > 0 {

@@ -28,6 +28,8 @@ type drawn struct {
 	node  string
 	wrong string // why the end is none of those allowed
 	took  time.Duration
+	said  string // beside the code
+	why   string // the placing of one that found no room
 }
 
 // mix draws tasks of random needs, out of some dozen kinds, so that some find a
@@ -53,14 +55,17 @@ func (x *mix) kind() manifest.Needs {
 		CPUMillis: one[uint64](r, 0, 50, 200, 700), MemoryBytes: one[uint64](r, 0, 40<<20, 64<<20, 160<<20),
 		StorageBytes: one[uint64](r, 0, 1<<20, 8<<20), PIDs: one[uint64](r, 0, 48, 96),
 	}
-	if r.IntN(4) == 0 {
-		n.IngressBPS, n.EgressBPS = one[uint64](r, 0, 5e6, 60e6), one[uint64](r, 5e6, 60e6)
+	if r.IntN(3) == 0 { // a network has both directions, and ports need one
+		n.IngressBPS, n.EgressBPS = one[uint64](r, 5e6, 60e6), one[uint64](r, 5e6, 60e6)
 	}
 	switch r.IntN(8) {
 	case 0:
 		n.Ports = []manifest.Port{{Protocol: manifest.TCP, Count: uint16(1 + r.IntN(3))}}
 	case 1:
 		n.Ports = []manifest.Port{{Protocol: manifest.UDP, Number: uint16(firstPort + r.IntN(3)), Count: 1}}
+	}
+	if len(n.Ports) > 0 && n.IngressBPS == 0 {
+		n.IngressBPS, n.EgressBPS = 5e6, 5e6
 	}
 	if r.IntN(10) == 0 {
 		n.AntiAffinity = manifest.ReplicasApart
@@ -158,11 +163,15 @@ func (m *machines) runTask(ctx context.Context, fn api.FunctionName, d *drawn) {
 		resp.Body.Close()
 	}
 	d.took = time.Since(began)
+	if api.CodeOf(err) == api.CodeNoRoom {
+		p, perr := m.client.Placement(ctx, d.id)
+		d.why = fmt.Sprintf("%+v, %v", p, perr)
+	}
 	switch {
 	case ctx.Err() != nil:
 		d.wrong = "it does not end"
 	case err != nil:
-		d.code = api.CodeOf(err)
+		d.code, d.said = api.CodeOf(err), err.Error()
 		if !ends[d.code] {
 			d.wrong = err.Error()
 		}
