@@ -113,8 +113,12 @@ func (h *held) forget() {
 // taskOf opens the caller's manifest, or takes the revision's defaults. A function
 // without bounds called without a manifest costs nothing here.
 func (c *Coordinator) taskOf(ctx *fasthttp.RequestCtx, r *route, p *sealed.Peeked, call string) (task, error) {
+	return c.taskWith(ctx.Request.Header.Peek(api.HeaderManifest), r, p, call)
+}
+
+// taskWith is taskOf for the manifest in text, as its header has it.
+func (c *Coordinator) taskWith(text []byte, r *route, p *sealed.Peeked, call string) (task, error) {
 	t := task{c: c, r: r, from: p.Grant.Sender, name: call, known: r.unbound}
-	text := ctx.Request.Header.Peek(api.HeaderManifest)
 	if len(text) == 0 {
 		if len(r.rec.Bounds) == 0 {
 			return t, nil

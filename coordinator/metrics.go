@@ -13,11 +13,12 @@ type metrics struct {
 	refusals *prometheus.CounterVec
 	queued   prometheus.Counter
 	retried  prometheus.Counter
+	async    *asyncMetrics
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	m := &metrics{
-		Metrics: gate.NewMetrics(reg), reg: reg,
+		Metrics: gate.NewMetrics(reg), reg: reg, async: newAsyncMetrics(reg),
 		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "faasd_sec_node_refusals_total", Help: "Refusals by nodes, by code."}, []string{"code"}),
 		queued: prometheus.NewCounter(prometheus.CounterOpts{

@@ -81,6 +81,14 @@ func startMember(ctx context.Context, cfg Config) (m *member, client *clientv3.C
 	return m, v3client.New(m.etcd.Server), nil
 }
 
+// memberID is the embedded member's, which its directory keeps; 0 without one.
+func (s *Store) memberID() uint64 {
+	if s.member == nil {
+		return 0
+	}
+	return uint64(s.member.etcd.Server.MemberID())
+}
+
 func (m *member) close() {
 	if m.etcd != nil {
 		m.etcd.Close()

@@ -32,6 +32,7 @@ type Store struct {
 	cfg    Config
 	client *clientv3.Client
 	member *member // nil with an external etcd
+	boot   string  // drawn at Open
 }
 
 // Open starts the embedded member or connects to the endpoints. A directory in
@@ -43,7 +44,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	s := &Store{cfg: cfg}
+	s := &Store{cfg: cfg, boot: newBoot()}
 	var err error
 	if cfg.Dir != "" {
 		s.member, s.client, err = startMember(ctx, cfg)

@@ -32,7 +32,7 @@ type machines struct {
 	opener      *child
 	coordinator *child
 	lent        func(*machine) []string // flags of a node about what it lends
-	nodes       []*machine // number 0 is unused: node i is on machine i
+	nodes       []*machine              // number 0 is unused: node i is on machine i
 }
 
 // machine is one with a node.
