@@ -95,6 +95,7 @@ var may = map[string]string{
 	"coordinator":        "anomaly api blob gate gossip manifest manifest/ask placement queue relay reqauth scaling sealed store",
 	"keybroker":          "api attest reqauth sealed sealed/unseal",
 	"proxy":              "api client gate relay",
+	"templates":          "api",
 	"client":             "api attest image manifest reqauth sealed sealed/unseal stack upstream",
 	"upstream":           "nbio sealed",
 	"enrol":              "api gossip pki store",
