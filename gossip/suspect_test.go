@@ -70,8 +70,12 @@ func TestAQuietMemberThatComesBackHasItsLoad(t *testing.T) {
 		defer shut(t, meshes...)
 		eventually(t, 30*time.Second, "whole", all(meshes, func(m *Mesh) bool { return len(m.Snapshot().Nodes) == 4 }))
 		quiet := meshes[3]
-		load := setLoad(t, quiet, api.NodeLoad{Running: 5})
-		eventually(t, time.Minute, "its load", all(meshes[:1], sees(quiet.id, load.Seq)))
+		load := api.NodeLoad{}
+		eventually(t, time.Minute, "its load", func() bool { // packets are lost, and said once
+			load = setLoad(t, quiet, api.NodeLoad{Free: api.Resources{CPU: 8000 - load.Free.CPU}})
+			time.Sleep(3 * time.Second)
+			return sees(quiet.id, load.Seq)(meshes[0])
+		})
 		net.split(map[string]bool{quiet.Addr().String(): true})
 		eventually(t, time.Minute, "dead", all(meshes[:1], lacksMember(quiet.id)))
 		net.split(nil)

@@ -67,7 +67,7 @@ func (x *mix) kind() manifest.Needs {
 	if len(n.Ports) > 0 && n.IngressBPS == 0 {
 		n.IngressBPS, n.EgressBPS = 5e6, 5e6
 	}
-	if r.IntN(10) == 0 {
+	if r.IntN(20) == 0 {
 		n.AntiAffinity = manifest.ReplicasApart
 	}
 	return n
