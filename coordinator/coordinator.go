@@ -187,7 +187,7 @@ func New(ctx context.Context, cfg Config, dep Deps) (*Coordinator, error) {
 	c.peers = newPeers(c.life, dep.Nodes)
 	c.seed.Store(uint64(time.Now().UnixNano()))
 	c.system = c.newSystem(cfg.OpenFaaS)
-	c.spawn(c.prunePeers)
+	c.spawn(c.prune)
 	c.spawn(c.watchMembers)
 	c.spawn(func() { c.queue.follow(c.life, dep.Mesh) })
 	c.startAsync(dep.Async)

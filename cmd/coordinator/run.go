@@ -77,7 +77,7 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	defer func() { err = errors.Join(err, images.Close()) }()
 
-	mesh, err := joinMesh(ctx, o, cl, log)
+	mesh, err := joinMesh(ctx, o, cl, anomalies, log)
 	if err != nil {
 		return err
 	}
