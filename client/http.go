@@ -36,7 +36,7 @@ type call struct {
 func (c *Client) do(ctx context.Context, k call, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, managementTimeout)
 	defer cancel()
-	res, err := c.send(ctx, k)
+	res, err := c.sendAnywhere(ctx, k)
 	if err != nil {
 		return err
 	}
@@ -56,8 +56,8 @@ func (c *Client) do(ctx context.Context, k call, out any) error {
 }
 
 // send returns a response with a 2xx status; the caller closes its body.
-func (c *Client) send(ctx context.Context, k call) (*http.Response, error) {
-	u := *c.gateway
+func (c *Client) send(ctx context.Context, gateway *url.URL, k call) (*http.Response, error) {
+	u := *gateway
 	u.Path = k.path
 	u.RawQuery = k.query.Encode()
 	var body io.Reader
@@ -83,7 +83,7 @@ func (c *Client) send(ctx context.Context, k call) (*http.Response, error) {
 	}
 	res, err := c.http.Do(req)
 	if err != nil {
-		return nil, c.unreachable(err)
+		return nil, unreachable(gateway, err)
 	}
 	if res.StatusCode/100 != 2 {
 		defer res.Body.Close()
