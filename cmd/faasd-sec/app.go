@@ -89,7 +89,8 @@ func (a *app) root() *cobra.Command {
 	}
 	root.AddCommand(a.keyCommand(), a.newCommand(), a.buildCommand(), a.deployCommand(), a.invokeCommand(), a.proxyCommand(), a.listCommand(), a.describeCommand(),
 		a.logsCommand(), a.removeCommand(), a.tasksCommand(), a.nodesCommand(), a.topCommand(), a.auditCommand(), a.versionCommand(),
-		newUpCommand(func() (string, error) { return a.configDir, nil }, a.stdout, a.stderr), newInitCommand(a.stdout), a.nodeCommand(), a.manCommand())
+		newUpCommand(func() (string, error) { return a.configDir, nil }, a.stdout, a.stderr), newInitCommand(a.stdout), a.nodeCommand(),
+		a.coordinatorCommand(), a.backupCommand(), a.restoreCommand(), a.manCommand())
 	return root
 }
 
