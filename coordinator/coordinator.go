@@ -131,6 +131,7 @@ type Coordinator struct {
 	manifestKey  publishedKeys
 	tasks        *fence
 	explanations explanations
+	counts       counts
 }
 
 // New makes a Coordinator. ctx bounds the exchanges under way: it ends after

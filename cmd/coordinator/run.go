@@ -14,6 +14,7 @@ import (
 	"github.com/faasd-sec/faasd-sec/coordinator"
 	"github.com/faasd-sec/faasd-sec/daemon"
 	"github.com/faasd-sec/faasd-sec/enrol"
+	"github.com/faasd-sec/faasd-sec/image"
 	"github.com/faasd-sec/faasd-sec/manifest/ask"
 	"github.com/faasd-sec/faasd-sec/pki"
 	"github.com/faasd-sec/faasd-sec/registry"
@@ -111,7 +112,8 @@ func run(ctx context.Context, o options) (err error) {
 		Broker: &http.Client{Transport: &http.Transport{
 			TLSClientConfig: pki.ClientConfig(identity, pki.RoleKeyBroker, pki.AnyID), IdleConnTimeout: time.Minute}},
 		BrokerURL: "https://" + o.broker, Registry: images.ServeFastHTTP, Images: images,
-		Auth: reqauth.NewVerifier(time.Now), Log: log, Registerer: reg,
+		Resolver: &image.Resolver{Own: images.Digest, Keychain: o.registryAuth, Insecure: o.insecure},
+		Auth:     reqauth.NewVerifier(time.Now), Log: log, Registerer: reg,
 		Watching: coordinator.Watching{ID: o.id, Anomalies: anomalies, Dir: anomalies.Path, Key: anomalies.Key},
 	}
 	if manifests != nil {
