@@ -17,8 +17,7 @@ import (
 
 // serveInvoke takes one sealed invocation.
 func (c *Coordinator) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
-	if r, target := c.plainOf(ctx); r != nil {
-		c.servePlain(ctx, r, target)
+	if c.serveUnsealed(ctx) {
 		return
 	}
 	if len(ctx.Request.Header.Peek(api.HeaderManifest)) > 0 {

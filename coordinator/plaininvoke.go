@@ -37,22 +37,31 @@ func plainTarget(uri []byte) (name, target string) {
 	return name, target
 }
 
-// plainOf finds the plain function that a request is for; nil where it is for a
-// sealed one, or none, which serve then says.
-func (c *Coordinator) plainOf(ctx *fasthttp.RequestCtx) (r *route, target string) {
+// serveUnsealed takes an invocation that is not sealed, and reports whether it was
+// one for it to take or refuse. The others are serve's.
+func (c *Coordinator) serveUnsealed(ctx *fasthttp.RequestCtx) bool {
+	if string(ctx.Request.Header.ContentType()) == api.ContentTypeSealed {
+		return false
+	}
 	name, target := plainTarget(ctx.Request.Header.RequestURI())
 	fn, err := api.ParseFunctionName(name)
 	if err != nil {
-		return nil, ""
+		return false
 	}
-	rec := c.dep.Cache.Get(fn)
-	if rec == nil || rec.Plain == nil || string(ctx.Request.Header.ContentType()) == api.ContentTypeSealed {
-		return nil, ""
+	r, err := c.routeOf(fn)
+	switch {
+	case err != nil:
+		gate.CallID(ctx)
+		c.plainFailed(ctx, gate.Unread(ctx, err))
+	case r.plain != nil:
+		c.servePlain(ctx, r, target)
+	case target != "/":
+		gate.CallID(ctx)
+		c.plainFailed(ctx, gate.Unread(ctx, gate.NotSealed(fn)))
+	default:
+		return false
 	}
-	if r, err = c.routeOf(fn); err != nil {
-		return nil, ""
-	}
-	return r, target
+	return true
 }
 
 // servePlain takes one invocation of a plain function.
