@@ -21,7 +21,6 @@ const (
 	HeaderStart         = "X-Faasd-Sec-Start"    // "warm", "pooled" or "cold": a sandbox was there; one waited for a function; neither
 	HeaderManifest      = "X-Faasd-Sec-Manifest" // from a caller: its sealed manifest, base64url without padding
 	HeaderNeeds         = "X-Faasd-Sec-Needs"    // from a coordinator to a node: the task's Needs as JSON
-	HeaderStartTime     = "X-Start-Time"         // unix nanoseconds at which a plain call came in
 	HeaderForwardedHost = "X-Forwarded-Host"     // of a plain call: the host that its caller asked for
 	HeaderInternal      = "X-OpenFaaS-Internal"  // on a reply to a plain call: the platform's own words, not the function's
 	HeaderTarget        = "X-Faasd-Sec-Target"   // of a plain function's request on its way: path and query for the function
@@ -36,6 +35,7 @@ const (
 	NodePathRevisions = "/v1/revisions/" // PUT HEX[?prefetch=1], body Revision
 	NodePathFunctions = "/v1/functions/" // DELETE NAME[?keep=HEX]: stop its sandboxes but those of revision keep
 	NodePathLogs      = "/v1/logs/"      // GET NAME?follow=1&after=N, replies frames of LogFrame
+	NodePathDrain     = "/v1/drain"      // PUT: take nothing new until DELETE, over restarts too
 	NodePathSandboxes = "/v1/sandboxes"  // GET ?function=NAME, replies []SandboxStatus
 )
 

@@ -101,6 +101,7 @@ func (c *Coordinator) accept(ctx *fasthttp.RequestCtx, name string, now time.Tim
 	if err != nil {
 		return nil, nil, none, gate.Unread(ctx, err)
 	}
+	r.calls.Add(1)
 	if r.plain != nil {
 		return nil, nil, none, gate.Unread(ctx, plainFunction(fn))
 	}
@@ -321,13 +322,13 @@ func (c *Coordinator) send(p *peer, t *task, body *relay.Body, id string) (*rela
 			}
 			req.Headers = append(req.Headers, relay.Header{Name: api.HeaderTicket, Value: ticket.Ticket})
 		}
-		if err := t.open(); err != nil { // again, after the admission of a large body
-			return nil, nil, err
-		}
 		now := req
-		now.Headers = append(req.Headers, t.needs().headers...)
-		if now.Sent = sent; !body.Small { // its header is written by others, whenever they come to it
-			now.Sent = nil
+		now.Sent = sent
+		if body.Small { // of a large one the ticket knows
+			if err := t.open(); err != nil {
+				return nil, nil, err
+			}
+			now.Headers = append(req.Headers, t.needs().headers...)
 		}
 		reply, err := p.up.Do(until, now, body)
 		if err != nil {

@@ -1,16 +1,9 @@
 package enrol
 
 import (
-	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
-	"net/url"
 	"path/filepath"
-	"strconv"
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/api"
@@ -51,37 +44,4 @@ func Init(dir string, owners []string, random io.Reader) (token string, err erro
 		return "", err
 	}
 	return t.Text(), nil
-}
-
-// RequestToken asks the coordinator that runs on dir for a join token.
-func RequestToken(ctx context.Context, dir string, uses int, ttl time.Duration) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	tr := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", filepath.Join(dir, AdminSocket))
-	}}
-	q := url.Values{"uses": {strconv.Itoa(uses)}, "ttl": {ttl.String()}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://admin"+AdminPathTokens+"?"+q.Encode(), nil)
-	if err != nil {
-		return "", fmt.Errorf("ask for a join token: %w", err)
-	}
-	resp, err := tr.RoundTrip(req)
-	if err != nil {
-		return "", &api.Error{Code: api.CodeUnavailable, Field: "state", Err: err, Message: "no coordinator runs on " + dir,
-			Remedy: "start it, or name its state directory with --state"}
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
-	if err != nil {
-		return "", fmt.Errorf("ask for a join token: %w", err)
-	}
-	var out struct{ Token string }
-	if resp.StatusCode != http.StatusOK {
-		return "", errors.New("the coordinator gave no join token: " + string(b))
-	}
-	if err := json.Unmarshal(b, &out); err != nil {
-		return "", fmt.Errorf("ask for a join token: %w", err)
-	}
-	return out.Token, nil
 }

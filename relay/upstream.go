@@ -259,7 +259,7 @@ func (u *Upstream) leave() { <-u.places }
 func (u *Upstream) doLarge(until time.Time, r *Request, body *Body) (*Reply, error) {
 	path := r.Path
 	ctx, cancel := context.WithDeadline(u.life, until)
-	src := &largeBody{head: body.Head, rest: body.rest}
+	src := &largeBody{head: body.Head, rest: body.tail()}
 	req, err := http.NewRequestWithContext(ctx, r.Method, "http://peer"+path, src)
 	if err != nil {
 		cancel()
@@ -273,7 +273,9 @@ func (u *Upstream) doLarge(until time.Time, r *Request, body *Body) (*Reply, err
 		req.Header.Add(h.Name, h.Value)
 	}
 	// A deadline on the caller's connection, so that a stalled upload ends.
-	_ = body.rest.ctx.Conn().SetReadDeadline(until)
+	if body.rest != nil {
+		_ = body.rest.ctx.Conn().SetReadDeadline(until)
+	}
 	resp, err := u.large.RoundTrip(req)
 	if err != nil {
 		cancel()
@@ -396,7 +398,7 @@ func (r *Reply) send(ctx *fasthttp.RequestCtx, done func(error), head func()) er
 	ctx.SetStatusCode(r.Status)
 	head()
 	if r.req.rest != nil {
-		r.req.keep(ctx)
+		r.req.Keep(ctx)
 	}
 	if whole == nil {
 		ctx.SetBodyStream(s, int(r.length))
@@ -439,11 +441,17 @@ func (s *replyStream) SupportsBodyWriteTo() bool { return true }
 // to a record of the envelope. The server's own loop would cut them to 4 KiB, a
 // chunk and a system call each.
 func (s *replyStream) WriteTo(w io.Writer) (int64, error) {
+	return Copy(w, s)
+}
+
+// Copy writes what r gives as it comes, in pieces of up to a record of the
+// envelope, and keeps nothing of it.
+func Copy(w io.Writer, r io.Reader) (int64, error) {
 	buf := pieces.Get().(*[]byte)
 	defer pieces.Put(buf)
 	var total int64
 	for {
-		n, err := s.Read(*buf)
+		n, err := r.Read(*buf)
 		if n > 0 {
 			m, werr := w.Write((*buf)[:n])
 			total += int64(m)

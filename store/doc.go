@@ -6,7 +6,8 @@
 // Promised: a write that returned nil has been fsynced (by a majority, where
 // etcd is clustered) and survives SIGKILL and power cuts; writes that name the
 // version they replace never overwrite another's; a token is used exactly as
-// often as allowed, whoever races for it; each call ends within its deadline.
+// often as allowed, whoever races for it; of a name at most one leads, with a
+// fence that grows; each call ends within its deadline.
 // The embedded member opens no port and no socket: nothing but this process
 // can talk to it.
 //

@@ -22,6 +22,9 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(writerDirEnv); dir != "" {
 		writeUntilKilled(dir)
 	}
+	if os.Getenv(leaderDirEnv)+os.Getenv(leaderEtcdEnv) != "" {
+		leadUntilKilled()
+	}
 	goleak.VerifyTestMain(m,
 		// lumberjack, linked by etcd, starts one per process on first use.
 		goleak.IgnoreAnyFunction("gopkg.in/natefinch/lumberjack%2ev2.(*Logger).millRun"))
