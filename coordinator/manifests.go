@@ -91,6 +91,7 @@ type task struct {
 	deadline time.Time // by which it must have ended, zero for none
 	retry    retry
 	why      *explanation // nil while nobody could ask
+	call     *plainCall   // of a plain function; nil for a sealed one
 }
 
 // held is a caller's manifest. While it waits for room, and once a node has been
@@ -234,7 +235,16 @@ func (t *task) decide(idx *placement.Index, w placement.Weights, l *look) placem
 	if t.why != nil {
 		req.Explain, req.Terse = maxExplained, true
 	}
-	return idx.Pick(req, w)
+	d := idx.Pick(req, w)
+	if len(d.Candidates) == 0 && req.Apart {
+		// Where the function's sandboxes are idle the node stops them for it, and
+		// which are shows only there: it refuses if one is not.
+		req.Apart = false
+		if offer := idx.Pick(req, w); len(offer.Candidates) > 0 {
+			return offer
+		}
+	}
+	return d
 }
 
 // sender is who sent the task.
