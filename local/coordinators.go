@@ -159,6 +159,7 @@ func (c *Cluster) startOther(ctx context.Context, i int) (*process, error) {
 		}
 		args = append(args, "-join", c.ports.cluster, "-join-token", "@"+file)
 	}
+	args = append(args, c.cfg.Args...)
 	return c.launch(coordinatorName(i), serves(p.ops), c.bin("coordinator"), args...)
 }
 

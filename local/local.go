@@ -45,6 +45,7 @@ type Config struct {
 	Memory       string // lent to functions by each node, such as "2Gi" (default: all nodes together three quarters of the machine's)
 	IdleAfter    time.Duration
 	NodeArgs     []string // more flags for each node, after the cluster's own
+	Args         []string // more flags for the coordinator, likewise
 	Labels       []string // of each node in order, as the node's -labels; those without have none
 	Gateways     bool     // each node serves callers directly as well, on a free port of loopback
 	Log          *slog.Logger
@@ -305,6 +306,7 @@ func (c *Cluster) startCoordinator(ctx context.Context) error {
 	if c.ports.peer != "" {
 		args = append(args, "-peer-listen", c.ports.peer)
 	}
+	args = append(args, c.cfg.Args...)
 	first, err := c.launch("coordinator", serves(c.ports.ops), c.bin("coordinator"), args...)
 	if err != nil {
 		return err
