@@ -97,7 +97,8 @@ type Deps struct {
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
 	Watching   Watching
-	Async      *Async // nil: asynchronous invocations are refused
+	Majority   func() error // tells that the store can be written; nil is always
+	Async      *Async       // nil: asynchronous invocations are refused
 }
 
 // ImageChecker tells whether the registry has a manifest or blob.
@@ -186,7 +187,7 @@ func New(ctx context.Context, cfg Config, dep Deps) (*Coordinator, error) {
 	c.peers = newPeers(c.life, dep.Nodes)
 	c.seed.Store(uint64(time.Now().UnixNano()))
 	c.system = c.newSystem(cfg.OpenFaaS)
-	c.spawn(c.prunePeers)
+	c.spawn(c.prune)
 	c.spawn(c.watchMembers)
 	c.spawn(func() { c.queue.follow(c.life, dep.Mesh) })
 	c.startAsync(dep.Async)
@@ -333,9 +334,14 @@ func (c *Coordinator) serveGateway(ctx *fasthttp.RequestCtx) {
 	}
 }
 
-// Ready reports whether there is a node to serve with, and the manifest opener
-// if there should be one.
+// Ready reports whether there is a node to serve with, a majority of the store,
+// and the manifest opener if there should be one.
 func (c *Coordinator) Ready() error {
+	if c.dep.Majority != nil {
+		if err := c.dep.Majority(); err != nil {
+			return err
+		}
+	}
 	if c.dep.Manifests != nil {
 		if _, err := c.manifestKeys(); err != nil {
 			return err

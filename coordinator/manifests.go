@@ -234,7 +234,16 @@ func (t *task) decide(idx *placement.Index, w placement.Weights, l *look) placem
 	if t.why != nil {
 		req.Explain, req.Terse = maxExplained, true
 	}
-	return idx.Pick(req, w)
+	d := idx.Pick(req, w)
+	if len(d.Candidates) == 0 && req.Apart {
+		// Where the function's sandboxes are idle the node stops them for it, and
+		// which are shows only there: it refuses if one is not.
+		req.Apart = false
+		if offer := idx.Pick(req, w); len(offer.Candidates) > 0 {
+			return offer
+		}
+	}
+	return d
 }
 
 // sender is who sent the task.
