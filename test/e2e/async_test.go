@@ -67,7 +67,7 @@ func TestAsynchronousCallsAreRunAndTheirResultsOpened(t *testing.T) {
 		got <- r
 	}))
 	defer receiver.Close()
-	c := up(t, 1, func(cfg *local.Config) { cfg.CoordArgs = []string{"-callback-allow", "127.0.0.0/8"} })
+	c := up(t, 1, func(cfg *local.Config) { cfg.Args = []string{"-callback-allow", "127.0.0.0/8"} })
 	fn := c.deploy(t, "echo", queued)
 
 	t.Run("small, large and very large", func(t *testing.T) {
