@@ -3,6 +3,7 @@ package api
 // Headers of asynchronous invocations.
 const (
 	HeaderCallback       = "X-Callback-Url"         // from a caller: where the result is to be posted
+	HeaderStartTime      = "X-Start-Time"           // unix nanoseconds at which the call arrived
 	HeaderIdempotency    = "Idempotency-Key"        // from a caller: the same key, for one function and caller, is the same call
 	HeaderOnce           = "X-Faasd-Sec-Once"       // from a caller: "1" forgets the result when it has been read
 	HeaderEvents         = "X-Faasd-Sec-Events"     // from a caller: "structured" or "binary": callback and result as CloudEvents
