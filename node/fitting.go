@@ -37,6 +37,12 @@ type Fitting interface {
 	Recover(ctx context.Context, live []Fitted) error
 }
 
+// Examiner is a Fitting that may refuse needs of its Parts before anything is made
+// for them: with CodeNoRoom where another node may meet them.
+type Examiner interface {
+	Examine(needs api.Needs) error
+}
+
 // Fitted is a sandbox as a Fitting sees it.
 type Fitted struct {
 	ID       string
@@ -69,14 +75,22 @@ func amounts(r api.Resources) map[string]int64 {
 	return map[string]int64{PartScratch: r.Scratch, PartIngress: r.Ingress, PartEgress: r.Egress, PartPorts: r.Ports}
 }
 
-// cover refuses needs of a part that nothing here gives.
-func (l fittings) cover(r api.Resources) error {
+// cover refuses settled needs of a part that nothing here gives, or not so.
+func (l fittings) cover(needs api.Needs) error {
+	r := needs.Resources
 	if r.Scratch|r.Ingress|r.Egress|r.Ports == 0 {
 		return nil
 	}
 	for part, amount := range amounts(r) {
 		if amount > 0 && !slices.ContainsFunc(l, func(f Fitting) bool { return slices.Contains(f.Parts(), part) }) {
 			return api.Errorf(api.CodeNoRoom, "not enough %s: this node gives none", part)
+		}
+	}
+	for _, f := range l.of(r) {
+		if e, ok := f.(Examiner); ok {
+			if err := e.Examine(needs); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -275,6 +275,46 @@ func TestTaskSetIsBoundedAndForgets(t *testing.T) {
 	}
 }
 
+// A function that serves on the handed socket may open internet sockets where its
+// task has a network, and only there.
+func TestNetworkOpensSocketsToFunctionsOnTheHandedOne(t *testing.T) {
+	w := newWorld(t, lends)
+	var told atomic.Bool
+	w.cut = func(c api.Control) bool {
+		if c.Mounted != nil {
+			told.Store(c.Mounted.Inet)
+		}
+		return false
+	}
+	f := w.known("f")
+	for _, c := range []struct {
+		needs api.Needs
+		inet  bool
+	}{
+		{api.Needs{}, false}, {api.Needs{Resources: api.Resources{CPU: 100}}, false},
+		{api.Needs{Resources: api.Resources{Ingress: 100, Egress: 100}}, true},
+		{api.Needs{Resources: api.Resources{Ingress: 100, Egress: 100}, Allow: []string{"10.0.0.0/8:443/tcp"}}, true},
+	} {
+		if code, _ := w.ask(f, c.needs); code != "ok" {
+			t.Fatal(code)
+		}
+		for _, s := range w.fleet() {
+			if spec := w.n.spec(s, runtime.Image{}); spec.AllowInet != c.inet || told.Load() != c.inet {
+				t.Errorf("%+v: internet sockets %t, the agent was told %t", c.needs, spec.AllowInet, told.Load())
+			}
+		}
+		w.empty()
+	}
+	// Unlike lists are unlike needs; an entry that nobody reads is refused.
+	if code, refused := w.ask(f, api.Needs{Resources: api.Resources{Ingress: 1, Egress: 1}, Allow: []string{"10.0.0.1/8:443/tcp"}}); code != "invalid" || !refused {
+		t.Errorf("no network: %s", code)
+	}
+	if code, _ := w.ask(f, api.Needs{Allow: []string{"10.0.0.0/8:443/tcp"}}); code != "invalid" {
+		t.Errorf("a list without bandwidth: %s", code)
+	}
+	w.empty()
+}
+
 func TestApartMeansNoSecondSandbox(t *testing.T) {
 	w := newWorld(t)
 	f, g := w.known("f", func(d *sealed.Descriptor) { d.Config.MaxInFlight = 1 }), w.known("g")
@@ -460,6 +500,10 @@ func TestWhatASandboxHasOutlivesTheDaemonExactly(t *testing.T) {
 		for _, number := range named {
 			needs.Ports = append(needs.Ports, api.PortNeed{Protocol: rapid.SampledFrom([]string{"tcp", "udp"}).Draw(t, "protocol"), Number: number, Count: 1})
 		}
+		for i := range rapid.IntRange(0, api.MaxReach).Draw(t, "allow") {
+			needs.Resources.Ingress, needs.Resources.Egress = 1, 1
+			needs.Allow = append(needs.Allow, fmt.Sprintf("255.255.255.%d/32:60000-60001/tcp", 100+i))
+		}
 		for _, protocol := range []string{"tcp", "udp"} {
 			if k := rapid.IntRange(0, 3).Draw(t, protocol); k > 0 {
 				needs.Ports = append(needs.Ports, api.PortNeed{Protocol: protocol, Count: k})
@@ -564,7 +608,7 @@ func TestEachPartIsGivenByOne(t *testing.T) {
 	if got := l.lent(all); got != (api.Resources{CPU: 1, Scratch: 2, Egress: 4}) {
 		t.Errorf("lent %+v", got)
 	}
-	if l.cover(all) == nil || l.cover(api.Resources{CPU: 1, Scratch: 2}) != nil || len(l.of(api.Resources{Egress: 1})) != 1 || len(l.of(all)) != 2 {
+	if l.cover(api.Needs{Resources: all}) == nil || l.cover(api.Needs{Resources: api.Resources{CPU: 1, Scratch: 2}}) != nil || len(l.of(api.Resources{Egress: 1})) != 1 || len(l.of(all)) != 2 {
 		t.Error("what is covered is not what is given")
 	}
 }

@@ -130,7 +130,7 @@ func (n *Node) spec(s *sandbox, img runtime.Image) runtime.Spec {
 	spec := runtime.Spec{
 		Reserved: reserved,
 		Function: s.rev.name, Revision: s.rev.key(), Image: img,
-		Resources: s.rev.limits, AllowInet: c.Upstream != "unix",
+		Resources: s.rev.limits, AllowInet: c.Upstream != "unix" || s.rev.networked(),
 		Tmpfs: []runtime.Tmpfs{{Path: secretsPath, Bytes: secretsBytes}},
 	}
 	if c.BundleMount != "" {
@@ -197,7 +197,7 @@ func (n *Node) become(ctx context.Context, s *sandbox, b *box, spec runtime.Spec
 		return err
 	}
 	info := rt.Info()
-	b.say(&api.Control{Mounted: &api.Mounted{UID: info.UID, GID: info.GID}})
+	b.say(&api.Control{Mounted: &api.Mounted{UID: info.UID, GID: info.GID, Inet: s.rev.networked()}})
 	n.spawn(func() { n.unlock(started, s, b) })
 	select {
 	case err := <-b.outcome:
