@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"strconv"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -53,6 +54,9 @@ func (c *Coordinator) serve(ctx *fasthttp.RequestCtx, name string) {
 	status, manifested := reply.Status, t.held != nil
 	err = reply.SendTo(ctx, func(err error) {
 		p.inFlight.Add(-1)
+		if manifested {
+			r.hosting.end(p.id)
+		}
 		if err == nil && !manifested {
 			r.freed.put(p, time.Now())
 		}
@@ -219,7 +223,7 @@ func (c *Coordinator) tryAll(view *api.ClusterView, t *task, body *relay.Body, i
 	look := look{seed: c.seed.Add(1), pending: func(i int) int {
 		n := view.Nodes[i]
 		return max(0, c.peers.inFlight(n.Meta.ID)-n.Load.InFlight)
-	}}
+	}, hosting: func(i int) bool { return r.hosting.there(view.Nodes[i].Meta.ID) }}
 	t.why.round()
 	for {
 		d, err := t.pick(idx, c.cfg.Weights, &look)
@@ -250,12 +254,18 @@ func (c *Coordinator) tryAll(view *api.ClusterView, t *task, body *relay.Body, i
 				return nil, nil, nil, err
 			}
 			p.inFlight.Add(1)
+			if t.held != nil {
+				r.hosting.begin(p.id)
+			}
 			reply, refusal, err := c.send(p, t, body, id)
 			t.why.offered(p.id, errors.Join(refusal, err))
 			if reply != nil {
 				return reply, p, nil, nil
 			}
 			p.inFlight.Add(-1)
+			if t.held != nil {
+				r.hosting.end(p.id)
+			}
 			if err != nil {
 				return nil, nil, nil, err
 			}
@@ -292,9 +302,10 @@ func final(code api.Code) bool {
 func (c *Coordinator) send(p *peer, t *task, body *relay.Body, id string) (*relay.Reply, error, error) {
 	r := t.r
 	until := t.until(time.Now().Add(c.cfg.StartTimeout + r.bound))
-	headers := make([]relay.Header, 2, 4)
+	headers := make([]relay.Header, 3, 5)
 	headers[0] = relay.Header{Name: fasthttp.HeaderContentType, Value: api.ContentTypeSealed}
 	headers[1] = relay.Header{Name: api.HeaderCallID, Value: id}
+	headers[2] = clock()
 	told := false
 	var sent func() // what a manifest asked for is forgotten as soon as a node has been told
 	if t.held != nil {
@@ -357,6 +368,11 @@ func (c *Coordinator) send(p *peer, t *task, body *relay.Body, id string) (*rela
 	}
 }
 
+// clock tells a node what time it is here: one that sees it otherwise starts nothing.
+func clock() relay.Header {
+	return relay.Header{Name: api.HeaderTime, Value: strconv.FormatInt(time.Now().UnixMilli(), 10)}
+}
+
 // broken sorts a failed exchange: refused if nothing was sent, else lost.
 func (c *Coordinator) broken(p *peer, until time.Time, err error) (*relay.Reply, error, error) {
 	switch {
@@ -376,7 +392,7 @@ func (c *Coordinator) broken(p *peer, until time.Time, err error) (*relay.Reply,
 
 // admit asks a node to hold a slot.
 func (c *Coordinator) admit(p *peer, what *task, until time.Time, sent func()) (t api.Ticket, refusal, fatal error) {
-	reply, err := p.up.PostThen(until, api.NodePathAdmit+what.r.target, relay.Empty(), sent, what.needs().headers...)
+	reply, err := p.up.PostThen(until, api.NodePathAdmit+what.r.target, relay.Empty(), sent, append([]relay.Header{clock()}, what.needs().headers...)...)
 	if err != nil {
 		_, refusal, fatal = c.broken(p, until, err)
 		return t, refusal, fatal

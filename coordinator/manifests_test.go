@@ -10,6 +10,8 @@ import (
 	"log/slog"
 	"net/http"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -515,4 +517,66 @@ func TestFenceIsBoundedAndExpires(t *testing.T) {
 	if err := f.begin(id(maxTasks+1), "o", time.Time{}, now.Add(shortestFence)); err != nil || len(f.tasks) != 2 {
 		t.Errorf("when they expired: %v, %d are left", err, len(f.tasks))
 	}
+}
+
+// A task that wants no other sandbox of its function beside it is not offered to a
+// node where this coordinator has just sent one: it is known here before the mesh
+// hears of it.
+func TestTasksApartAreNotOfferedInVain(t *testing.T) {
+	var asked *counted
+	w := newWorld(t, 3, withOpener(t, &asked))
+	b := someBounds()
+	b.Overridable = append(b.Overridable, manifest.FieldAntiAffinity)
+	slices.Sort(b.Overridable)
+	b.Overridable = slices.Compact(b.Overridable)
+	w.bounded(b)
+	hold, held := make(chan struct{}), make(chan struct{}, 3)
+	for _, n := range w.nodes {
+		var busy atomic.Bool
+		n.on(&n.invoke, func(rw http.ResponseWriter, r *http.Request) {
+			if ms, err := strconv.ParseInt(r.Header.Get(api.HeaderTime), 10, 64); err != nil || time.Since(time.UnixMilli(ms)).Abs() > time.Minute {
+				t.Errorf("the node is told the time %q", r.Header.Get(api.HeaderTime))
+			}
+			if !busy.CompareAndSwap(false, true) {
+				t.Error("offered to a node that has one")
+				refuses(api.CodeNoRoom)(rw, r)
+				return
+			}
+			defer busy.Store(false)
+			held <- struct{}{}
+			<-hold
+			io.Copy(rw, r.Body)
+		})
+	}
+	done := make(chan answer, 3)
+	for range 3 {
+		header, _ := w.wish(w.owner, func(m *manifest.Manifest) { m.Needs.AntiAffinity = manifest.ReplicasApart })
+		go func() { done <- w.task(header) }()
+		select {
+		case <-held:
+		case a := <-done:
+			t.Fatalf("%d %s", a.status, a.body)
+		case <-time.After(5 * time.Second):
+			t.Fatal("it is nowhere")
+		}
+	}
+	close(hold)
+	for range 3 {
+		if a := <-done; a.status != 200 {
+			t.Errorf("%d %s", a.status, a.body)
+		}
+	}
+	if r := w.fnRoute(); len(r.hosting.at) != 0 {
+		t.Errorf("it is still thought to be at %v", r.hosting.at)
+	}
+	w.rest()
+}
+
+func (w *world) fnRoute() *route {
+	w.t.Helper()
+	r, err := w.c.routeOf("f.ns")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return r
 }

@@ -30,6 +30,7 @@ type route struct {
 	gate     gate.Function      // of a sealed function
 	bound    time.Duration      // of one invocation in a ready sandbox
 	freed    freedSlots
+	hosting  hosting
 	warm     atomic.Pointer[warmth]
 }
 

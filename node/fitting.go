@@ -96,6 +96,17 @@ func (l fittings) cover(needs api.Needs) error {
 	return nil
 }
 
+// Lends is what a node with cfg and these fittings lends: cfg's capacity without what
+// nothing gives. It is what the mesh is to hear of.
+func Lends(cfg Config, list []Fitting) (api.Resources, error) {
+	l, err := newFittings(list)
+	if err != nil {
+		return api.Resources{}, err
+	}
+	cfg.Capacity.Ports = 2 * int64(cfg.Ports.Len())
+	return l.lent(cfg.Capacity), nil
+}
+
 // lent is capacity without the parts that nothing gives.
 func (l fittings) lent(capacity api.Resources) api.Resources {
 	for _, part := range []struct {

@@ -388,6 +388,17 @@ func TestPortsAreLentToOneAndComeBack(t *testing.T) {
 	if got := w.net.on[fleet[0].id].Ports; !slices.Equal(got, fleet[0].ports) {
 		t.Errorf("the network was told of %v", got)
 	}
+	// No other program of the host comes to it while it is lent.
+	free := func() error {
+		l, err := net.Listen("tcp", fmt.Sprintf(":%d", w.cfg.Ports.Low+1))
+		if err == nil {
+			l.Close()
+		}
+		return err
+	}
+	if free() == nil {
+		t.Error("another program took a port that a sandbox has")
+	}
 	// It is idle: whoever names its port by number has it, and it has to go.
 	if code, _ := w.ask(g, onePort(w.cfg.Ports.Low+1)); code != "ok" {
 		t.Errorf("a port that an idle sandbox has: %s", code)
@@ -407,10 +418,13 @@ func TestPortsAreLentToOneAndComeBack(t *testing.T) {
 	w.n.mu.Lock()
 	_, lacking := w.n.ports.find(onePort(w.cfg.Ports.Low+1).Ports, time.Now())
 	w.n.mu.Unlock()
-	if lacking == "" {
+	if lacking == "" || free() == nil {
 		t.Error("its port is free after a crash")
 	}
 	w.empty()
+	if err := free(); err != nil {
+		t.Errorf("nobody has the port any more: %v", err)
+	}
 }
 
 func TestFittingsComeBeforeTheFunctionAndGoAfterIt(t *testing.T) {
@@ -484,6 +498,42 @@ func TestSecondCheckRefusesBeforeAnythingIsOpened(t *testing.T) {
 	}
 	if n := w.delivered.Load(); n != 5 {
 		t.Errorf("%d messages reached agents, want the 5 of starts that passed", n)
+	}
+	w.empty()
+}
+
+// A node starts nothing for a coordinator whose clock is another.
+func TestClocksFarApartStartNothing(t *testing.T) {
+	log := &noted{t: t}
+	w := newWorld(t, func(w *world) { w.anomalies = log })
+	at := func(f function, clock string) string {
+		status, h, body := w.do("POST", api.NodePathInvoke+f.target(), w.message(f, 10), api.HeaderTime, clock)
+		if status == 200 {
+			return "ok"
+		}
+		if h.Get(api.HeaderRefused) == "" {
+			t.Errorf("%s: not refused: %d %s", clock, status, body)
+		}
+		return h.Get(api.HeaderRefused)
+	}
+	ms := func(d time.Duration) string { return fmt.Sprint(time.Now().Add(d).UnixMilli()) }
+	for i, clock := range []string{ms(-maxSkew - time.Second), ms(maxSkew + time.Second), "x", "-1", "9223372036854775807"} {
+		f := w.known(fmt.Sprintf("f%d", i))
+		if got := at(f, clock); got != string(api.CodeSecondCheck) {
+			t.Errorf("clock %s: %s", clock, got)
+		}
+		if got := log.of(anomaly.SecondCheckFailed); len(got) != 2*i+1 || got[2*i].Code != "clock" {
+			t.Errorf("clock %s: noted %+v", clock, got)
+		}
+		if status, h, _ := w.do("POST", api.NodePathAdmit+f.target(), nil, api.HeaderTime, clock); status == 200 || h.Get(api.HeaderRefused) != string(api.CodeSecondCheck) {
+			t.Errorf("a ticket: %d, %q", status, h.Get(api.HeaderRefused))
+		}
+		if got := at(f, ms(0)); got != "ok" {
+			t.Errorf("at the same time: %s", got)
+		}
+		if got := at(f, clock); got != "ok" { // what runs was checked
+			t.Errorf("warm: %s", got)
+		}
 	}
 	w.empty()
 }

@@ -77,7 +77,7 @@ func (e errUnfit) Unwrap() error { return e.error }
 // with a box of the pool, with another if that one is unfit, and with a sandbox
 // created for it where the pool cannot help.
 func (n *Node) bringUp(ctx context.Context, s *sandbox) error {
-	if err := n.clearPorts(ctx, s); err != nil {
+	if err := n.clearPorts(s); err != nil {
 		n.unclaim(s)
 		return err
 	}
