@@ -111,6 +111,13 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeNetwork()) }()
+	if o.imagePolicy != "" {
+		policy, err := image.LoadPolicy(o.imagePolicy)
+		if err != nil {
+			return err
+		}
+		deps.ImagePolicy = image.NewVerifier(policy, n.Registry, image.NewBlobs("https://"+n.Registry, toRegistry), time.Now)
+	}
 	// The mesh is told what is really lent.
 	if o.capacity, err = node.Lends(cfg, deps.Fittings); err != nil {
 		return err
