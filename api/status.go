@@ -73,8 +73,9 @@ type TaskStatus struct {
 	Revision  string       `json:"revision"`
 	State     string       `json:"state"`
 	InFlight  int          `json:"in_flight"`
-	StartedAt int64        `json:"started_at"` // unix milliseconds
-	Limits    Resources    `json:"limits"`     // of the function; the agent has its own beside them
+	StartedAt int64        `json:"started_at"`       // unix milliseconds
+	Limits    Resources    `json:"limits"`           // of the function; the agent has its own beside them; zero where Sealed
+	Sealed    bool         `json:"sealed,omitempty"` // a manifest set the limits, which are not told, nor is the size of its storage
 	Usage     TaskUsage    `json:"usage"`
 	History   *History     `json:"history,omitempty"`
 }
