@@ -22,7 +22,7 @@ type NodeStatus struct {
 	Node     string       `json:"node"`
 	At       int64        `json:"at"` // unix milliseconds of the sample
 	Machine  MachineUsage `json:"machine"`
-	Reserved Resources    `json:"reserved"`
+	Reserved Resources    `json:"reserved"` // rounded up to hundredths of Capacity
 	Capacity Resources    `json:"capacity"` // lent to functions in all
 	Running  int          `json:"running"`  // sandboxes that have a function
 	Pooled   int          `json:"pooled"`   // that wait for one

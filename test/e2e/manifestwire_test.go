@@ -120,6 +120,19 @@ func TestManifestsCrossMachinesUnseen(t *testing.T) {
 		}
 		return nil
 	})
+	// Nor does the gateway tell them to whoever asks.
+	if st, err := far.client.Describe(t.Context(), fn); err != nil || len(st.Sandboxes) == 0 {
+		t.Errorf("%+v, %v", st, err)
+	}
+	if list, err := far.client.Tasks(t.Context(), nil); err != nil || len(list.Tasks) == 0 {
+		t.Errorf("%+v, %v", list, err)
+	}
+	if list, err := far.client.NodeDetails(t.Context(), true); err != nil || len(list.Nodes) != 2 {
+		t.Errorf("%+v, %v", list, err)
+	}
+	if _, err := far.client.Nodes(t.Context()); err != nil {
+		t.Error(err)
+	}
 
 	conn, err := m.net.dialer(1)(t.Context(), "tcp", strings.TrimPrefix(m.gateway, "http://"))
 	if err != nil {
