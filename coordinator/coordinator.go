@@ -97,7 +97,8 @@ type Deps struct {
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
 	Watching   Watching
-	Async      *Async // nil: asynchronous invocations are refused
+	Majority   func() error // tells that the store can be written; nil is always
+	Async      *Async       // nil: asynchronous invocations are refused
 }
 
 // ImageChecker tells whether the registry has a manifest or blob.
@@ -139,6 +140,7 @@ type Coordinator struct {
 	tasks        *fence
 	async        *Async // nil for none
 	explanations explanations
+	counts       counts
 }
 
 // New makes a Coordinator. ctx bounds the exchanges under way: it ends after
@@ -333,9 +335,14 @@ func (c *Coordinator) serveGateway(ctx *fasthttp.RequestCtx) {
 	}
 }
 
-// Ready reports whether there is a node to serve with, and the manifest opener
-// if there should be one.
+// Ready reports whether there is a node to serve with, a majority of the store,
+// and the manifest opener if there should be one.
 func (c *Coordinator) Ready() error {
+	if c.dep.Majority != nil {
+		if err := c.dep.Majority(); err != nil {
+			return err
+		}
+	}
 	if c.dep.Manifests != nil {
 		if _, err := c.manifestKeys(); err != nil {
 			return err

@@ -91,6 +91,7 @@ type task struct {
 	deadline time.Time // by which it must have ended, zero for none
 	retry    retry
 	why      *explanation // nil while nobody could ask
+	call     *plainCall   // of a plain function; nil for a sealed one
 }
 
 // held is a caller's manifest. While it waits for room, and once a node has been

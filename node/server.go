@@ -22,6 +22,10 @@ func (n *Node) serve(ctx *fasthttp.RequestCtx) {
 		n.serveInvoke(ctx, name)
 		return
 	}
+	if name, ok := rest(api.NodePathPlain); ok {
+		n.servePlain(ctx, name)
+		return
+	}
 	var out any
 	var err error
 	switch {

@@ -70,12 +70,14 @@ type world struct {
 	log       slog.Handler             // of the daemon; nil drops all
 	net, disk *fitter                  // nil: the node lends neither
 	anomalies anomaly.Sink
-	machine   atomic.Pointer[api.Resources] // what it really has free; nil: enough
-	diskFree  atomic.Int64
-	kernel    atomic.Bool // it lacks something
-	mesh      func(api.NodeLoad)
-	watched   func(runtime.Runtime) runtime.Runtime
-	watching  Watching
+
+	imagePolicy ImagePolicy
+	machine     atomic.Pointer[api.Resources] // what it really has free; nil: enough
+	diskFree    atomic.Int64
+	kernel      atomic.Bool // it lacks something
+	mesh        func(api.NodeLoad)
+	watched     func(runtime.Runtime) runtime.Runtime
+	watching    Watching
 }
 
 // newWorld starts a node with 2000 millicores, 2 GiB and 4096 pids.
@@ -151,7 +153,7 @@ func (w *world) start() {
 			}
 			return nil
 		},
-		Fittings: fits, Anomaly: w.anomalies, Watching: w.watching,
+		Fittings: fits, Anomaly: w.anomalies, Watching: w.watching, ImagePolicy: w.imagePolicy,
 		MeasureAgent: func() error { w.measured.Add(1); return nil },
 		Pressure: func() (Pressure, bool, error) {
 			p := w.pressure.Load()

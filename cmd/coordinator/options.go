@@ -6,6 +6,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/faasd-sec/faasd-sec/image"
 )
 
 // options are the flags.
@@ -17,6 +19,10 @@ type options struct {
 	opsListen                     string
 	broker                        string
 	etcd                          string
+	peerListen, peerAdvertise     string
+	peers                         map[string]string
+	peerForgetOthers              bool
+	join, joinToken               string
 	etcdCA, etcdCert, etcdKey     string
 	opener                        string
 	openerUID                     int
@@ -27,6 +33,8 @@ type options struct {
 	held, heldEach                int64
 	async                         asyncOptions
 	drain                         time.Duration
+	registryAuth                  image.AuthFile
+	insecure                      []string // registries without TLS
 	logFormat, logLevel           string
 	showVersion                   bool
 }
@@ -50,6 +58,13 @@ func parse(args []string) (options, error) {
 	fs.StringVar(&o.etcdCA, "etcd-ca", "", "`file` with the authority of an external etcd's certificates")
 	fs.StringVar(&o.etcdCert, "etcd-cert", "", "`file` with this coordinator's certificate for an external etcd")
 	fs.StringVar(&o.etcdKey, "etcd-key", "", "`file` with the key of -etcd-cert")
+	var peers string
+	fs.StringVar(&o.peerListen, "peer-listen", "", "`ip:port` for the stores of other coordinators, mutual TLS; empty: this one is alone")
+	fs.StringVar(&o.peerAdvertise, "peer-advertise", "", "`host:port` under which other coordinators reach -peer-listen (default: the same)")
+	fs.StringVar(&peers, "peers", "", "all coordinators of a new store, as `ID=HOST:PORT,…`; each with the same authority and cluster file")
+	fs.BoolVar(&o.peerForgetOthers, "peer-forget-others", false, "go on alone with this store, when most coordinators are lost for good")
+	fs.StringVar(&o.join, "join", "", "`host:port` of a coordinator's -cluster-listen: become another coordinator, once")
+	fs.StringVar(&o.joinToken, "join-token", "", "`token` of faasd-sec coordinator token, or @FILE with it")
 	fs.StringVar(&o.opener, "manifest-opener", "", "`socket` of this machine's manifest-opener; empty: sealed manifests are refused")
 	fs.IntVar(&o.openerUID, "manifest-opener-uid", os.Geteuid(), "user `id` that the manifest-opener must have")
 	fs.StringVar(&o.basicAuth, "basic-auth-dir", "", "`directory` with basic-auth-user and basic-auth-password for the OpenFaaS API; empty: that API is off")
@@ -61,6 +76,11 @@ func parse(args []string) (options, error) {
 	fs.Int64Var(&o.heldEach, "held-bytes-each", 0, "of these for one address; -1 is without limit, as behind a proxy (default 128 MiB)")
 	o.async.flags(fs)
 	fs.DurationVar(&o.drain, "drain-timeout", 30*time.Second, "longest wait for invocations when told to stop")
+	fs.StringVar((*string)(&o.registryAuth), "registry-auth", "", "`file` with credentials for other registries, a config.json as `docker login` writes it; read anew for each image")
+	fs.Func("insecure-registry", "`host:port` of a registry that is spoken to without TLS, beside those on the loopback; may be repeated", func(s string) error {
+		o.insecure = append(o.insecure, s)
+		return nil
+	})
 	fs.StringVar(&o.logFormat, "log-format", "json", "json or text")
 	fs.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	fs.BoolVar(&o.showVersion, "version", false, "print the version and end")
@@ -72,6 +92,13 @@ func parse(args []string) (options, error) {
 	}
 	if o.showVersion {
 		return o, nil
+	}
+	var err error
+	if o.peers, err = parsePeers(peers); err != nil {
+		return o, err
+	}
+	if o.peerAdvertise == "" {
+		o.peerAdvertise = o.peerListen
 	}
 	if o.clusterAdvertise == "" {
 		o.clusterAdvertise = o.clusterListen

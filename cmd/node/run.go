@@ -63,6 +63,10 @@ func run(ctx context.Context, o options) (err error) {
 	}}
 	rc := containerd.Default(o.containerd, o.namespace, filepath.Join(o.runDir, "rt"))
 	rc.Registries = map[string]containerd.Registry{n.Registry: {Client: toRegistry}}
+	for _, host := range o.insecure {
+		rc.Registries[host] = containerd.Registry{PlainHTTP: true}
+	}
+	rc.Credentials = o.registryAuth.Credentials
 	rc.Log, rc.IOPath, rc.Shim = log, o.state, o.shim
 	rt, err := containerd.New(ctx, rc)
 	if err != nil {
@@ -113,6 +117,13 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeNetwork()) }()
+	if o.imagePolicy != "" {
+		policy, err := image.LoadPolicy(o.imagePolicy)
+		if err != nil {
+			return err
+		}
+		deps.ImagePolicy = image.NewVerifier(policy, n.Registry, image.NewBlobs("https://"+n.Registry, toRegistry), time.Now)
+	}
 	nd, err := node.New(cfg, deps)
 	if err != nil {
 		return err
