@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/faasd-sec/faasd-sec/anomaly/own"
 	"github.com/faasd-sec/faasd-sec/enrol"
 )
 
@@ -43,7 +44,7 @@ type about struct {
 // or one moment: a restored one makes its own.
 var transient = []string{
 	"etcd", enrol.IdentityFile, "member.pem", enrol.MembersFile, enrol.PeersFile, enrol.BootstrapFile, "join-token",
-	"anomaly", "registry/uploads", "registry/lock",
+	own.Dir, own.KeyFile, own.KeyFile + ".pub", "registry/uploads", "registry/lock",
 }
 
 // Write archives the cluster of the coordinator that runs on d.Coordinator.

@@ -82,7 +82,7 @@ var may = map[string]string{
 	"store":              "api",
 	"registry":           "api",
 	"replica":            "api gate registry",
-	"backup":             "api enrol store",
+	"backup":             "anomaly/own api enrol store",
 	"queue":              "api",
 	"blob":               "api",
 	"network":            "api",

@@ -44,15 +44,15 @@ func (c *Client) atCoordinators(ctx context.Context, f *function, req Request, i
 	return res, err
 }
 
-// sendAnywhere makes a management request, as atCoordinators does.
-func (c *Client) sendAnywhere(ctx context.Context, k call) (*http.Response, error) {
+// send makes a management request, as atCoordinators does.
+func (c *Client) send(ctx context.Context, k call) (*http.Response, error) {
 	first, _ := c.entryAt(0)
-	res, err := c.send(ctx, first.url, k)
+	res, err := c.sendTo(ctx, first.url, k)
 	if err == nil || len(c.entries) == 1 || ctx.Err() != nil || !(untaken(err) || k.method == http.MethodGet && broken(err)) {
 		return res, err
 	}
 	next, n := c.entryAt(1)
-	if res, err = c.send(ctx, next.url, k); err == nil {
+	if res, err = c.sendTo(ctx, next.url, k); err == nil {
 		c.serving.Store(int32(n))
 	}
 	return res, err

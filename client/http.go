@@ -36,7 +36,7 @@ type call struct {
 func (c *Client) do(ctx context.Context, k call, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, managementTimeout)
 	defer cancel()
-	res, err := c.sendAnywhere(ctx, k)
+	res, err := c.send(ctx, k)
 	if err != nil {
 		return err
 	}
@@ -55,8 +55,8 @@ func (c *Client) do(ctx context.Context, k call, out any) error {
 	return nil
 }
 
-// send returns a response with a 2xx status; the caller closes its body.
-func (c *Client) send(ctx context.Context, gateway *url.URL, k call) (*http.Response, error) {
+// sendTo returns a response with a 2xx status; the caller closes its body.
+func (c *Client) sendTo(ctx context.Context, gateway *url.URL, k call) (*http.Response, error) {
 	u := *gateway
 	u.Path = k.path
 	u.RawQuery = k.query.Encode()

@@ -71,7 +71,7 @@ func (c *Client) Logs(ctx context.Context, name api.FunctionName, follow bool, e
 	if follow {
 		q.Set("follow", "1")
 	}
-	res, err := c.sendAnywhere(ctx, call{method: http.MethodGet, path: api.GatewayPathFunctions + "/" + string(name) + "/logs", query: q, signed: true})
+	res, err := c.send(ctx, call{method: http.MethodGet, path: api.GatewayPathFunctions + "/" + string(name) + "/logs", query: q, signed: true})
 	if err != nil {
 		return err
 	}

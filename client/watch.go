@@ -39,7 +39,7 @@ const maxEventLine = 8 << 10
 // until ctx ends or each returns an error, which is returned. Nothing of it is
 // verified: who must be sure verifies a copy of the log.
 func (c *Client) Anomalies(ctx context.Context, query url.Values, each func(line []byte) error) error {
-	res, err := c.sendAnywhere(ctx, call{method: http.MethodGet, path: api.GatewayPathAnomalies, query: query})
+	res, err := c.send(ctx, call{method: http.MethodGet, path: api.GatewayPathAnomalies, query: query})
 	if err != nil {
 		return err
 	}
