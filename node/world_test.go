@@ -52,6 +52,7 @@ type world struct {
 	owner *sm2.PrivateKey
 	keys  [3]*sm2.PrivateKey // the function's: signing, decryption; the broker's
 	stop  func()
+	sever func() // breaks all connections to the daemon
 
 	delivered atomic.Int64                             // invocations that reached an agent
 	connected atomic.Int64                             // connections to agents
@@ -172,6 +173,8 @@ func (w *world) start() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	breaking := &severable{Listener: ln}
+	ln, w.sever = breaking, breaking.sever
 	s := &fasthttp.Server{Handler: n.Handler(), StreamRequestBody: true, MaxRequestBodySize: 8 << 10, CloseOnShutdown: true,
 		DisablePreParseMultipartForm: true, Logger: silent{}, ReadTimeout: 10 * time.Second}
 	go s.Serve(ln)
@@ -187,6 +190,32 @@ func (w *world) start() {
 		_ = ln.Close() // shutdown knows a listener only once Serve has begun
 		n.Close()
 	})
+}
+
+// severable is a listener whose connections can all be broken at one moment.
+type severable struct {
+	net.Listener
+	mu    sync.Mutex
+	conns []net.Conn
+}
+
+// Accept implements net.Listener.
+func (l *severable) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err == nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.conns = append(l.conns, c)
+	}
+	return c, err
+}
+
+func (l *severable) sever() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range l.conns {
+		_ = c.Close() // it may be closed
+	}
 }
 
 // crash ends the daemon without a drain and starts the next one.
