@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -265,4 +266,25 @@ func TestCallbacksGoToNoInnerAddress(t *testing.T) {
 			t.Errorf("%s: %v", a, !may)
 		}
 	}
+}
+
+func TestScheduledCallIsMadeOnceByThreeCoordinators(t *testing.T) {
+	var ticks sync.Map
+	var calls atomic.Int64
+	w := plainWorld(t, map[string]string{"topic": "cron-function", "schedule": "@every 1s"}, func(rw http.ResponseWriter, r *http.Request) {
+		if r.Method != "POST" || r.Header.Get("X-Connector") != "cron-connector" || r.Header.Get(api.HeaderTarget) != "/" {
+			t.Errorf("%s %v", r.Method, r.Header)
+		}
+		if _, twice := ticks.LoadOrStore(r.Header.Get(api.HeaderCallID), true); twice {
+			t.Errorf("call %s came twice", r.Header.Get(api.HeaderCallID))
+		}
+		calls.Add(1)
+	})
+	var others sync.WaitGroup
+	for range 2 { // as other coordinators do
+		others.Go(w.c.clock)
+	}
+	w.eventually("it was called", func() bool { return calls.Load() >= 2 })
+	w.c.kill()
+	others.Wait()
 }
