@@ -40,6 +40,7 @@ func (s system) Lines(ctx context.Context, q openfaas.LogQuery, each func(openfa
 	// Everything that is there first, in order and cut to the last ones; then, with
 	// Follow, what comes, a moment's worth at a time.
 	var lines []openfaas.LogLine
+	seen := map[string]uint64{} // node -> last sequence: one that is read again starts over
 	first := true
 	tell := func() error {
 		sort.SliceStable(lines, func(i, j int) bool { return lines[i].At.Before(lines[j].At) })
@@ -65,7 +66,7 @@ func (s system) Lines(ctx context.Context, q openfaas.LogQuery, each func(openfa
 			if len(lines) == 0 {
 				settled.Reset(logsSettle)
 			}
-			lines = append(lines, plainLines(f, q)...)
+			lines = append(lines, plainLines(f, q, seen)...)
 		case <-settled.C:
 			if !q.Follow {
 				continue // until all nodes have told all
@@ -79,7 +80,7 @@ func (s system) Lines(ctx context.Context, q openfaas.LogQuery, each func(openfa
 			}
 		case <-done:
 			for len(m.frames) > 0 {
-				lines = append(lines, plainLines(<-m.frames, q)...)
+				lines = append(lines, plainLines(<-m.frames, q, seen)...)
 			}
 			return tell()
 		case <-ctx.Done():
@@ -89,9 +90,13 @@ func (s system) Lines(ctx context.Context, q openfaas.LogQuery, each func(openfa
 }
 
 // plainLines are the lines of a frame that are asked for.
-func plainLines(frame []byte, q openfaas.LogQuery) []openfaas.LogLine {
+func plainLines(frame []byte, q openfaas.LogQuery, seen map[string]uint64) []openfaas.LogLine {
 	var f api.LogFrame
-	if json.Unmarshal(frame, &f) != nil || q.Instance != "" && f.Sandbox != q.Instance {
+	if json.Unmarshal(frame, &f) != nil || f.Seq <= seen[f.Node] {
+		return nil
+	}
+	seen[f.Node] = f.Seq
+	if q.Instance != "" && f.Sandbox != q.Instance {
 		return nil
 	}
 	var out []openfaas.LogLine
