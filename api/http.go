@@ -20,6 +20,7 @@ const (
 	HeaderTicket        = "X-Faasd-Sec-Ticket"   // an admission made beforehand for a large body
 	HeaderStart         = "X-Faasd-Sec-Start"    // "warm", "pooled" or "cold": a sandbox was there; one waited for a function; neither
 	HeaderManifest      = "X-Faasd-Sec-Manifest" // from a caller: its sealed manifest, base64url without padding
+	HeaderTime          = "X-Faasd-Sec-Time"     // coordinator to node: the sender's clock, unix milliseconds
 	HeaderNeeds         = "X-Faasd-Sec-Needs"    // from a coordinator to a node: the task's Needs as JSON
 	HeaderForwardedHost = "X-Forwarded-Host"     // of a plain call: the host that its caller asked for
 	HeaderInternal      = "X-OpenFaaS-Internal"  // on a reply to a plain call: the platform's own words, not the function's

@@ -308,7 +308,7 @@ func (c *Coordinator) serveGateway(ctx *fasthttp.RequestCtx) {
 	case path == api.GatewayPathManifestKey && ctx.IsGet():
 		out, err = c.manifestKeys()
 	case path == api.GatewayPathWaiting && ctx.IsGet():
-		out = c.queue.snapshot()
+		out = c.waitingCalls(c.queue.snapshot())
 	case strings.HasPrefix(path, api.GatewayPathWaiting+"/") && ctx.IsDelete():
 		err = c.cancelWaiting(ctx, strings.TrimPrefix(path, api.GatewayPathWaiting+"/"))
 	case isPlacement && ctx.IsGet():

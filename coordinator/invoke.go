@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"strconv"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -56,6 +57,9 @@ func (c *Coordinator) serve(ctx *fasthttp.RequestCtx, name string) {
 	status, manifested := reply.Status, t.held != nil
 	err = reply.SendTo(ctx, func(err error) {
 		p.inFlight.Add(-1)
+		if manifested {
+			r.hosting.end(p.id)
+		}
 		if err == nil && !manifested {
 			r.freed.put(p, time.Now())
 		}
@@ -223,7 +227,7 @@ func (c *Coordinator) tryAll(view *api.ClusterView, t *task, body *relay.Body, i
 	look := look{seed: c.seed.Add(1), pending: func(i int) int {
 		n := view.Nodes[i]
 		return max(0, c.peers.inFlight(n.Meta.ID)-n.Load.InFlight)
-	}}
+	}, hosting: func(i int) bool { return r.hosting.there(view.Nodes[i].Meta.ID) }}
 	t.why.round()
 	for {
 		d, err := t.pick(idx, c.cfg.Weights, &look)
@@ -254,12 +258,18 @@ func (c *Coordinator) tryAll(view *api.ClusterView, t *task, body *relay.Body, i
 				return nil, nil, nil, err
 			}
 			p.inFlight.Add(1)
+			if t.held != nil {
+				r.hosting.begin(p.id)
+			}
 			reply, refusal, err := c.send(p, t, body, id)
 			t.why.offered(p.id, errors.Join(refusal, err))
 			if reply != nil {
 				return reply, p, nil, nil
 			}
 			p.inFlight.Add(-1)
+			if t.held != nil {
+				r.hosting.end(p.id)
+			}
 			if err != nil {
 				return nil, nil, nil, err
 			}
@@ -360,15 +370,21 @@ func (c *Coordinator) send(p *peer, t *task, body *relay.Body, id string) (*rela
 	}
 }
 
+// clock tells a node what time it is here: one that sees it otherwise starts nothing.
+func clock() relay.Header {
+	return relay.Header{Name: api.HeaderTime, Value: strconv.FormatInt(time.Now().UnixMilli(), 10)}
+}
+
 // request is what a node is sent with the body, but for a ticket and needs.
 func (t *task) request(id string) relay.Request {
 	if t.call != nil {
 		return relay.Request{Method: t.call.method, Path: t.r.invoke, Upgrade: t.call.upgrade, All: true,
 			Headers: append(make([]relay.Header, 0, len(t.call.headers)+2), t.call.headers...)}
 	}
-	headers := make([]relay.Header, 2, 4)
+	headers := make([]relay.Header, 3, 5)
 	headers[0] = relay.Header{Name: fasthttp.HeaderContentType, Value: api.ContentTypeSealed}
 	headers[1] = relay.Header{Name: api.HeaderCallID, Value: id}
+	headers[2] = clock()
 	return relay.Request{Method: fasthttp.MethodPost, Path: t.r.invoke, Headers: headers}
 }
 
@@ -391,7 +407,7 @@ func (c *Coordinator) broken(p *peer, until time.Time, err error) (*relay.Reply,
 
 // admit asks a node to hold a slot.
 func (c *Coordinator) admit(p *peer, what *task, until time.Time, sent func()) (t api.Ticket, refusal, fatal error) {
-	reply, err := p.up.PostThen(until, api.NodePathAdmit+what.r.target, relay.Empty(), sent, what.needs().headers...)
+	reply, err := p.up.PostThen(until, api.NodePathAdmit+what.r.target, relay.Empty(), sent, append([]relay.Header{clock()}, what.needs().headers...)...)
 	if err != nil {
 		_, refusal, fatal = c.broken(p, until, err)
 		return t, refusal, fatal

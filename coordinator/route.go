@@ -31,6 +31,7 @@ type route struct {
 	bound    time.Duration      // of one invocation in a ready sandbox
 	calls    *atomic.Uint64     // of the function since this coordinator started
 	freed    freedSlots
+	hosting  hosting
 	warm     atomic.Pointer[warmth]
 	maxAge   time.Duration // of queued requests, 0 for none
 }

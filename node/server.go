@@ -132,7 +132,7 @@ func (n *Node) serveAdmit(ctx *fasthttp.RequestCtx, name string) (*api.Ticket, e
 		c, cancel := t.within(n.life, rev.start)
 		defer cancel()
 		var sl slot
-		if sl, err = n.acquire(c, rev, nil); err == nil {
+		if sl, err = n.acquire(c, rev, askerOf(ctx, nil)); err == nil {
 			ticket := n.promise(sl, t)
 			return &ticket, nil
 		}

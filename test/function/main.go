@@ -51,6 +51,7 @@ func main() {
 	mux.HandleFunc("/fork", fork)
 	mux.HandleFunc("/sleep", sleep)
 	mux.HandleFunc("/fill", fill)
+	mux.HandleFunc("/dial", dial)
 	mux.Handle("/once", new(ran))
 	mux.HandleFunc("/crash", func(http.ResponseWriter, *http.Request) { os.Exit(3) })
 	mux.HandleFunc("/log", func(_ http.ResponseWriter, r *http.Request) {
@@ -70,6 +71,17 @@ func listen() (net.Listener, error) {
 		return net.Listen("tcp", "127.0.0.1:"+port)
 	}
 	return net.Listen("tcp", "127.0.0.1:8080")
+}
+
+// dial says whether the TCP address it is given can be reached.
+func dial(w http.ResponseWriter, r *http.Request) {
+	c, err := net.DialTimeout("tcp", r.URL.Query().Get("to"), 1500*time.Millisecond)
+	if err != nil {
+		fmt.Fprint(w, err)
+		return
+	}
+	c.Close()
+	fmt.Fprint(w, "reached")
 }
 
 // echo replies with what it was sent, and how it came. Without full duplex
