@@ -112,6 +112,7 @@ func (n *Node) acquire(ctx context.Context, rev *revision, by asker) (slot, erro
 			if lacking == "" {
 				s = n.newSandbox(rev, newSandboxID())
 				n.ports.take(s, ports)
+				n.cores.take(s, int(rev.limits.Cores))
 				s.claimed, s.waiting, s.skew = claimed, bytes.Clone(by.grant), by.skew()
 				n.spawn(func() { n.start(s) })
 			} else if victims, ok := n.makeRoom(rev); ok {
