@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/cgroups"
@@ -17,11 +19,11 @@ type cores struct{}
 var _ node.Fitting = cores{}
 
 // lendCores refuses to lend cores that this machine has not.
-func lendCores(o options, fs cgroups.FS, deps *node.Deps) error {
+func lendCores(o options, machine cgroups.FS, deps *node.Deps) error {
 	if len(o.cores) == 0 {
 		return nil
 	}
-	have, err := fs.Pinnable()
+	have, err := machine.Pinnable()
 	if err != nil {
 		return fmt.Errorf("-pin-cores: %w", err)
 	}
@@ -55,11 +57,15 @@ func (cores) Attach(_ context.Context, f node.Fitted) error {
 func (cores) Detach(context.Context, string) error { return nil }
 
 // Recover pins those again that run: what a core's absence did to them meanwhile is
-// undone, or found out.
+// undone, or found out. One that has just ended is nobody's to pin.
 func (c cores) Recover(ctx context.Context, live []node.Fitted) error {
 	var errs error
 	for _, f := range live {
-		errs = errors.Join(errs, c.Attach(ctx, f))
+		err := c.Attach(ctx, f)
+		if _, gone := os.Stat(fmt.Sprintf("/proc/%d", f.PID)); errors.Is(gone, fs.ErrNotExist) {
+			continue
+		}
+		errs = errors.Join(errs, err)
 	}
 	return errs
 }
