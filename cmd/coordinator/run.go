@@ -127,7 +127,7 @@ func run(ctx context.Context, o options) (err error) {
 	if manifests != nil {
 		deps.Manifests = manifests
 	}
-	if deps.Async, err = asyncParts(ctx, o, st, log); err != nil {
+	if deps.Async, err = asyncParts(ctx, life, o, st, scfg.Dir == "" || scfg.Peers != nil, log); err != nil {
 		return err
 	}
 	co, err := coordinator.New(life, cfg, deps)
