@@ -59,14 +59,14 @@ func (c *Chunks) Put(r io.Reader) (name string, size int64, release func(), retE
 	if _, err := q.commit(ctx, "begin a body", nil, []clientv3.Op{clientv3.OpPut(hold, "", clientv3.WithLease(lease))}, nil); err != nil {
 		return "", 0, nil, err
 	}
-	release = sync.OnceFunc(func() {
+	end := sync.OnceFunc(func() {
 		if _, err := q.commit(ctx, "end a hold", nil, []clientv3.Op{clientv3.OpDelete(hold)}, nil); err != nil {
 			q.cfg.Log.Debug("hold on a body not ended; it ends with the lease", "err", err)
 		}
 	})
 	defer func() {
 		if retErr != nil {
-			release()
+			end()
 		}
 	}()
 	h, buf := sm3.New(), make([]byte, chunkSize)
@@ -98,7 +98,7 @@ func (c *Chunks) Put(r io.Reader) (name string, size int64, release func(), retE
 			break
 		}
 	}
-	return upload + hex.EncodeToString(h.Sum(nil)), size, release, nil
+	return upload + hex.EncodeToString(h.Sum(nil)), size, end, nil
 }
 
 func (c *Chunks) key(upload string, i int) string {
