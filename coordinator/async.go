@@ -174,12 +174,12 @@ func (c *Coordinator) enqueueSealed(ctx *fasthttp.RequestCtx, name, id string, d
 		return err
 	}
 	ctx.Response.Header.Set(api.HeaderCallID, call.ID)
-	if err := c.tasks.begin(t.id, r.rec.Owner, t.deadline, began); err != nil {
+	if err := c.fence(&t, r.rec.Owner, began); err != nil {
 		return err
 	}
 	if err := c.keep(ctx, call, body); err != nil {
 		if api.CodeOf(err) != api.CodeConflict {
-			c.tasks.release(t.id)
+			c.unfence(&t)
 		}
 		return err
 	}

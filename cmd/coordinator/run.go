@@ -124,10 +124,15 @@ func run(ctx context.Context, o options) (err error) {
 		Auth:     reqauth.NewVerifier(time.Now), Log: log, Registerer: reg,
 		Watching: coordinator.Watching{ID: o.id, Anomalies: anomalies, Dir: anomalies.Path, Key: anomalies.Key},
 	}
+	deps.Secrets = &coordinator.BrokerSecrets{Client: deps.Broker, URL: deps.BrokerURL}
 	if manifests != nil {
 		deps.Manifests = manifests
 	}
-	if deps.Async, err = asyncParts(ctx, life, o, st, scfg.Dir == "" || scfg.Peers != nil, log); err != nil {
+	several := o.peerListen != "" || o.etcd != ""
+	if several {
+		deps.Claims = st
+	}
+	if deps.Async, err = asyncParts(ctx, life, o, st, several, log); err != nil {
 		return err
 	}
 	co, err := coordinator.New(life, cfg, deps)
