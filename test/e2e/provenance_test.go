@@ -40,7 +40,7 @@ func TestNewFunctionsAnswerWhereTheImagePolicyTrustsTheirOwner(t *testing.T) {
 	if status, body := c.putPlain(t, "unsigned-plain", api.Plain{Image: "test/unsigned:latest"}); status/100 != 2 {
 		t.Fatalf("deploy a plain function: %d %s", status, body)
 	}
-	if status, body := c.plainly(t, http.DefaultClient, http.MethodPost, api.GatewayPathInvoke+"unsigned-plain", strings.NewReader("x")); status < 400 || !strings.Contains(body, "signed") {
+	if status, body := c.plainly(t, &http.Client{}, http.MethodPost, api.GatewayPathInvoke+"unsigned-plain", strings.NewReader("x")); status < 400 || !strings.Contains(body, "signed") {
 		t.Errorf("a plain function of an image that nobody signed: %d %s", status, body)
 	}
 	if n := c.metric(t, "node-1", `faasd_sec_node_second_checks_failed_total{check="signature"}`); n < 2 {
