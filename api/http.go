@@ -84,6 +84,9 @@ type Revision struct {
 	// Bounds are what tasks may ask for, sealed by the owner to the cluster's
 	// manifest key. Coordinators take them; nodes are never given them.
 	Bounds []byte `json:"bounds,omitempty"`
+	// Scale is how many replicas the owner wants; nil: on demand. Nobody has to trust
+	// it: it is not part of what is signed with the function.
+	Scale *Scale `json:"scale,omitempty"`
 	// Plain is there instead of Descriptor for a plain function. Coordinators give
 	// it to nodes; nobody gives it to them in this form.
 	Plain *PlainRevision `json:"plain,omitempty"`

@@ -65,6 +65,7 @@ func (n *Node) enter(s *sandbox) (first bool) {
 	s.inFlight++
 	s.lastUsed = time.Now()
 	s.rev.habit.begin(s.lastUsed)
+	s.rev.served++
 	return s.inFlight == 1
 }
 
@@ -72,8 +73,9 @@ func (n *Node) enter(s *sandbox) (first bool) {
 // is starting, or in a new one that it reserves for, giving up boxes of the pool
 // and then stopping idle sandboxes of others if that makes the room. It refuses rather than over-commits. The check and the
 // reservation are one step under the node's mutex. The grant that the invocation
-// came with goes to the agent of a new sandbox; nil for none.
-func (n *Node) acquire(ctx context.Context, rev *revision, grant []byte) (slot, error) {
+// came with goes to the agent of a new sandbox; nil for none. With existing it
+// starts none.
+func (n *Node) acquire(ctx context.Context, rev *revision, grant []byte, existing bool) (slot, error) {
 	if rev.full.Load() {
 		return slot{}, api.Errorf(api.CodeBusy, "this node remembers too many messages of the function; try again when some have expired")
 	}
@@ -87,12 +89,12 @@ func (n *Node) acquire(ctx context.Context, rev *revision, grant []byte) (slot, 
 		}
 		s := n.pick(rev)
 		if s == nil {
-			claimed, ports, lacking := n.admit(rev)
-			if lacking == "" {
-				s = n.newSandbox(rev, newSandboxID())
-				n.ports.take(s, ports)
-				s.claimed, s.waiting = claimed, bytes.Clone(grant)
-				n.spawn(func() { n.start(s) })
+			if existing {
+				n.mu.Unlock()
+				return slot{}, api.Errorf(api.CodeBusy, "the function has as many replicas as it may, and their slots here are taken")
+			}
+			var lacking string
+			if s, lacking = n.begin(rev, grant); s != nil {
 			} else if victims, ok := n.makeRoom(rev); ok {
 				wait := n.changed
 				n.mu.Unlock()
@@ -164,6 +166,20 @@ func (n *Node) acquire(ctx context.Context, rev *revision, grant []byte) (slot, 
 		}
 		return sl, nil
 	}
+}
+
+// begin reserves for a new sandbox of rev and has it start; nil where that is not
+// possible, with what is lacking. mu is held.
+func (n *Node) begin(rev *revision, grant []byte) (s *sandbox, lacking string) {
+	claimed, ports, lacking := n.admit(rev)
+	if lacking != "" {
+		return nil, lacking
+	}
+	s = n.newSandbox(rev, newSandboxID())
+	n.ports.take(s, ports)
+	s.claimed, s.waiting = claimed, bytes.Clone(grant)
+	n.spawn(func() { n.start(s) })
+	return s, ""
 }
 
 // pick chooses a sandbox of rev with a free slot: ready before frozen before
@@ -263,7 +279,7 @@ func (n *Node) makeRoom(rev *revision) (victims []*sandbox, ok bool) {
 	for _, s := range n.fleet {
 		switch {
 		case gone[s]:
-		case s.idle() && s.rev.key() != rev.key():
+		case s.spare(time.Now()) && s.rev.key() != rev.key():
 			idle = append(idle, s)
 		case s.state == stopping:
 			free, ending, gone[s] = free.Add(s.holds), true, true

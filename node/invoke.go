@@ -131,7 +131,7 @@ func (n *Node) slotFor(ctx *fasthttp.RequestCtx, rev *revision, t *task, grant [
 	if ticket := ctx.Request.Header.Peek(api.HeaderTicket); len(ticket) > 0 {
 		sl, err = n.claim(string(ticket), rev)
 	} else {
-		sl, err = n.slot(rev, t, grant)
+		sl, err = n.slot(rev, t, grant, len(ctx.Request.Header.Peek(api.HeaderExisting)) > 0)
 	}
 	if err == nil && t != nil {
 		sl.until = t.until
@@ -141,7 +141,7 @@ func (n *Node) slotFor(ctx *fasthttp.RequestCtx, rev *revision, t *task, grant [
 
 // slot acquires a slot within what a cold start may take, for a task with needs
 // if t is one.
-func (n *Node) slot(rev *revision, t *task, grant []byte) (slot, error) {
+func (n *Node) slot(rev *revision, t *task, grant []byte, existing bool) (slot, error) {
 	// The common case needs no timer.
 	n.mu.Lock()
 	s := n.pick(rev)
@@ -153,7 +153,7 @@ func (n *Node) slot(rev *revision, t *task, grant []byte) (slot, error) {
 	n.mu.Unlock()
 	c, cancel := t.within(n.life, rev.start)
 	defer cancel()
-	return n.acquire(c, rev, grant)
+	return n.acquire(c, rev, grant, existing)
 }
 
 // peekRequest reads a request's clear part and refuses what no agent would take

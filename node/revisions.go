@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -42,6 +44,8 @@ type revision struct {
 	habit  *habit
 	full   *atomic.Bool           // the function has more than its share of what all may have remembered
 	bind   atomic.Pointer[[]byte] // what bindFrame returned
+
+	served uint64 // invocations that began; the node's mutex guards it
 
 	asked *api.Needs // of sandboxes for needs of their own, settled; nil: the limits are the descriptor's
 	warm  string     // with asked: api.NeedsKey, under which the mesh hears of them
@@ -146,6 +150,13 @@ func (r *revisions) get(digest string) (*revision, bool) {
 	defer r.mu.RUnlock()
 	rev, ok := r.byHash[digest]
 	return rev, ok
+}
+
+// all is every revision this node was told.
+func (r *revisions) all() []*revision {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return slices.Collect(maps.Values(r.byHash))
 }
 
 // put checks rec against digest and keeps it.

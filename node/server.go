@@ -36,6 +36,10 @@ func (n *Node) serve(ctx *fasthttp.RequestCtx) {
 		if err == nil {
 			return
 		}
+	case path == api.NodePathReplicas && method == fasthttp.MethodGet:
+		out = n.serveReplicas(ctx)
+	case strings.HasPrefix(path, api.NodePathReplicas+"/") && method == fasthttp.MethodPut:
+		out, err = n.serveReplicaOrder(ctx, path[len(api.NodePathReplicas)+1:])
 	case path == api.NodePathSandboxes && method == fasthttp.MethodGet:
 		out, err = n.serveSandboxes(ctx)
 	case path == api.NodePathStatus && method == fasthttp.MethodGet:
@@ -126,7 +130,7 @@ func (n *Node) serveAdmit(ctx *fasthttp.RequestCtx, name string) (*api.Ticket, e
 		c, cancel := t.within(n.life, rev.start)
 		defer cancel()
 		var sl slot
-		if sl, err = n.acquire(c, rev, nil); err == nil {
+		if sl, err = n.acquire(c, rev, nil, len(ctx.Request.Header.Peek(api.HeaderExisting)) > 0); err == nil {
 			t := n.promise(sl)
 			return &t, nil
 		}
