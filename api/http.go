@@ -112,7 +112,10 @@ type FunctionStatus struct {
 	Resources Resources       `json:"resources"`
 	Sequence  uint64          `json:"sequence"`
 	UpdatedAt int64           `json:"updated_at"` // unix seconds
-	Replicas  int             `json:"replicas"`   // running sandboxes, by gossip
+	Replicas  int             `json:"replicas"`   // sandboxes that run or start, by their nodes' word; with GatewayQueryBrief the nodes that have any, by gossip
+	Available int             `json:"available"`  // of these, ready
+	Scale     *Scale          `json:"scale,omitempty"`
+	Set       *int            `json:"set,omitempty"` // replicas, by hand, until the load asks for another number
 	Sandboxes []SandboxStatus `json:"sandboxes,omitempty"`
 	// Descriptor is the signed descriptor; only in the reply for one function.
 	Descriptor []byte `json:"descriptor,omitempty"`

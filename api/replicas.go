@@ -13,6 +13,11 @@ const NodeQueryCPU = "cpu"
 // that is there, or refuses.
 const HeaderExisting = "X-Faasd-Sec-Existing"
 
+// SetReplicas is the body of POST /v1/functions/NAME/scale.
+type SetReplicas struct {
+	Replicas int `json:"replicas"`
+}
+
 // ReplicaStatus is what a node has of one revision of a function: the sandboxes
 // that serve it by its descriptor or settings alone.
 type ReplicaStatus struct {

@@ -45,7 +45,7 @@ func (c *Coordinator) announce(f *store.Function) {
 func (c *Coordinator) tell(p *peer, r *route) error { return c.tellWith(p, r, "") }
 
 func (c *Coordinator) tellWith(p *peer, r *route, query string) error {
-	rev := api.Revision{Descriptor: r.rec.Descriptor, ImageRef: r.rec.ImageRef, BundleRef: r.rec.BundleRef}
+	rev := api.Revision{Descriptor: r.rec.Descriptor, ImageRef: r.rec.ImageRef, BundleRef: r.rec.BundleRef, Scale: r.rec.Scale}
 	if r.rec.Plain != nil {
 		rev.Plain = &api.PlainRevision{Name: r.name, Sequence: r.rec.Sequence, Image: r.rec.ImageDigest, Function: *r.rec.Plain}
 	}

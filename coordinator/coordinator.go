@@ -91,6 +91,7 @@ type Deps struct {
 	Enrol      Enrolment
 	Auth       *reqauth.Verifier
 	Log        *slog.Logger
+	Lead       Lead // nil: this coordinator is the only one
 	Registerer prometheus.Registerer
 	Watching   Watching
 }
@@ -127,6 +128,10 @@ type Coordinator struct {
 	members atomic.Int64  // nodes that are under watch for their heartbeat
 	seed    atomic.Uint64
 	news    news
+
+	counting counting
+	growths  sync.Map // revision digest -> *growth, of functions with a policy
+	scaler   *scaler
 
 	manifestKey  publishedKeys
 	tasks        *fence
@@ -180,6 +185,7 @@ func New(ctx context.Context, cfg Config, dep Deps) (*Coordinator, error) {
 	c.spawn(c.prunePeers)
 	c.spawn(c.watchMembers)
 	c.spawn(func() { c.queue.follow(c.life, dep.Mesh) })
+	c.startScaler()
 	c.met.observe(c)
 	return c, nil
 }
@@ -267,6 +273,8 @@ func (c *Coordinator) serveGateway(ctx *fasthttp.RequestCtx) {
 		if err = c.serveLogs(ctx, strings.TrimSuffix(name, "/logs")); err == nil {
 			return
 		}
+	case isFunction && strings.HasSuffix(name, "/scale") && ctx.IsPost():
+		err = c.serveScale(ctx, strings.TrimSuffix(name, "/scale"))
 	case isFunction && ctx.IsGet():
 		out, err = c.describeFunction(name, ctx.QueryArgs().Has(api.GatewayQueryBrief))
 	case isFunction && ctx.IsPut():

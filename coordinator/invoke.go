@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -295,6 +296,12 @@ func (c *Coordinator) send(p *peer, t *task, body *relay.Body, id string) (*rela
 	headers := make([]relay.Header, 2, 4)
 	headers[0] = relay.Header{Name: fasthttp.HeaderContentType, Value: api.ContentTypeSealed}
 	headers[1] = relay.Header{Name: api.HeaderCallID, Value: id}
+	existing, settle := c.permit(t)
+	began := false
+	defer func() { settle(began) }()
+	if existing {
+		headers = append(headers, existingOnly)
+	}
 	told := false
 	var sent func() // what a manifest asked for is forgotten as soon as a node has been told
 	if t.held != nil {
@@ -303,7 +310,7 @@ func (c *Coordinator) send(p *peer, t *task, body *relay.Body, id string) (*rela
 	for {
 		if !body.Small {
 			// A large body can be sent once only: ask first.
-			ticket, refusal, err := c.admit(p, t, until, sent)
+			ticket, refusal, err := c.admit(p, t, until, sent, existing)
 			if api.CodeOf(refusal) == api.CodeUnknownRevision && !told {
 				told = true
 				if err := c.tell(p, r); err != nil {
@@ -332,6 +339,8 @@ func (c *Coordinator) send(p *peer, t *task, body *relay.Body, id string) (*rela
 		}
 		code := api.Code(reply.Header(api.HeaderRefused))
 		if code == "" {
+			start := reply.Header(api.HeaderStart)
+			began = start != "" && start != "warm"
 			if text, fresh := loadOf(p, reply); fresh {
 				c.news.put(text) // for Replied
 			}
@@ -375,8 +384,12 @@ func (c *Coordinator) broken(p *peer, until time.Time, err error) (*relay.Reply,
 }
 
 // admit asks a node to hold a slot.
-func (c *Coordinator) admit(p *peer, what *task, until time.Time, sent func()) (t api.Ticket, refusal, fatal error) {
-	reply, err := p.up.PostThen(until, api.NodePathAdmit+what.r.target, relay.Empty(), sent, what.needs().headers...)
+func (c *Coordinator) admit(p *peer, what *task, until time.Time, sent func(), existing bool) (t api.Ticket, refusal, fatal error) {
+	headers := what.needs().headers
+	if existing {
+		headers = append(slices.Clip(headers), existingOnly)
+	}
+	reply, err := p.up.PostThen(until, api.NodePathAdmit+what.r.target, relay.Empty(), sent, headers...)
 	if err != nil {
 		_, refusal, fatal = c.broken(p, until, err)
 		return t, refusal, fatal

@@ -30,6 +30,10 @@ func (c *Coordinator) PutPlain(ctx context.Context, name api.FunctionName, p api
 	if err != nil {
 		return false, err
 	}
+	scale, err := api.ScaleOf(p.Labels)
+	if err != nil {
+		return false, err
+	}
 	if c.dep.Resolver == nil {
 		e := api.Errorf(api.CodeUnavailable, "this coordinator takes no plain functions")
 		e.Remedy = "seal the function: faasd-sec deploy"
@@ -62,12 +66,13 @@ func (c *Coordinator) PutPlain(ctx context.Context, name api.FunctionName, p api
 	}
 	now := time.Now()
 	f := store.Function{Name: name, Revision: rev, Sequence: uint64(now.UnixMilli()), Plain: &p, ImageRef: ref, ImageDigest: digest,
-		Resources: settings.Resources, UpdatedAt: now.Unix(), CreatedAt: now.Unix()}
+		Resources: settings.Resources, UpdatedAt: now.Unix(), CreatedAt: now.Unix(), Scale: scale}
 	if old != nil {
 		if old.Revision == rev && old.ImageRef == ref {
 			return false, nil
 		}
 		f.Sequence, f.CreatedAt = max(f.Sequence, old.Sequence+1), old.CreatedAt
+		f.Replicas, f.ReplicasAt = old.Replicas, old.ReplicasAt
 	}
 	version, err := c.dep.Store.PutFunction(ctx, f, expected)
 	if err != nil {

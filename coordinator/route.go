@@ -30,6 +30,7 @@ type route struct {
 	gate     gate.Function      // of a sealed function
 	bound    time.Duration      // of one invocation in a ready sandbox
 	freed    freedSlots
+	growth   *growth // nil where nodes start as many replicas as invocations need
 	warm     atomic.Pointer[warmth]
 }
 
@@ -48,6 +49,9 @@ func (c *Coordinator) routeOf(name api.FunctionName) (*route, error) {
 	r, err := newRoute(rec)
 	if err != nil {
 		return nil, err
+	}
+	if p, bounded := policyOf(rec); bounded {
+		r.growth = c.growthOf(r.hex, p.Max)
 	}
 	c.routes.Store(name, r)
 	return r, nil

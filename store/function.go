@@ -31,10 +31,19 @@ type Function struct {
 	// record, and so with the revision.
 	Bounds []byte `json:"bounds,omitempty"`
 
+	// Scale is how many replicas it is to have; nil: on demand. Replicas is what
+	// somebody set by hand at ReplicasAt, in unix milliseconds; nil: nothing.
+	Scale      *api.Scale `json:"scale,omitempty"`
+	Replicas   *int       `json:"replicas,omitempty"`
+	ReplicasAt int64      `json:"replicas_at,omitempty"`
+
 	// Version is the record's version in the store, to be named when it is
 	// replaced. It is set by reads and not stored.
 	Version int64 `json:"-"`
 }
+
+// Serving are the revisions of a function that may have replicas now.
+func (f *Function) Serving() []*Function { return []*Function{f} }
 
 func (s *Store) functionPrefix() string { return s.cfg.Prefix + "functions/" }
 
