@@ -59,7 +59,7 @@ func (c *Coordinator) looked() *census {
 	select {
 	case c.looks <- struct{}{}:
 		defer func() { <-c.looks }()
-		return c.count(time.Second, false)
+		return c.count(controlEvery/2, false)
 	default:
 		return nil
 	}

@@ -105,7 +105,11 @@ func (a *app) printFunction(st api.FunctionStatus) error {
 	if st.Resources.Scratch > 0 {
 		line("scratch", "%s on disk, encrypted", bytesText(st.Resources.Scratch))
 	}
-	line("replicas", "%d", st.Replicas)
+	line("replicas", "%d, of these %d ready", st.Replicas, st.Available)
+	line("scaling", "%s", scaleText(st.Scale))
+	if st.Set != nil {
+		line("set by hand", "%d replicas", *st.Set)
+	}
 	line("updated", "%s", time.Unix(st.UpdatedAt, 0).UTC().Format(time.RFC3339))
 	if len(st.Descriptor) == 0 {
 		line("kind", "plain: it has no descriptor, nothing is sealed")
