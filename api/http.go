@@ -33,6 +33,7 @@ const (
 	NodePathRevisions = "/v1/revisions/" // PUT HEX[?prefetch=1], body Revision
 	NodePathFunctions = "/v1/functions/" // DELETE NAME[?keep=HEX]: stop its sandboxes but those of revision keep
 	NodePathLogs      = "/v1/logs/"      // GET NAME?follow=1&after=N, replies frames of LogFrame
+	NodePathDrain     = "/v1/drain"      // PUT: take nothing new until DELETE, over restarts too
 	NodePathSandboxes = "/v1/sandboxes"  // GET ?function=NAME, replies []SandboxStatus
 )
 

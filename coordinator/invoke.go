@@ -98,6 +98,7 @@ func (c *Coordinator) accept(ctx *fasthttp.RequestCtx, name string, now time.Tim
 	if err != nil {
 		return nil, nil, none, gate.Unread(ctx, err)
 	}
+	r.calls.Add(1)
 	if r.plain != nil {
 		return nil, nil, none, gate.Unread(ctx, plainFunction(fn))
 	}
@@ -326,14 +327,14 @@ func (c *Coordinator) send(p *peer, t *task, body *relay.Body, id string) (*rela
 			}
 			headers = append(headers, relay.Header{Name: api.HeaderTicket, Value: ticket.Ticket})
 		}
-		if err := t.open(); err != nil { // again, after the admission of a large body
-			return nil, nil, err
+		all := headers
+		if body.Small { // of a large one the ticket knows
+			if err := t.open(); err != nil {
+				return nil, nil, err
+			}
+			all = append(headers, t.needs().headers...)
 		}
-		wrote := sent
-		if !body.Small { // its header is written by others, whenever they come to it
-			wrote = nil
-		}
-		reply, err := p.up.PostThen(until, r.invoke, body, wrote, append(headers, t.needs().headers...)...)
+		reply, err := p.up.PostThen(until, r.invoke, body, sent, all...)
 		if err != nil {
 			return c.broken(p, until, err)
 		}

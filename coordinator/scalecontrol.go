@@ -29,6 +29,8 @@ type scaler struct {
 	kick  chan struct{}
 	begun time.Time
 	known map[api.FunctionName]*scaled // the controller's own
+
+	wanted sync.Map // api.FunctionName -> int: replicas decided on here, of functions with a policy
 }
 
 // scaled is what the controller remembers of one function.
@@ -42,6 +44,7 @@ type scaled struct {
 	millis float64
 	holds  map[holder]holding
 	why    string
+	lacks  string
 }
 
 // holder is a revision on a node.
@@ -148,6 +151,7 @@ func (s *scaler) round(ctx context.Context) {
 	for name := range s.known {
 		if functions[name] == nil {
 			delete(s.known, name)
+			s.wanted.Delete(name)
 		}
 	}
 	var wg sync.WaitGroup
@@ -183,6 +187,9 @@ func (s *scaler) govern(ctx context.Context, rec *store.Function, f *scaled, n *
 	}
 	now := time.Now()
 	policy, managed := policyOf(rec)
+	if !managed {
+		s.wanted.Delete(rec.Name)
+	}
 	if rec.ReplicasAt != f.setAt {
 		f.setAt = rec.ReplicasAt
 		if rec.Replicas != nil {
@@ -202,7 +209,13 @@ func (s *scaler) govern(ctx context.Context, rec *store.Function, f *scaled, n *
 			s.c.log.Info("replicas", "function", rec.Name, "want", want, "have", load.Replicas, "why", d.Why)
 		}
 	}
-	s.reconcile(ctx, r, f, n, want)
+	if managed {
+		s.wanted.Store(rec.Name, want)
+	}
+	if err := s.reconcile(ctx, r, f, n, want); err != nil && err.Error() != f.lacks {
+		f.lacks = err.Error()
+		s.c.log.Warn("fewer replicas than wanted", "function", rec.Name, "want", want, "err", err)
+	}
 }
 
 // loadOf sums up what a function does.

@@ -26,6 +26,7 @@ const (
 	PeersFile     = "peers.json"     // Peers, of a coordinator
 	AdminSocket   = "admin.sock"     // the operator's, of a running coordinator
 
+	AdminPathDrain  = "/v1/drain/" // PUT or DELETE NODE
 	AdminPathTokens = "/v1/tokens" // POST ?uses=N&ttl=DURATION, replies {"token": …}
 )
 

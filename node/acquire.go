@@ -314,18 +314,20 @@ func (n *Node) makeRoom(rev *revision) (victims []*sandbox, ok bool) {
 // ticket is a slot promised for a moment.
 type ticket struct {
 	slot  slot
+	task  *task // whose it is; nil without needs
 	timer *time.Timer
 }
 
 // ticketLife is how long an unclaimed ticket holds its slot.
 const ticketLife = 10 * time.Second
 
-// promise turns a slot into a ticket that releases itself if nobody claims it.
-func (n *Node) promise(sl slot) api.Ticket {
+// promise turns a slot into a ticket that releases itself if nobody claims it. It
+// keeps the task's needs, so that who brings the ticket need not.
+func (n *Node) promise(sl slot, what *task) api.Ticket {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails
 	id := hex.EncodeToString(b[:])
-	t := &ticket{slot: sl}
+	t := &ticket{slot: sl, task: what}
 	n.mu.Lock()
 	n.tickets[id] = t
 	t.timer = time.AfterFunc(ticketLife, func() {
@@ -335,6 +337,17 @@ func (n *Node) promise(sl slot) api.Ticket {
 	})
 	n.mu.Unlock()
 	return api.Ticket{Ticket: id, Expires: time.Now().Add(ticketLife).UnixMilli()}
+}
+
+// ticketTask is the task that a ticket was given for, nil for none.
+func (n *Node) ticketTask(id string, rev *revision, now time.Time) (*task, error) {
+	n.mu.Lock()
+	t := n.tickets[id]
+	n.mu.Unlock()
+	if t == nil || t.task == nil || t.task.rev.digest != rev.digest || t.task.rev.seq != rev.seq {
+		return nil, nil
+	}
+	return t.task, t.task.late(now)
 }
 
 func (n *Node) takeTicket(id string) *ticket {

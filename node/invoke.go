@@ -33,7 +33,7 @@ func (n *Node) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 		n.refuse(ctx, err)
 		return
 	}
-	t, err := n.taskOf(ctx.Request.Header.Peek(api.HeaderNeeds), rev, time.Now())
+	t, err := n.taskFor(ctx, rev)
 	if err != nil {
 		n.waive(ctx, rev)
 		body.Release()
@@ -123,6 +123,16 @@ func (n *Node) waive(ctx *fasthttp.RequestCtx, rev *revision) {
 			sl.release()
 		}
 	}
+}
+
+// taskFor finds what an invocation needs: it says so itself, or did when it asked
+// for the ticket that it brings.
+func (n *Node) taskFor(ctx *fasthttp.RequestCtx, rev *revision) (*task, error) {
+	needs, ticket := ctx.Request.Header.Peek(api.HeaderNeeds), ctx.Request.Header.Peek(api.HeaderTicket)
+	if len(needs) == 0 && len(ticket) > 0 {
+		return n.ticketTask(string(ticket), rev, time.Now())
+	}
+	return n.taskOf(needs, rev, time.Now())
 }
 
 // slotFor claims the ticket that came with the request, or acquires a slot for

@@ -52,6 +52,14 @@ func (r *revision) with(needs api.Needs) *revision {
 	return v
 }
 
+// late refuses a task whose time is over.
+func (t *task) late(now time.Time) error {
+	if !t.until.IsZero() && !now.Before(t.until) {
+		return api.Errorf(api.CodeDeadline, "the task was to have ended before now")
+	}
+	return nil
+}
+
 // taskOf reads the needs that came with an invocation of rev; nil for none.
 func (n *Node) taskOf(header []byte, rev *revision, now time.Time) (*task, error) {
 	if len(header) == 0 {
@@ -73,8 +81,8 @@ func (n *Node) taskOf(header []byte, rev *revision, now time.Time) (*task, error
 	}
 	if needs.Deadline > 0 {
 		t.until = time.UnixMilli(needs.Deadline)
-		if !now.Before(t.until) {
-			return nil, api.Errorf(api.CodeDeadline, "the task was to have ended before now")
+		if err := t.late(now); err != nil {
+			return nil, err
 		}
 		if t.until.Sub(now) > farthest {
 			return nil, api.Invalid("needs.deadline", "use one within a month", "it is farther away")

@@ -499,7 +499,8 @@ func TestWhatASandboxHasOutlivesTheDaemonExactly(t *testing.T) {
 func TestTicketsAreForTheirNeedsAlone(t *testing.T) {
 	w := newWorld(t)
 	f := w.known("f", func(d *sealed.Descriptor) { d.Config.MaxInFlight = 1 })
-	small := `{"resources":{"cpu":100},"task":"` + strings.Repeat("12", 16) + `"}`
+	of := func(task string) string { return `{"resources":{"cpu":100},"task":"` + strings.Repeat(task, 16) + `"}` }
+	small, other := of("12"), of("13")
 	ticket := func(needs string) string {
 		status, _, body := w.do("POST", api.NodePathAdmit+f.target(), nil, api.HeaderNeeds, needs)
 		var tk api.Ticket
@@ -519,8 +520,25 @@ func TestTicketsAreForTheirNeedsAlone(t *testing.T) {
 	if got := use(ticket(small), small); got != 200 {
 		t.Errorf("with its needs: %d", got)
 	}
-	if got := use(ticket(small), ""); got != 400 {
-		t.Errorf("a ticket for needs without them: %d", got)
+	// The node has them from the ticket: who brings it has forgotten them.
+	if got := use(ticket(other), ""); got != 200 || len(w.fleet()) != 1 {
+		t.Errorf("a ticket for needs without them: %d, %d sandboxes", got, len(w.fleet()))
+	}
+	if got := use(ticket(other), ""); got != 409 {
+		t.Errorf("the same task by its ticket: %d", got)
+	}
+	g := w.known("g")
+	if status, _, _ := w.do("POST", api.NodePathInvoke+g.target(), w.message(g, 10), api.HeaderTicket, ticket(of("14"))); status != 400 {
+		t.Errorf("a ticket of another function: %d", status)
+	}
+	soon := ticket(fmt.Sprintf(`{"resources":{"cpu":100},"deadline":%d}`, time.Now().Add(200*time.Millisecond).UnixMilli()))
+	w.eventually("its deadline is over", func() bool {
+		w.n.mu.Lock()
+		defer w.n.mu.Unlock()
+		return w.n.tickets[soon].task.late(time.Now()) != nil
+	})
+	if got := use(soon, ""); got != 504 {
+		t.Errorf("a ticket after the task's deadline: %d", got)
 	}
 	if got := use(ticket(small), small); got != 409 { // the task has run
 		t.Errorf("the same task: %d", got)

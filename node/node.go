@@ -149,13 +149,17 @@ type Node struct {
 	tickets  map[string]*ticket
 	past     []api.SandboxStatus // ended ones, newest last, bounded
 	changed  chan struct{}       // closed and replaced when room or a slot may have come free
-	draining bool
+	draining bool                // takes nothing new: cordoned or ending
+	ending   bool                // the daemon is about to
+	cordoned bool                // drained by an operator, over restarts
+	orders   int                 // how often an operator has changed that
 
 	dirty chan struct{} // load changed
 	load  atomic.Pointer[stampedLoad]
 	seen  atomic.Pointer[survey]
 
 	publishing sync.Mutex // one publication at a time
+	cordoning  sync.Mutex // one order of an operator at a time
 	started    time.Time
 }
 
@@ -272,6 +276,10 @@ func (n *Node) Start(ctx context.Context) error {
 		n.Close()
 		return fmt.Errorf("recover sandboxes: %w", err)
 	}
+	if err := n.openCordon(); err != nil {
+		n.Close()
+		return err
+	}
 	n.spawn(n.reapIdle)
 	n.spawn(n.publishLoad)
 	if n.monitor != nil {
@@ -287,55 +295,6 @@ func (n *Node) Start(ctx context.Context) error {
 func (n *Node) spawn(f func()) {
 	n.jobs.Add(1)
 	go func() { defer n.jobs.Done(); f() }()
-}
-
-// Drain refuses new invocations, waits for those under way up to DrainTimeout
-// and stops all sandboxes. Callers keep the server running meanwhile, so that
-// refusals reach coordinators.
-func (n *Node) Drain(ctx context.Context) {
-	n.mu.Lock()
-	n.draining = true
-	n.mu.Unlock()
-	n.touch()
-	ctx, cancel := context.WithTimeout(ctx, n.cfg.DrainTimeout)
-	defer cancel()
-	for {
-		n.mu.Lock()
-		busy, wait := 0, n.changed
-		for _, s := range n.fleet {
-			busy += s.inFlight
-		}
-		n.mu.Unlock()
-		if busy == 0 {
-			break
-		}
-		select {
-		case <-wait:
-			continue
-		case <-ctx.Done():
-			n.log.Warn("drain timed out", "in_flight", busy)
-			n.note(nil, anomaly.Drained, "failed", map[string]int64{"inflight": int64(busy)})
-		}
-		break
-	}
-	n.removeAll()
-	n.closePool(true)
-}
-
-// removeAll stops every sandbox, several at a time, and waits.
-func (n *Node) removeAll() {
-	var wg sync.WaitGroup
-	n.mu.Lock()
-	all := make([]*sandbox, 0, len(n.fleet))
-	for _, s := range n.fleet {
-		all = append(all, s)
-	}
-	n.mu.Unlock()
-	for _, s := range all {
-		wg.Add(1)
-		go func() { defer wg.Done(); n.remove(s, "node drains") }()
-	}
-	wg.Wait()
 }
 
 // Close ends the node's goroutines and its pool. Sandboxes that Drain did not

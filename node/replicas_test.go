@@ -9,8 +9,8 @@ import (
 	"github.com/faasd-sec/faasd-sec/api"
 )
 
-// order gives one order, and returns what the node made of it.
-func (w *world) order(f function, o api.ReplicaOrder) api.ReplicaReply {
+// orders gives one order, and returns what the node made of it.
+func (w *world) orders(f function, o api.ReplicaOrder) api.ReplicaReply {
 	w.t.Helper()
 	b, err := json.Marshal(o)
 	if err != nil {
@@ -46,7 +46,7 @@ func TestReplicasAreMadeKeptReplacedAndLetGo(t *testing.T) {
 	f := w.known("f")
 	ready := func(n int) func() bool { return func() bool { return w.replicas(f).Ready == n } }
 	long := time.Minute.Milliseconds()
-	if r := w.order(f, api.ReplicaOrder{Hold: 3, HoldMs: long}); r.Held != 3 || r.Refused != "" {
+	if r := w.orders(f, api.ReplicaOrder{Hold: 3, HoldMs: long}); r.Held != 3 || r.Refused != "" {
 		t.Fatalf("%+v", r)
 	}
 	w.eventually("three are ready", ready(3))
@@ -54,23 +54,23 @@ func TestReplicasAreMadeKeptReplacedAndLetGo(t *testing.T) {
 	if r := w.replicas(f); r.Ready != 3 {
 		t.Errorf("held replicas were stopped for idleness: %+v", r)
 	}
-	if r := w.order(f, api.ReplicaOrder{Hold: 3, HoldMs: long}); r.Held != 3 || w.replicas(f).Ready != 3 {
+	if r := w.orders(f, api.ReplicaOrder{Hold: 3, HoldMs: long}); r.Held != 3 || w.replicas(f).Ready != 3 {
 		t.Errorf("the same order again: %+v, %+v", r, w.replicas(f))
 	}
 	w.fake.Kill(w.listed(f)[0].ID)
 	w.eventually("one is gone", ready(2))
-	w.order(f, api.ReplicaOrder{Hold: 3, HoldMs: long})
+	w.orders(f, api.ReplicaOrder{Hold: 3, HoldMs: long})
 	w.eventually("it was replaced", ready(3))
-	w.order(f, api.ReplicaOrder{Hold: 1, Stop: 1, HoldMs: long})
+	w.orders(f, api.ReplicaOrder{Hold: 1, Stop: 1, HoldMs: long})
 	w.eventually("one is stopped as ordered, and one for idleness", ready(1))
-	w.order(f, api.ReplicaOrder{Hold: 1, HoldMs: 1})
+	w.orders(f, api.ReplicaOrder{Hold: 1, HoldMs: 1})
 	w.eventually("who hears no more orders goes by its habits", ready(0))
 }
 
 func TestOrdersAreAdmittedLikeAnyStart(t *testing.T) {
 	w := newWorld(t)
 	f := w.known("f")
-	r := w.order(f, api.ReplicaOrder{Hold: 9, HoldMs: time.Minute.Milliseconds()}) // 400 of 2000 millicores each
+	r := w.orders(f, api.ReplicaOrder{Hold: 9, HoldMs: time.Minute.Milliseconds()}) // 400 of 2000 millicores each
 	if r.Refused != api.CodeNoRoom || r.Held < 1 || r.Held > 5 {
 		t.Fatalf("%+v", r)
 	}
@@ -78,11 +78,11 @@ func TestOrdersAreAdmittedLikeAnyStart(t *testing.T) {
 	w.eventually("they are ready", func() bool { return w.replicas(f).Ready == held })
 	// What is held makes no room for others, and is no room that others are told of.
 	g := w.known("g")
-	if r := w.order(g, api.ReplicaOrder{Hold: 1, HoldMs: time.Minute.Milliseconds()}); r.Refused != api.CodeNoRoom {
+	if r := w.orders(g, api.ReplicaOrder{Hold: 1, HoldMs: time.Minute.Milliseconds()}); r.Refused != api.CodeNoRoom {
 		t.Errorf("a held replica was stopped for another function: %+v", r)
 	}
-	w.order(f, api.ReplicaOrder{HoldMs: 0})
-	if r := w.order(g, api.ReplicaOrder{Hold: 1, HoldMs: time.Minute.Milliseconds()}); r.Held != 1 {
+	w.orders(f, api.ReplicaOrder{HoldMs: 0})
+	if r := w.orders(g, api.ReplicaOrder{Hold: 1, HoldMs: time.Minute.Milliseconds()}); r.Held != 1 {
 		t.Errorf("one that is held no more was not stopped for another function: %+v", r)
 	}
 }
@@ -97,7 +97,7 @@ func TestInvocationThatMayStartNothingFindsAReplicaOrIsRefused(t *testing.T) {
 	if status, refused := ask(); status != 429 || refused != string(api.CodeBusy) || len(w.listed(f)) != 0 {
 		t.Fatalf("%d %s, %v", status, refused, w.listed(f))
 	}
-	w.order(f, api.ReplicaOrder{Hold: 1, HoldMs: time.Minute.Milliseconds()})
+	w.orders(f, api.ReplicaOrder{Hold: 1, HoldMs: time.Minute.Milliseconds()})
 	if status, refused := ask(); status != 200 {
 		t.Errorf("%d %s with a replica that starts", status, refused)
 	}
@@ -113,7 +113,7 @@ func TestStartsThatFailAreCountedUntilOneDoesNot(t *testing.T) {
 	w.hello = func(api.FunctionName) error { return bad }
 	hold := api.ReplicaOrder{Hold: 1, HoldMs: time.Minute.Milliseconds()}
 	for want := 1; want <= 2; want++ {
-		w.order(f, hold)
+		w.orders(f, hold)
 		w.eventually("the start failed", func() bool { return w.replicas(f).Failed == want && w.replicas(f).Starting == 0 })
 	}
 	if r := w.replicas(f); r.Code == "" || r.Reason == "" {

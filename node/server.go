@@ -44,6 +44,8 @@ func (n *Node) serve(ctx *fasthttp.RequestCtx) {
 		out, err = n.serveSandboxes(ctx)
 	case path == api.NodePathStatus && method == fasthttp.MethodGet:
 		out = n.serveStatus(ctx)
+	case path == api.NodePathDrain && (method == fasthttp.MethodPut || method == fasthttp.MethodDelete):
+		err = n.cordon(method == fasthttp.MethodPut)
 	case path == api.NodePathAnomalies && method == fasthttp.MethodGet:
 		if err = n.serveAnomalies(ctx); err == nil {
 			return
@@ -131,8 +133,8 @@ func (n *Node) serveAdmit(ctx *fasthttp.RequestCtx, name string) (*api.Ticket, e
 		defer cancel()
 		var sl slot
 		if sl, err = n.acquire(c, rev, nil, len(ctx.Request.Header.Peek(api.HeaderExisting)) > 0); err == nil {
-			t := n.promise(sl)
-			return &t, nil
+			ticket := n.promise(sl, t)
+			return &ticket, nil
 		}
 	}
 	ctx.Response.Header.Set(api.HeaderRefused, string(api.CodeOf(err)))

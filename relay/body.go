@@ -31,6 +31,8 @@ type Body struct {
 	size  int64  // of the whole body, -1 if unknown
 	rest  *serverStream
 	buf   *[]byte
+
+	stored io.ReadCloser // in place of rest, see NewBody
 }
 
 // Size is the length of the whole body in bytes, -1 if it is not known yet.
@@ -103,7 +105,11 @@ func tooLarge(limit int64) error {
 func (b *Body) Release() {
 	if b.rest != nil {
 		b.rest.Close()
-		b.keep(b.rest.ctx)
+		b.Keep(b.rest.ctx)
+	}
+	if b.stored != nil {
+		_ = b.stored.Close() // it was read, or is not wanted
+		b.stored = nil
 	}
 	if b.buf != nil {
 		if cap(*b.buf) <= SmallBody+64<<10 {
@@ -114,14 +120,30 @@ func (b *Body) Release() {
 	}
 }
 
-// keep decides, when the reply's header is about to go out, whether the
+// Keep decides, when the reply's header is about to go out, whether the
 // connection may serve a next request: only if all of this one's body has been
 // read, for what nobody read would be taken for the next.
-func (b *Body) keep(ctx *fasthttp.RequestCtx) {
+func (b *Body) Keep(ctx *fasthttp.RequestCtx) {
 	if b.rest != nil && !b.rest.ended.Load() {
 		ctx.SetConnectionClose()
 	}
 }
+
+// Reader reads the whole body once, from its start, until the given time. Close
+// it before Release; a Read under way ends with either.
+func (b *Body) Reader(until time.Time) io.ReadCloser {
+	l := &largeBody{head: b.Head, rest: eof{}}
+	if b.rest != nil {
+		l.rest = b.rest
+		// A deadline on the caller's connection, so that a stalled upload ends.
+		_ = b.rest.ctx.Conn().SetReadDeadline(until)
+	}
+	return l
+}
+
+type eof struct{}
+
+func (eof) Read([]byte) (int, error) { return 0, io.EOF }
 
 // readUpTo appends up to n bytes of r to dst, growing it as they come, so that
 // a header that announces much reserves nothing.

@@ -234,7 +234,7 @@ func (u *Upstream) leave() { <-u.places }
 
 func (u *Upstream) postLarge(until time.Time, path string, body *Body, headers []Header) (*Reply, error) {
 	ctx, cancel := context.WithDeadline(u.life, until)
-	src := &largeBody{head: body.Head, rest: body.rest}
+	src := &largeBody{head: body.Head, rest: body.tail()}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://peer"+path, src)
 	if err != nil {
 		cancel()
@@ -245,7 +245,9 @@ func (u *Upstream) postLarge(until time.Time, path string, body *Body, headers [
 		req.Header.Set(h.Name, h.Value)
 	}
 	// A deadline on the caller's connection, so that a stalled upload ends.
-	_ = body.rest.ctx.Conn().SetReadDeadline(until)
+	if body.rest != nil {
+		_ = body.rest.ctx.Conn().SetReadDeadline(until)
+	}
 	resp, err := u.large.RoundTrip(req)
 	if err != nil {
 		cancel()
@@ -361,7 +363,7 @@ func (r *Reply) SendTo(ctx *fasthttp.RequestCtx, done func(error), headers ...st
 		}
 	}
 	if r.req.rest != nil {
-		r.req.keep(ctx)
+		r.req.Keep(ctx)
 	}
 	if whole == nil {
 		ctx.SetBodyStream(s, int(r.length))
@@ -404,11 +406,17 @@ func (s *replyStream) SupportsBodyWriteTo() bool { return true }
 // to a record of the envelope. The server's own loop would cut them to 4 KiB, a
 // chunk and a system call each.
 func (s *replyStream) WriteTo(w io.Writer) (int64, error) {
+	return Copy(w, s)
+}
+
+// Copy writes what r gives as it comes, in pieces of up to a record of the
+// envelope, and keeps nothing of it.
+func Copy(w io.Writer, r io.Reader) (int64, error) {
 	buf := pieces.Get().(*[]byte)
 	defer pieces.Put(buf)
 	var total int64
 	for {
-		n, err := s.Read(*buf)
+		n, err := r.Read(*buf)
 		if n > 0 {
 			m, werr := w.Write((*buf)[:n])
 			total += int64(m)

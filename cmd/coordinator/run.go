@@ -78,7 +78,7 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	defer func() { err = errors.Join(err, images.Close()) }()
 
-	mesh, err := joinMesh(ctx, o, cl, log)
+	mesh, err := joinMesh(ctx, o, cl, anomalies, log)
 	if err != nil {
 		return err
 	}
@@ -97,6 +97,9 @@ func run(ctx context.Context, o options) (err error) {
 	if cfg.Owners, cfg.AnyOwner, err = owners(cl); err != nil {
 		return err
 	}
+	if cfg.OpenFaaS, err = openFaaS(o.basicAuth); err != nil {
+		return err
+	}
 	manifests, err := manifestOpener(o)
 	if err != nil {
 		return err
@@ -107,7 +110,7 @@ func run(ctx context.Context, o options) (err error) {
 	reg := daemon.Registry()
 	anomalies.Register(reg)
 	deps := coordinator.Deps{
-		Mesh: mesh, Store: st, Cache: cache, Nodes: nodeDialer{identity, daemon.BootID()}, Enrol: desk,
+		Mesh: mesh, Store: st, Cache: cache, Nodes: nodeDialer{identity, daemon.BootID()}, Enrol: desk, Namespaces: st,
 		Broker: &http.Client{Transport: &http.Transport{
 			TLSClientConfig: pki.ClientConfig(identity, pki.RoleKeyBroker, pki.AnyID), IdleConnTimeout: time.Minute}},
 		BrokerURL: "https://" + o.broker, Registry: images.ServeFastHTTP, Images: images,
@@ -116,6 +119,9 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	if manifests != nil {
 		deps.Manifests = manifests
+	}
+	if deps.Async, err = asyncParts(ctx, o, st, log); err != nil {
+		return err
 	}
 	co, err := coordinator.New(life, cfg, deps)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	goruntime "runtime"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -20,10 +21,12 @@ import (
 	"github.com/valyala/fasthttp"
 	"golang.org/x/sys/unix"
 
+	"github.com/faasd-sec/faasd-sec/anomaly"
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/coordinator"
 	"github.com/faasd-sec/faasd-sec/daemon"
 	"github.com/faasd-sec/faasd-sec/enrol"
+	"github.com/faasd-sec/faasd-sec/gate"
 	"github.com/faasd-sec/faasd-sec/gossip"
 	"github.com/faasd-sec/faasd-sec/nbio"
 	"github.com/faasd-sec/faasd-sec/pki"
@@ -59,7 +62,7 @@ func serve(g *daemon.Group, o options, co *coordinator.Coordinator, desk *enrol.
 		return err
 	}
 	g.Go("admin", func(ctx context.Context) error {
-		return daemon.Serve(ctx, daemon.Server(adminHandler(ctx, desk), log), admin, time.Second)
+		return daemon.Serve(ctx, daemon.Server(adminHandler(ctx, desk, co, log), log), admin, time.Second)
 	})
 	if o.opsListen == "" {
 		return nil
@@ -134,10 +137,13 @@ func nodeDialing() *net.Dialer {
 }
 
 // joinMesh starts gossip for a member that runs nothing.
-func joinMesh(ctx context.Context, o options, cl enrol.Cluster, log *slog.Logger) (*gossip.Mesh, error) {
+func joinMesh(ctx context.Context, o options, cl enrol.Cluster, anomalies anomaly.Sink, log *slog.Logger) (*gossip.Mesh, error) {
 	cfg := gossip.DefaultLAN()
 	cfg.Meta = api.NodeMeta{ID: o.id, Addr: o.clusterAdvertise, Roles: []string{api.RoleCoordinator}, Arch: goruntime.GOARCH}
 	cfg.Bind, cfg.Advertise, cfg.Label, cfg.Logger = o.gossipListen, o.gossipAdvertise, cl.ID, log
+	cfg.Suspect = func(id string) {
+		anomalies.Append(anomaly.Event{Kind: anomaly.HeartbeatMissed, Node: id, Code: "suspect"})
+	}
 	for _, k := range cl.GossipKeys {
 		key, err := gossip.ParseKey(k)
 		if err != nil {
@@ -228,34 +234,42 @@ func importBootstrap(ctx context.Context, desk *enrol.Desk, state string) error 
 	return os.Remove(filepath.Join(state, enrol.BootstrapFile))
 }
 
-// adminHandler makes join tokens.
-func adminHandler(life context.Context, desk *enrol.Desk) fasthttp.RequestHandler {
+// adminHandler makes join tokens and drains nodes.
+func adminHandler(life context.Context, desk *enrol.Desk, co *coordinator.Coordinator, log *slog.Logger) fasthttp.RequestHandler {
 	return func(ctx *fasthttp.RequestCtx) {
-		if string(ctx.Path()) != enrol.AdminPathTokens || !ctx.IsPost() {
-			ctx.SetStatusCode(fasthttp.StatusNotFound)
-			return
+		c, cancel := context.WithTimeout(life, 10*time.Second)
+		defer cancel()
+		node, isDrain := strings.CutPrefix(string(ctx.Path()), enrol.AdminPathDrain)
+		var out any
+		var err error
+		switch {
+		case string(ctx.Path()) == enrol.AdminPathTokens && ctx.IsPost():
+			out, err = newToken(c, ctx, desk)
+		case isDrain && (ctx.IsPut() || ctx.IsDelete()):
+			err = co.DrainNode(c, node, ctx.IsPut())
+		default:
+			err = api.Errorf(api.CodeNotFound, "not served to operators")
 		}
-		uses := ctx.QueryArgs().GetUintOrZero("uses")
-		ttl, err := time.ParseDuration(string(ctx.QueryArgs().Peek("ttl")))
-		var text string
+		var b []byte
 		if err == nil {
-			c, cancel := context.WithTimeout(life, 10*time.Second)
-			defer cancel()
-			text, err = desk.NewToken(c, uses, ttl)
+			b, err = json.Marshal(out)
 		}
 		if err != nil {
-			ctx.SetStatusCode(fasthttp.StatusBadRequest)
-			ctx.SetBodyString(err.Error())
-			return
-		}
-		b, err := json.Marshal(map[string]string{"token": text})
-		if err != nil {
-			ctx.SetStatusCode(fasthttp.StatusInternalServerError)
+			gate.Problem(ctx, log, err)
 			return
 		}
 		ctx.SetContentType(api.ContentTypeJSON)
 		ctx.SetBody(b)
 	}
+}
+
+func newToken(ctx context.Context, req *fasthttp.RequestCtx, desk *enrol.Desk) (any, error) {
+	ttl, err := time.ParseDuration(string(req.QueryArgs().Peek("ttl")))
+	if err != nil {
+		return nil, api.Invalid("ttl", "write a duration, such as 1h", err.Error())
+	}
+	text, err := desk.NewToken(ctx, req.QueryArgs().GetUintOrZero("uses"), ttl)
+	return map[string]string{"token": text}, err
 }
 
 // etcdTLS is how an external etcd is reached, nil for no TLS.

@@ -124,5 +124,5 @@ the token pins the cluster's certificate authority.`,
 	make.Flags().StringVar(&cstate, "state", "/var/lib/faasd-sec/coordinator", "the running coordinator's state directory")
 	make.Flags().IntVar(&uses, "uses", 1, "how many nodes may use it")
 	make.Flags().DurationVar(&ttl, "ttl", time.Hour, "how long it is good")
-	node.AddCommand(join, make)
+	node.AddCommand(join, make, drainCommand(stdout, true), drainCommand(stdout, false))
 }

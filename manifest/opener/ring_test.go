@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -342,4 +343,30 @@ func FuzzAnswer(f *testing.F) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// A directory that a group may enter, and not write to, is one that the operator
+// made for a coordinator under another user.
+func TestListenForAGroup(t *testing.T) {
+	for mode, want := range map[os.FileMode]os.FileMode{0o750: 0o660, 0o770: 0, 0o755: 0} {
+		dir := filepath.Join(t.TempDir(), "run")
+		if err := errors.Join(os.Mkdir(dir, 0o700), os.Chmod(dir, mode)); err != nil {
+			t.Fatal(err)
+		}
+		ln, err := Listen(filepath.Join(dir, "s"))
+		if want == 0 {
+			if err == nil {
+				t.Errorf("mode %v is taken", mode)
+				ln.Close()
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatalf("mode %v: %v", mode, err)
+		}
+		if st, err := os.Stat(filepath.Join(dir, "s")); err != nil || st.Mode().Perm() != want {
+			t.Errorf("mode %v: the socket has %v, want %v", mode, st.Mode().Perm(), want)
+		}
+		ln.Close()
+	}
 }

@@ -30,8 +30,9 @@ func DefaultServerConfig(parallel int) ServerConfig {
 	return ServerConfig{AllowedUIDs: []int{os.Geteuid()}, Conns: 64, Opening: parallel, Idle: 2 * time.Minute, Deadline: 5 * time.Second}
 }
 
-// Listen makes a socket that only this user reaches (mode 0600, in a directory
-// of mode 0700), in place of one that a former life left.
+// Listen makes a socket that only this user reaches (mode 0600, in a directory of
+// mode 0700), or its group as well where the directory is there with mode 0750, in
+// place of one that a former life left. Who calls is asked of the kernel in any case.
 func Listen(path string) (*net.UnixListener, error) {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -42,10 +43,11 @@ func Listen(path string) (*net.UnixListener, error) {
 		return nil, fmt.Errorf("manifest opener: listen: %w", err)
 	}
 	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok || !info.IsDir() || info.Mode().Perm() != 0o700 || int(st.Uid) != os.Geteuid() {
-		return nil, fmt.Errorf("manifest opener: listen: %s must be a directory of user %d with mode 0700", dir, os.Geteuid())
+	perm := info.Mode().Perm()
+	if !ok || !info.IsDir() || perm != 0o700 && perm != 0o750 || int(st.Uid) != os.Geteuid() {
+		return nil, fmt.Errorf("manifest opener: listen: %s must be a directory of user %d with mode 0700, or 0750 for a coordinator of its group", dir, os.Geteuid())
 	}
-	// Nobody else reaches into the directory, so nothing happens between these.
+	// Nobody else writes into the directory, so nothing happens between these.
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("manifest opener: listen: %w", err)
 	}
@@ -53,7 +55,11 @@ func Listen(path string) (*net.UnixListener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("manifest opener: listen: %w", err)
 	}
-	if err := os.Chmod(path, 0o600); err != nil {
+	mode := os.FileMode(0o600)
+	if perm == 0o750 {
+		mode = 0o660
+	}
+	if err := os.Chmod(path, mode); err != nil {
 		return nil, errors.Join(fmt.Errorf("manifest opener: listen: %w", err), ln.Close())
 	}
 	return ln, nil

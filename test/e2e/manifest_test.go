@@ -175,6 +175,22 @@ func manifestForgotten(t *testing.T, c *cluster, fn api.FunctionName) {
 	if _, err := c.needs(t, fn, &client.Needs{Needs: manifest.Needs{EgressBPS: egress, Constraints: differs}, Deadline: time.Now().Add(time.Second)}); err == nil {
 		t.Error("no node has so much")
 	}
+	// A large request is under way, and its needs are not there any more either.
+	large := make(chan error, 1)
+	go func() {
+		n := &client.Needs{Needs: manifest.Needs{MemoryBytes: memory, Constraints: differs}}
+		_, body, err := c.invoke(t, fn, client.Request{Path: "/sleep", Query: "ms=8000", Body: strings.NewReader(strings.Repeat("x", 600<<10)), Needs: n})
+		if err == nil && string(body) != "slept" {
+			err = fmt.Errorf("%.40q", body)
+		}
+		large <- err
+	}()
+	waitFor(t, 5*time.Second, "the large request to be under way", func() error {
+		if !slices.ContainsFunc(c.sandboxes(t, fn), func(s api.SandboxStatus) bool { return s.InFlight > 0 }) {
+			return errors.New("not yet")
+		}
+		return nil
+	})
 	search := func(roles ...string) sightings {
 		seen := sightings{}
 		procs, err := procsOf(h.ours...)
@@ -199,6 +215,14 @@ func manifestForgotten(t *testing.T, c *cluster, fn api.FunctionName) {
 		}
 		return nil
 	})
+	select {
+	case err := <-large:
+		t.Errorf("the large request ended too soon: %v", err)
+	default:
+		if err := <-large; err != nil {
+			t.Error(err)
+		}
+	}
 	conn, err := h.dial(t.Context(), "tcp", strings.TrimPrefix(c.Gateway(), "http://"))
 	if err != nil {
 		t.Fatal(err)

@@ -23,8 +23,8 @@ func TestScale(t *testing.T) {
 	t.Run("by hand", func(t *testing.T) { scaleByHand(t, c) })
 }
 
-// small makes a function of which many fit, with a policy.
-func small(p *api.Scale) func(*client.Deployment) {
+// tiny makes a function of which many fit, with a policy.
+func tiny(p *api.Scale) func(*client.Deployment) {
 	return func(d *client.Deployment) {
 		d.Resources = api.Resources{CPU: 50, Memory: 32 << 20, PIDs: 64, Tmp: 4 << 20}
 		d.Scale = p
@@ -47,7 +47,9 @@ func (c *cluster) available(t testing.TB, fn api.FunctionName, n int) {
 	within(t, 30*time.Second, fmt.Sprintf("%s has %d replicas", fn, n), func() bool {
 		st = c.status(t, fn)
 		return st.Replicas == n && st.Available == n
-	}, func() string { return fmt.Sprintf("%d replicas, %d ready: %+v", st.Replicas, st.Available, st.Sandboxes) })
+	}, func() string {
+		return fmt.Sprintf("%d replicas, %d ready: %+v", st.Replicas, st.Available, st.Sandboxes)
+	})
 }
 
 // load calls a function from n callers at once until stop is called, which returns
@@ -82,7 +84,7 @@ func scaleByLoad(t *testing.T, c *cluster) {
 	p := api.DefaultScale()
 	p.Target, p.Proportion, p.Max = 2, 1, 4
 	p.ZeroAfter, p.DownWindow = (3 * time.Second).Milliseconds(), (2 * time.Second).Milliseconds()
-	fn := c.deploy(t, "stepped", small(&p))
+	fn := c.deploy(t, "stepped", tiny(&p))
 	if st := c.status(t, fn); st.Replicas != 0 {
 		t.Errorf("before any call: %+v", st)
 	}
@@ -109,7 +111,7 @@ func scaleByLoad(t *testing.T, c *cluster) {
 
 func scalePinned(t *testing.T, c *cluster) {
 	p := api.Pinned(2)
-	fn := c.deploy(t, "pinned", small(&p))
+	fn := c.deploy(t, "pinned", tiny(&p))
 	c.available(t, fn, 2)
 	stop := c.load(t, fn, 10, "/sleep?ms=50")
 	for until := time.Now().Add(3 * time.Second); time.Now().Before(until); time.Sleep(100 * time.Millisecond) {
@@ -136,7 +138,7 @@ func scalePinned(t *testing.T, c *cluster) {
 }
 
 func scaleByHand(t *testing.T, c *cluster) {
-	fn := c.deploy(t, "manual", small(nil))
+	fn := c.deploy(t, "manual", tiny(nil))
 	for _, n := range []int{3, 1, 0} {
 		if err := c.client.SetReplicas(t.Context(), fn, n); err != nil {
 			t.Fatal(err)
