@@ -81,6 +81,7 @@ var may = map[string]string{
 	"daemon/harden":      "",
 	"store":              "api",
 	"registry":           "api",
+	"replica":            "api gate registry",
 	"queue":              "api",
 	"blob":               "api",
 	"network":            "api",

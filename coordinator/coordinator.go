@@ -98,7 +98,8 @@ type Deps struct {
 	Lead       Lead // nil: this coordinator is the only one
 	Registerer prometheus.Registerer
 	Watching   Watching
-	Async      *Async // nil: asynchronous invocations are refused
+	Majority   func() error // tells that the store can be written; nil is always
+	Async      *Async       // nil: asynchronous invocations are refused
 }
 
 // ImageChecker tells whether the registry has a manifest or blob.
@@ -341,9 +342,14 @@ func (c *Coordinator) serveGateway(ctx *fasthttp.RequestCtx) {
 	}
 }
 
-// Ready reports whether there is a node to serve with, and the manifest opener
-// if there should be one.
+// Ready reports whether there is a node to serve with, a majority of the store,
+// and the manifest opener if there should be one.
 func (c *Coordinator) Ready() error {
+	if c.dep.Majority != nil {
+		if err := c.dep.Majority(); err != nil {
+			return err
+		}
+	}
 	if c.dep.Manifests != nil {
 		if _, err := c.manifestKeys(); err != nil {
 			return err
