@@ -44,7 +44,7 @@ type Deployment struct {
 	// owner may send manifests. Suite and Revision are filled in.
 	Bounds *manifest.Bounds
 
-	Scale  *api.Scale // how many replicas; nil: on demand
+	Scale *api.Scale // how many replicas; nil: on demand
 
 	Keys   *Keyring
 	Rotate bool // with a new decryption key
