@@ -290,6 +290,10 @@ func (c *Coordinator) serveGateway(ctx *fasthttp.RequestCtx) {
 		if err = c.serveLogs(ctx, strings.TrimSuffix(name, "/logs")); err == nil {
 			return
 		}
+	case isFunction && strings.HasSuffix(name, "/revisions") && ctx.IsGet():
+		out, err = c.revisionsOf(strings.TrimSuffix(name, "/revisions"))
+	case isFunction && strings.HasSuffix(name, "/rollback") && ctx.IsPost():
+		err = c.serveRollback(ctx, strings.TrimSuffix(name, "/rollback"))
 	case isFunction && strings.HasSuffix(name, "/scale") && ctx.IsPost():
 		err = c.serveScale(ctx, strings.TrimSuffix(name, "/scale"))
 	case isFunction && ctx.IsGet():

@@ -126,6 +126,18 @@ func (c *Coordinator) putFunction(ctx *fasthttp.RequestCtx, path string) (*api.F
 	if err != nil {
 		return nil, err
 	}
+	if rec.Restore {
+		past, err := c.past(sctx, name)
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range past {
+			if f.Revision == rev.String() {
+				blob, rec.Scale = f.Bounds, f.Scale
+				break
+			}
+		}
+	}
 	lim := d.Config.Resources
 	f := store.Function{
 		Name: name, Revision: rev.String(), Owner: caller.Fingerprint.String(), Sequence: d.Sequence,
@@ -133,9 +145,7 @@ func (c *Coordinator) putFunction(ctx *fasthttp.RequestCtx, path string) (*api.F
 		Resources: api.Resources{CPU: int64(lim.CPUMillis), Memory: int64(lim.MemoryBytes), PIDs: int64(lim.PIDs), Tmp: int64(lim.TmpBytes)},
 		UpdatedAt: time.Now().Unix(), Bounds: blob, Scale: rec.Scale,
 	}
-	if old != nil {
-		f.Replicas, f.ReplicasAt = old.Replicas, old.ReplicasAt
-	}
+	f = c.follow(old, f)
 	version, err := c.dep.Store.PutFunction(sctx, f, expected)
 	if err != nil {
 		return nil, err
@@ -144,11 +154,8 @@ func (c *Coordinator) putFunction(ctx *fasthttp.RequestCtx, path string) (*api.F
 	if err := c.dep.Cache.Wait(sctx, version); err != nil {
 		return nil, api.Wrap(api.CodeUnavailable, err, "stored, but not yet visible here")
 	}
-	c.log.Info("function stored", "function", name, "revision", f.Revision, "owner", f.Owner, "sequence", f.Sequence)
-	if old != nil && old.Revision != f.Revision {
-		c.spawn(func() { c.retire(name, f.Revision) })
-	}
-	c.spawn(func() { c.announce(&f) })
+	c.log.Info("function stored", "function", name, "revision", rev.String(), "owner", f.Owner, "sequence", d.Sequence)
+	c.followed(old, &f)
 	st := c.statusOf(&f, nil)
 	return &st, nil
 }
@@ -165,8 +172,8 @@ func mayReplace(old *store.Function, d *sealed.Descriptor, caller reqauth.Caller
 		e.Field, e.Remedy = "name", "choose another name or namespace"
 		return e
 	}
-	if d.Sequence <= old.Sequence {
-		e := api.Errorf(api.CodeConflict, "sequence %d is not above the stored %d", d.Sequence, old.Sequence)
+	if newest := old.Newest(); d.Sequence <= newest {
+		e := api.Errorf(api.CodeConflict, "sequence %d is not above the stored %d", d.Sequence, newest)
 		e.Field, e.Remedy = "sequence", "deploy again: an older descriptor must not come back"
 		return e
 	}
@@ -213,7 +220,8 @@ func (c *Coordinator) deleteFunction(ctx *fasthttp.RequestCtx, path string) erro
 		return err
 	}
 	c.log.Info("function removed", "function", name)
-	c.retire(name, "")
+	c.forgetHistory(name)
+	c.retire(name)
 	return nil
 }
 
@@ -287,7 +295,10 @@ func (c *Coordinator) statusOf(f *store.Function, n *census) api.FunctionStatus 
 	} else if d, err := sealed.ParseDescriptor(f.Descriptor); err == nil {
 		st.Mode = string(d.Unverified().Config.Mode)
 	}
-	st.Scale, st.Set = f.Scale, f.Replicas
+	st.Scale, st.Set, st.Rollout = f.Scale, f.Replicas, f.Rollout
+	if len(f.Serving()) > 1 {
+		st.Serving = servingStatus(f, n)
+	}
 	if n != nil {
 		for _, rev := range f.Serving() {
 			sum := n.sum(rev.Revision)

@@ -106,6 +106,7 @@ func (c *Coordinator) accept(ctx *fasthttp.RequestCtx, name string, now time.Tim
 	if err != nil {
 		return nil, nil, none, err
 	}
+	r = r.sealedFor(p.Grant.Context)
 	if err := gate.Check(&p, &r.gate, now); err != nil {
 		body.Release()
 		return nil, nil, none, err
@@ -194,6 +195,10 @@ func (c *Coordinator) placeOnce(t *task, body *relay.Body, id string, expires ti
 			defer turn.end()
 			c.met.queued.Inc()
 			continue // from now on what ends is signalled; before it was not
+		}
+		if err := c.outdated(t.r); err != nil {
+			c.queue.leave(owner)
+			return nil, nil, err
 		}
 		wctx, cancel := context.WithDeadline(c.life, deadline)
 		err = c.queue.wait(wctx, freed, c.dep.Mesh.Changed(view.Version))

@@ -68,12 +68,12 @@ func (c *Coordinator) PutPlain(ctx context.Context, name api.FunctionName, p api
 	f := store.Function{Name: name, Revision: rev, Sequence: uint64(now.UnixMilli()), Plain: &p, ImageRef: ref, ImageDigest: digest,
 		Resources: settings.Resources, UpdatedAt: now.Unix(), CreatedAt: now.Unix(), Scale: scale}
 	if old != nil {
-		if old.Revision == rev && old.ImageRef == ref {
+		if old.Revision == rev && old.ImageRef == ref && old.Next == nil {
 			return false, nil
 		}
-		f.Sequence, f.CreatedAt = max(f.Sequence, old.Sequence+1), old.CreatedAt
-		f.Replicas, f.ReplicasAt = old.Replicas, old.ReplicasAt
+		f.Sequence, f.CreatedAt = max(f.Sequence, old.Newest()+1), old.CreatedAt
 	}
+	f = c.follow(old, f)
 	version, err := c.dep.Store.PutFunction(ctx, f, expected)
 	if err != nil {
 		return false, err
@@ -82,10 +82,7 @@ func (c *Coordinator) PutPlain(ctx context.Context, name api.FunctionName, p api
 		return false, api.Wrap(api.CodeUnavailable, err, "stored, but not yet visible here")
 	}
 	c.log.Info("plain function stored", "function", name, "revision", rev, "image", ref+"@"+digest)
-	if old != nil && old.Revision != rev {
-		c.spawn(func() { c.retire(name, rev) })
-	}
-	c.spawn(func() { c.announce(&f) })
+	c.followed(old, &f)
 	return old == nil, nil
 }
 
@@ -112,7 +109,8 @@ func (c *Coordinator) DeletePlain(ctx context.Context, name api.FunctionName) er
 		return api.Wrap(api.CodeUnavailable, err, "removed, but not yet gone here")
 	}
 	c.log.Info("plain function removed", "function", name)
-	c.spawn(func() { c.retire(name, "") })
+	c.forgetHistory(name)
+	c.spawn(func() { c.retire(name) })
 	return nil
 }
 

@@ -45,6 +45,12 @@ func (f *fakeReplicas) serve(id string, rw http.ResponseWriter, r *http.Request)
 	}
 	if r.Method == http.MethodGet {
 		list := []api.ReplicaStatus{}
+		for rev := range f.load {
+			f.have[id][rev] += 0
+		}
+		for rev := range f.fails {
+			f.have[id][rev] += 0
+		}
 		for rev, n := range f.have[id] {
 			s := api.ReplicaStatus{Function: "f.ns", Revision: rev, Ready: n, Slots: 64, Failed: f.bad[rev], Code: api.CodeStartFailed, Reason: f.fails[rev]}
 			if id == "node-1" {

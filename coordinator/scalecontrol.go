@@ -165,7 +165,7 @@ func (s *scaler) round(ctx context.Context) {
 			}
 			s.known[name] = f
 		}
-		if _, managed := policyOf(rec); !managed && rec.ReplicasAt == f.setAt && len(f.holds) == 0 {
+		if _, managed := policyOf(rec); !managed && rec.ReplicasAt == f.setAt && len(f.holds) == 0 && len(rec.Serving()) == 1 {
 			continue
 		}
 		if n == nil {
@@ -185,6 +185,10 @@ func (s *scaler) govern(ctx context.Context, rec *store.Function, f *scaled, n *
 	if err != nil {
 		return // whoever calls it hears why
 	}
+	s.drained(ctx, rec)
+	if rec.Next != nil {
+		s.roll(ctx, rec, r, f, n)
+	}
 	now := time.Now()
 	policy, managed := policyOf(rec)
 	if !managed {
@@ -195,8 +199,16 @@ func (s *scaler) govern(ctx context.Context, rec *store.Function, f *scaled, n *
 		if rec.Replicas != nil {
 			f.memory = f.memory.Set(now, *rec.Replicas)
 		}
-	} else if !managed { // it was, until now
-		s.order(ctx, r, f, n, nil, 0)
+	} else if !managed { // it was, or is while revisions change
+		hold := rec.Next != nil
+		for h := range f.holds {
+			if !hold {
+				delete(f.holds, h)
+			}
+		}
+		if hold {
+			_ = s.order(ctx, r, f, n, nil, 0) // logged where it failed
+		}
 		return
 	}
 	load := s.loadOf(rec, f, n)
@@ -204,6 +216,9 @@ func (s *scaler) govern(ctx context.Context, rec *store.Function, f *scaled, n *
 	if managed {
 		var d scaling.Decision
 		f.memory, d = scaling.Decide(policy, f.memory, now, load)
+		if rec.Next != nil && r.former {
+			d.Want = min(d.Want, load.Replicas)
+		}
 		if want = d.Want; want != load.Replicas && d.Why != f.why {
 			f.why = d.Why
 			s.c.log.Info("replicas", "function", rec.Name, "want", want, "have", load.Replicas, "why", d.Why)

@@ -160,7 +160,7 @@ func (r *revisions) all() []*revision {
 }
 
 // put checks rec against digest and keeps it.
-func (r *revisions) put(digest string, rec api.Revision) (*revision, error) {
+func (r *revisions) put(digest string, rec api.Revision, keep ...string) (*revision, error) {
 	rev, err := r.parse(digest, rec)
 	if err != nil {
 		return nil, err
@@ -171,7 +171,7 @@ func (r *revisions) put(digest string, rec api.Revision) (*revision, error) {
 	if known && old.seq >= rev.seq {
 		return old, nil // told twice, or late
 	}
-	if err := r.forget(rev); err != nil {
+	if err := r.forget(rev, keep); err != nil {
 		return nil, err
 	}
 	r.mu.RLock()
@@ -206,19 +206,20 @@ func (r *revisions) put(digest string, rec api.Revision) (*revision, error) {
 }
 
 // forget drops the function's former revisions: this node may have been away
-// when it was told to. Sandboxes keep the one they serve.
-func (r *revisions) forget(next *revision) error {
+// when it was told to. Those named stay, and then no others. Sandboxes keep the one
+// they serve.
+func (r *revisions) forget(next *revision, keep []string) error {
 	return r.dropIf(func(old *revision) bool {
-		return old.name == next.name && old.seq < next.seq && old.digest != next.digest
+		return old.name == next.name && old.digest != next.digest && (len(keep) > 0 || old.seq < next.seq) && !slices.Contains(keep, old.digest)
 	})
 }
 
 // drop forgets all revisions of a function but keep. Its replay set stays: a
 // message of a removed function must not open in one deployed again.
-func (r *revisions) drop(name api.FunctionName, keep string) error {
+func (r *revisions) drop(name api.FunctionName, keep ...string) error {
 	r.write.Lock()
 	defer r.write.Unlock()
-	return r.dropIf(func(rev *revision) bool { return rev.name == name && rev.digest != keep })
+	return r.dropIf(func(rev *revision) bool { return rev.name == name && !slices.Contains(keep, rev.digest) })
 }
 
 // dropIf forgets revisions. write is held.

@@ -37,13 +37,18 @@ type Function struct {
 	Replicas   *int       `json:"replicas,omitempty"`
 	ReplicasAt int64      `json:"replicas_at,omitempty"`
 
+	// Next is the revision that is to follow once it is ready, Beside are those that
+	// serve with this one. Highest is the highest sequence of those that came to
+	// nothing.
+	Next    *Function    `json:"next,omitempty"`
+	Beside  []Beside     `json:"beside,omitempty"`
+	Rollout *api.Rollout `json:"rollout,omitempty"` // the last one
+	Highest uint64       `json:"highest,omitempty"`
+
 	// Version is the record's version in the store, to be named when it is
 	// replaced. It is set by reads and not stored.
 	Version int64 `json:"-"`
 }
-
-// Serving are the revisions of a function that may have replicas now.
-func (f *Function) Serving() []*Function { return []*Function{f} }
 
 func (s *Store) functionPrefix() string { return s.cfg.Prefix + "functions/" }
 

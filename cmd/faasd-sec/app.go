@@ -86,7 +86,7 @@ func (a *app) root() *cobra.Command {
 		panic(err) // the flag is defined above
 	}
 	root.AddCommand(a.keyCommand(), a.newCommand(), a.buildCommand(), a.deployCommand(), a.invokeCommand(), a.proxyCommand(), a.listCommand(), a.describeCommand(),
-		a.logsCommand(), a.removeCommand(), a.scaleCommand(), a.tasksCommand(), a.nodesCommand(), a.topCommand(), a.auditCommand(), a.versionCommand(),
+		a.logsCommand(), a.removeCommand(), a.scaleCommand(), a.rollbackCommand(), a.tasksCommand(), a.nodesCommand(), a.topCommand(), a.auditCommand(), a.versionCommand(),
 		newUpCommand(func() (string, error) { return a.configDir, nil }, a.stdout, a.stderr), newInitCommand(a.stdout), a.nodeCommand(), a.manCommand())
 	return root
 }

@@ -107,6 +107,12 @@ func (a *app) printFunction(st api.FunctionStatus) error {
 	}
 	line("replicas", "%d, of these %d ready", st.Replicas, st.Available)
 	line("scaling", "%s", scaleText(st.Scale))
+	for _, s := range st.Serving {
+		line(s.State, "revision %s, %d replicas%s", short(s.Revision), s.Replicas, percentText(s.Percent))
+	}
+	if st.Rollout != nil {
+		line("rollout", "%s", rolloutText(st.Rollout))
+	}
 	if st.Set != nil {
 		line("set by hand", "%d replicas", *st.Set)
 	}

@@ -294,6 +294,11 @@ func (c *cluster) deploy(t testing.TB, fn string, change ...func(*client.Deploym
 	if _, err := c.client.Deploy(t.Context(), d); err != nil {
 		t.Fatal(err)
 	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if roll, err := c.client.AwaitRollout(ctx, full); err != nil || roll != nil && roll.State == api.RolloutFailed {
+		t.Fatalf("deploy %s: %+v, %v", full, roll, err)
+	}
 	return full
 }
 
