@@ -85,9 +85,12 @@ func (a *Agent) bind(ctx context.Context) (*function, error) {
 	if err != nil {
 		return f, err
 	}
-	enter := launcher.EnterOptions{FilterOptions: launcher.FilterOptions{DenyInet: n.network == "unix"}}
+	enter := launcher.EnterOptions{FilterOptions: launcher.FilterOptions{DenyInet: n.network == "unix" && !m.Inet}}
 	if a.cfg.Launcher.Blank {
 		enter.Root, enter.UID, enter.GID = api.FunctionRoot, m.UID, m.GID
+	}
+	if n.plain != nil {
+		return f, a.startPlain(deadline, f, enter)
 	}
 	f.looked = make(chan struct{})
 	// The launcher is asked first: it works while this process opens the keys.

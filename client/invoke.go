@@ -120,9 +120,9 @@ func stale(err error) bool {
 	return c == api.CodeStaleRevision || c == api.Code(sealed.CodeUnknownKey)
 }
 
-func (c *Client) exchange(ctx context.Context, to *entry, f *function, req Request, in *input) (_ *Response, retErr error) {
-	begun := c.cfg.Now()
-	key, err := f.desc.KeyAt(begun)
+// grantFor is a grant to the function's key that is live; the caller releases it.
+func (c *Client) grantFor(f *function, now time.Time) (*sealed.Grant, error) {
+	key, err := f.desc.KeyAt(now)
 	if err != nil {
 		return nil, &api.Error{Code: api.Code(sealed.CodeUnknownKey), Field: "function", Err: err,
 			Message: f.name.Short() + " has no key that is valid now", Remedy: "its owner deploys it again (faasd-sec deploy)"}
@@ -132,12 +132,21 @@ func (c *Client) exchange(ctx context.Context, to *entry, f *function, req Reque
 	if err != nil {
 		return nil, fmt.Errorf("client: make a grant: %w", err)
 	}
+	return g, nil
+}
+
+func (c *Client) exchange(ctx context.Context, to *entry, f *function, req Request, in *input) (_ *Response, retErr error) {
+	begun := c.cfg.Now()
+	g, err := c.grantFor(f, begun)
+	if err != nil {
+		return nil, err
+	}
 	defer g.Release()
 	sealedNeeds, err := c.sealManifest(ctx, f, req.Needs)
 	if err != nil {
 		return nil, err
 	}
-	sent, err := c.seal(g, req, in, begun, f.life(begun))
+	sent, err := c.seal(g, req, in, sealed.MessageParams{Issued: begun, Life: f.life(begun)})
 	if err != nil {
 		return nil, err
 	}
@@ -181,12 +190,11 @@ type outgoing struct {
 	manifest string // sealed, for its header; "" for none
 }
 
-func (c *Client) seal(g *sealed.Grant, req Request, in *input, now time.Time, life time.Duration) (*outgoing, error) {
+func (c *Client) seal(g *sealed.Grant, req Request, in *input, p sealed.MessageParams) (*outgoing, error) {
 	head, err := requestHead(req)
 	if err != nil {
 		return nil, err
 	}
-	p := sealed.MessageParams{Issued: now, Life: life}
 	if req.Stream {
 		p.Flags |= sealed.FlagEarlyInput
 	}

@@ -27,3 +27,9 @@ func (c *Client) order(ctx context.Context, name api.FunctionName, what string, 
 	return c.do(ctx, call{method: http.MethodPost, path: api.GatewayPathFunctions + "/" + string(name) + "/" + what,
 		typ: api.ContentTypeJSON, body: b, signed: true}, out)
 }
+
+// SetTraffic divides the calls of a plain function among revisions, named by the
+// beginnings of their digests, in percent.
+func (c *Client) SetTraffic(ctx context.Context, name api.FunctionName, percent map[string]int) error {
+	return c.order(ctx, name, "traffic", api.Traffic{Percent: percent}, nil)
+}

@@ -3,7 +3,9 @@ package coordinator
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"encoding/hex"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -24,9 +26,11 @@ import (
 type Async struct {
 	Queue   *queue.Queue
 	Blobs   *blob.Dir
-	Workers int           // attempts under way at once; 0 takes DefaultAsyncWorkers
-	Retry   queue.Retry   // for functions that say nothing; zero takes DefaultRetry
-	MaxAge  time.Duration // of a call of a function that says nothing; 0 takes DefaultAsyncAge
+	Workers int            // attempts under way at once; 0 takes DefaultAsyncWorkers
+	Retry   queue.Retry    // for functions that say nothing; zero takes DefaultRetry
+	Signer  crypto.Signer  // of callbacks, an SM2 key; nil: they are not signed
+	Allow   []netip.Prefix // where callbacks may go beside what they may anyway
+	MaxAge  time.Duration  // of a call of a function that says nothing; 0 takes DefaultAsyncAge
 }
 
 // Defaults of Async.

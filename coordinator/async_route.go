@@ -32,5 +32,21 @@ func (c *Coordinator) routeAsync(ctx *fasthttp.RequestCtx, path string) bool {
 		c.serveResult(ctx, id)
 		return true
 	}
+	if rest, ok := strings.CutPrefix(path, api.GatewayPathAsyncCalls); ok && (rest == "" || rest[0] == '/') {
+		out, err := c.serveCalls(ctx, strings.TrimPrefix(rest, "/"))
+		switch {
+		case err != nil:
+			c.problem(ctx, err)
+		case out == nil:
+			ctx.SetStatusCode(fasthttp.StatusNoContent)
+		default:
+			c.reply(ctx, out)
+		}
+		return true
+	}
+	if path == api.GatewayPathCallbackKey && ctx.IsGet() {
+		c.serveCallbackKeys(ctx)
+		return true
+	}
 	return false
 }

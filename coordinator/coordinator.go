@@ -145,6 +145,7 @@ type Coordinator struct {
 	tasks        *fence
 	async        *Async // nil for none
 	explanations explanations
+	counts       counts
 }
 
 // New makes a Coordinator. ctx bounds the exchanges under way: it ends after
@@ -294,6 +295,8 @@ func (c *Coordinator) serveGateway(ctx *fasthttp.RequestCtx) {
 		out, err = c.revisionsOf(strings.TrimSuffix(name, "/revisions"))
 	case isFunction && strings.HasSuffix(name, "/rollback") && ctx.IsPost():
 		err = c.serveRollback(ctx, strings.TrimSuffix(name, "/rollback"))
+	case isFunction && strings.HasSuffix(name, "/traffic") && ctx.IsPost():
+		err = c.serveTraffic(ctx, strings.TrimSuffix(name, "/traffic"))
 	case isFunction && strings.HasSuffix(name, "/scale") && ctx.IsPost():
 		err = c.serveScale(ctx, strings.TrimSuffix(name, "/scale"))
 	case isFunction && ctx.IsGet():
@@ -319,7 +322,7 @@ func (c *Coordinator) serveGateway(ctx *fasthttp.RequestCtx) {
 	case path == api.GatewayPathManifestKey && ctx.IsGet():
 		out, err = c.manifestKeys()
 	case path == api.GatewayPathWaiting && ctx.IsGet():
-		out = c.queue.snapshot()
+		out = c.waitingCalls(c.queue.snapshot())
 	case strings.HasPrefix(path, api.GatewayPathWaiting+"/") && ctx.IsDelete():
 		err = c.cancelWaiting(ctx, strings.TrimPrefix(path, api.GatewayPathWaiting+"/"))
 	case isPlacement && ctx.IsGet():

@@ -4,7 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"slices"
+	"strconv"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -18,6 +18,9 @@ import (
 
 // serveInvoke takes one sealed invocation.
 func (c *Coordinator) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
+	if c.serveUnsealed(ctx) {
+		return
+	}
 	if len(ctx.Request.Header.Peek(api.HeaderManifest)) > 0 {
 		deep(func() { c.serve(ctx, name) })
 		return
@@ -40,6 +43,7 @@ func (c *Coordinator) serve(ctx *fasthttp.RequestCtx, name string) {
 		c.problem(ctx, err)
 		return
 	}
+	c.counts.add(r.name)
 	reply, p, err := c.place(&t, body, id, time.UnixMilli(int64(min(peeked.Message.Expires, 1<<62))))
 	if t.held != nil {
 		wipeStack() // what the calls that placed it have left
@@ -54,6 +58,9 @@ func (c *Coordinator) serve(ctx *fasthttp.RequestCtx, name string) {
 	status, manifested := reply.Status, t.held != nil
 	err = reply.SendTo(ctx, func(err error) {
 		p.inFlight.Add(-1)
+		if manifested {
+			r.hosting.end(p.id)
+		}
 		if err == nil && !manifested {
 			r.freed.put(p, time.Now())
 		}
@@ -196,7 +203,7 @@ func (c *Coordinator) placeOnce(t *task, body *relay.Body, id string, expires ti
 			c.met.queued.Inc()
 			continue // from now on what ends is signalled; before it was not
 		}
-		if err := c.outdated(t.r); err != nil {
+		if err := c.renew(t); err != nil {
 			c.queue.leave(owner)
 			return nil, nil, err
 		}
@@ -226,7 +233,7 @@ func (c *Coordinator) tryAll(view *api.ClusterView, t *task, body *relay.Body, i
 	look := look{seed: c.seed.Add(1), pending: func(i int) int {
 		n := view.Nodes[i]
 		return max(0, c.peers.inFlight(n.Meta.ID)-n.Load.InFlight)
-	}}
+	}, hosting: func(i int) bool { return r.hosting.there(view.Nodes[i].Meta.ID) }}
 	t.why.round()
 	for {
 		d, err := t.pick(idx, c.cfg.Weights, &look)
@@ -257,12 +264,18 @@ func (c *Coordinator) tryAll(view *api.ClusterView, t *task, body *relay.Body, i
 				return nil, nil, nil, err
 			}
 			p.inFlight.Add(1)
+			if t.held != nil {
+				r.hosting.begin(p.id)
+			}
 			reply, refusal, err := c.send(p, t, body, id)
 			t.why.offered(p.id, errors.Join(refusal, err))
 			if reply != nil {
 				return reply, p, nil, nil
 			}
 			p.inFlight.Add(-1)
+			if t.held != nil {
+				r.hosting.end(p.id)
+			}
 			if err != nil {
 				return nil, nil, nil, err
 			}
@@ -299,14 +312,12 @@ func final(code api.Code) bool {
 func (c *Coordinator) send(p *peer, t *task, body *relay.Body, id string) (*relay.Reply, error, error) {
 	r := t.r
 	until := t.until(time.Now().Add(c.cfg.StartTimeout + r.bound))
-	headers := make([]relay.Header, 2, 4)
-	headers[0] = relay.Header{Name: fasthttp.HeaderContentType, Value: api.ContentTypeSealed}
-	headers[1] = relay.Header{Name: api.HeaderCallID, Value: id}
 	existing, settle := c.permit(t)
 	began := false
 	defer func() { settle(began) }()
+	req := t.request(id)
 	if existing {
-		headers = append(headers, existingOnly)
+		req.Headers = append(req.Headers, existingOnly)
 	}
 	told := false
 	var sent func() // what a manifest asked for is forgotten as soon as a node has been told
@@ -330,16 +341,17 @@ func (c *Coordinator) send(p *peer, t *task, body *relay.Body, id string) (*rela
 			if refusal != nil || err != nil {
 				return nil, refusal, err
 			}
-			headers = append(headers, relay.Header{Name: api.HeaderTicket, Value: ticket.Ticket})
+			req.Headers = append(req.Headers, relay.Header{Name: api.HeaderTicket, Value: ticket.Ticket})
 		}
-		all := headers
+		now := req
+		now.Sent = sent
 		if body.Small { // of a large one the ticket knows
 			if err := t.open(); err != nil {
 				return nil, nil, err
 			}
-			all = append(headers, t.needs().headers...)
+			now.Headers = append(req.Headers, t.needs().headers...)
 		}
-		reply, err := p.up.PostThen(until, r.invoke, body, sent, all...)
+		reply, err := p.up.Do(until, now, body)
 		if err != nil {
 			return c.broken(p, until, err)
 		}
@@ -372,6 +384,24 @@ func (c *Coordinator) send(p *peer, t *task, body *relay.Body, id string) (*rela
 	}
 }
 
+// clock tells a node what time it is here: one that sees it otherwise starts nothing.
+func clock() relay.Header {
+	return relay.Header{Name: api.HeaderTime, Value: strconv.FormatInt(time.Now().UnixMilli(), 10)}
+}
+
+// request is what a node is sent with the body, but for a ticket and needs.
+func (t *task) request(id string) relay.Request {
+	if t.call != nil {
+		return relay.Request{Method: t.call.method, Path: t.r.invoke, Upgrade: t.call.upgrade, All: true,
+			Headers: append(make([]relay.Header, 0, len(t.call.headers)+2), t.call.headers...)}
+	}
+	headers := make([]relay.Header, 3, 6)
+	headers[0] = relay.Header{Name: fasthttp.HeaderContentType, Value: api.ContentTypeSealed}
+	headers[1] = relay.Header{Name: api.HeaderCallID, Value: id}
+	headers[2] = clock()
+	return relay.Request{Method: fasthttp.MethodPost, Path: t.r.invoke, Headers: headers}
+}
+
 // broken sorts a failed exchange: refused if nothing was sent, else lost.
 func (c *Coordinator) broken(p *peer, until time.Time, err error) (*relay.Reply, error, error) {
 	switch {
@@ -391,9 +421,9 @@ func (c *Coordinator) broken(p *peer, until time.Time, err error) (*relay.Reply,
 
 // admit asks a node to hold a slot.
 func (c *Coordinator) admit(p *peer, what *task, until time.Time, sent func(), existing bool) (t api.Ticket, refusal, fatal error) {
-	headers := what.needs().headers
+	headers := append([]relay.Header{clock()}, what.needs().headers...)
 	if existing {
-		headers = append(slices.Clip(headers), existingOnly)
+		headers = append(headers, existingOnly)
 	}
 	reply, err := p.up.PostThen(until, api.NodePathAdmit+what.r.target, relay.Empty(), sent, headers...)
 	if err != nil {
@@ -421,10 +451,13 @@ func (c *Coordinator) admit(p *peer, what *task, until time.Time, sent func(), e
 
 // problemOf reads a refused reply.
 func problemOf(reply *relay.Reply) error {
-	status := reply.Status
+	status, code := reply.Status, api.Code(reply.Header(api.HeaderRefused))
 	b, err := reply.Bytes(64 << 10)
 	if err != nil {
 		return api.Wrap(api.CodeUnavailable, err, "the node's refusal could not be read")
+	}
+	if len(b) == 0 && code != "" { // to a HEAD request
+		return api.Errorf(code, "the node refused")
 	}
 	return api.ParseProblem(status, b)
 }

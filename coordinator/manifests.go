@@ -91,6 +91,7 @@ type task struct {
 	deadline time.Time // by which it must have ended, zero for none
 	retry    retry
 	why      *explanation // nil while nobody could ask
+	call     *plainCall   // of a plain function; nil for a sealed one
 }
 
 // held is a caller's manifest. While it waits for room, and once a node has been
@@ -211,6 +212,7 @@ func (t *task) until(limit time.Time) time.Time {
 type look struct {
 	seed    uint64
 	pending func(i int) int
+	hosting func(i int) bool
 	exclude []string
 }
 
@@ -230,7 +232,7 @@ func (t *task) pick(idx *placement.Index, w placement.Weights, l *look) (placeme
 //go:noinline
 func (t *task) decide(idx *placement.Index, w placement.Weights, l *look) placement.Decision {
 	req := t.needs().request
-	req.Seed, req.Pending, req.Exclude = l.seed, l.pending, l.exclude
+	req.Seed, req.Pending, req.Hosting, req.Exclude = l.seed, l.pending, l.hosting, l.exclude
 	if t.why != nil {
 		req.Explain, req.Terse = maxExplained, true
 	}

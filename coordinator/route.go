@@ -35,6 +35,7 @@ type route struct {
 	calls    *atomic.Uint64     // of the function since this coordinator started
 	freed    freedSlots
 	growth   *growth // nil where nodes start as many replicas as invocations need
+	hosting  hosting
 	warm     atomic.Pointer[warmth]
 	maxAge   time.Duration // of queued requests, 0 for none
 }
@@ -100,13 +101,19 @@ func (r *route) sealedFor(revision sealed.Digest) *route {
 	return r
 }
 
-// outdated reports that a revision does not serve any more.
-func (c *Coordinator) outdated(r *route) error {
+// renew goes by the function's record as it is now, for a task that waits. What was
+// sealed for a revision that does not serve any more is refused; a plain function's
+// call goes to the one that does.
+func (c *Coordinator) renew(t *task) error {
+	r := t.r
 	now, err := c.routeOf(r.name)
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
-	}
-	if now.beside(r.hex) != nil {
+	case now == r || now.beside(r.hex) != nil:
+		return nil
+	case now.plain != nil && t.call != nil:
+		t.r, t.known = now, now.unbound
 		return nil
 	}
 	e := api.Errorf(api.CodeStaleRevision, "another revision of %s took its place while this waited", r.name)

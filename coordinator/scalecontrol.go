@@ -45,6 +45,12 @@ type scaled struct {
 	holds  map[holder]holding
 	why    string
 	lacks  string
+
+	beside map[string]*scaled // of revisions that take a share of the calls, by digest
+}
+
+func newScaled() *scaled {
+	return &scaled{served: map[string]uint64{}, cpu: map[string]int64{}, holds: map[holder]holding{}, beside: map[string]*scaled{}}
 }
 
 // holder is a revision on a node.
@@ -159,7 +165,7 @@ func (s *scaler) round(ctx context.Context) {
 	for name, rec := range functions {
 		f := s.known[name]
 		if f == nil {
-			f = &scaled{served: map[string]uint64{}, cpu: map[string]int64{}, holds: map[holder]holding{}}
+			f = newScaled()
 			if rec.ReplicasAt < s.begun.Add(-setFresh).UnixMilli() {
 				f.setAt = rec.ReplicasAt // it was acted on long ago
 			}
@@ -211,6 +217,9 @@ func (s *scaler) govern(ctx context.Context, rec *store.Function, f *scaled, n *
 		}
 		return
 	}
+	if managed {
+		s.governShares(ctx, rec, r, policy, f, n)
+	}
 	load := s.loadOf(rec, f, n)
 	want := 0
 	if managed {
@@ -230,6 +239,35 @@ func (s *scaler) govern(ctx context.Context, rec *store.Function, f *scaled, n *
 	if err := s.reconcile(ctx, r, f, n, want); err != nil && err.Error() != f.lacks {
 		f.lacks = err.Error()
 		s.c.log.Warn("fewer replicas than wanted", "function", rec.Name, "want", want, "err", err)
+	}
+}
+
+// governShares decides on the revisions that take a share of a function's calls:
+// each has its share of the minimum, and follows its own load.
+func (s *scaler) governShares(ctx context.Context, rec *store.Function, r *route, policy api.Scale, f *scaled, n *census) {
+	for rev := range f.beside {
+		if !serves(rec, rev) {
+			delete(f.beside, rev)
+		}
+	}
+	for _, b := range rec.Beside {
+		o := r.beside(b.Function.Revision)
+		if b.Percent == 0 || o == nil {
+			continue
+		}
+		g := f.beside[o.hex]
+		if g == nil {
+			g = newScaled()
+			f.beside[o.hex] = g
+		}
+		p := policy
+		p.Min = max(1, (p.Min*b.Percent+99)/100)
+		var d scaling.Decision
+		g.memory, d = scaling.Decide(p, g.memory, time.Now(), s.loadOf(b.Function, g, n))
+		if err := s.reconcile(ctx, o, g, n, d.Want); err != nil && err.Error() != g.lacks {
+			g.lacks = err.Error()
+			s.c.log.Warn("fewer replicas than wanted", "function", rec.Name, "revision", o.hex, "want", d.Want, "err", err)
+		}
 	}
 }
 

@@ -104,6 +104,9 @@ func (w *waiting) abandon(id string) {
 
 // cancelWaiting serves DELETE /v1/waiting/ID.
 func (c *Coordinator) cancelWaiting(ctx *fasthttp.RequestCtx, id string) error {
+	if known, err := c.cancelWaitingCall(ctx, id); known {
+		return err
+	}
 	who, err := c.concerned(ctx, func(f sealed.Fingerprint) error { return c.queue.cancel(id, f, true) })
 	if err != nil {
 		return err

@@ -74,7 +74,7 @@ func (g *gateway) invoke(ctx *fasthttp.RequestCtx, name string) {
 	}
 	n.met.inFlight.Inc()
 	var reply *relay.Reply
-	sl, err := n.slot(rev, nil, body.Head[:peek.GrantLen()], rev.rec.Scale != nil)
+	sl, err := n.slot(rev, nil, asker{grant: body.Head[:peek.GrantLen()], existing: rev.rec.Scale != nil})
 	if err == nil {
 		if reply, err = n.deliver(sl, peek, body, id); err != nil {
 			sl.release()
@@ -153,6 +153,8 @@ func (g *gateway) hosted(fn api.FunctionName, context sealed.Digest) (*revision,
 	case !here:
 		e = api.Errorf(api.CodeMisdirected, "node %s has no sandbox of this revision of %s", g.n.cfg.ID, fn.Short())
 		e.Field = "gateway"
+	case rev.plain != nil:
+		return nil, errPlain(rev)
 	default:
 		return rev, nil
 	}

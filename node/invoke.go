@@ -34,6 +34,9 @@ func (n *Node) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 		return
 	}
 	t, err := n.taskFor(ctx, rev)
+	if err == nil && rev.plain != nil {
+		err = errPlain(rev)
+	}
 	if err != nil {
 		n.waive(ctx, rev)
 		body.Release()
@@ -141,7 +144,7 @@ func (n *Node) slotFor(ctx *fasthttp.RequestCtx, rev *revision, t *task, grant [
 	if ticket := ctx.Request.Header.Peek(api.HeaderTicket); len(ticket) > 0 {
 		sl, err = n.claim(string(ticket), rev)
 	} else {
-		sl, err = n.slot(rev, t, grant, len(ctx.Request.Header.Peek(api.HeaderExisting)) > 0)
+		sl, err = n.slot(rev, t, askerOf(ctx, grant))
 	}
 	if err == nil && t != nil {
 		sl.until = t.until
@@ -149,9 +152,14 @@ func (n *Node) slotFor(ctx *fasthttp.RequestCtx, rev *revision, t *task, grant [
 	return sl, err
 }
 
+// askerOf is who sent a request. What it refers to is the request's.
+func askerOf(ctx *fasthttp.RequestCtx, grant []byte) asker {
+	return asker{grant: grant, clock: ctx.Request.Header.Peek(api.HeaderTime), at: ctx.Time(), existing: len(ctx.Request.Header.Peek(api.HeaderExisting)) > 0}
+}
+
 // slot acquires a slot within what a cold start may take, for a task with needs
 // if t is one.
-func (n *Node) slot(rev *revision, t *task, grant []byte, existing bool) (slot, error) {
+func (n *Node) slot(rev *revision, t *task, by asker) (slot, error) {
 	// The common case needs no timer.
 	n.mu.Lock()
 	s := n.pick(rev)
@@ -163,7 +171,7 @@ func (n *Node) slot(rev *revision, t *task, grant []byte, existing bool) (slot, 
 	n.mu.Unlock()
 	c, cancel := t.within(n.life, rev.start)
 	defer cancel()
-	return n.acquire(c, rev, grant, existing)
+	return n.acquire(c, rev, by)
 }
 
 // peekRequest reads a request's clear part and refuses what no agent would take
@@ -208,22 +216,27 @@ func (n *Node) deliver(sl slot, peek sealed.Peeked, body *relay.Body, callID str
 	reply, err := sl.s.up.PostThen(until, api.AgentPathInvoke, body, sent,
 		relay.Header{Name: fasthttp.HeaderContentType, Value: api.ContentTypeSealed},
 		relay.Header{Name: api.HeaderCallID, Value: callID})
-	switch {
-	case err == nil:
-		if reply.Header(api.HeaderUnopened) != "" {
-			rev.seen.Remove(peek.Message.Grant, peek.Message.ID, peek.Message.Expires)
-		}
-		return reply, nil
-	case errors.Is(err, context.DeadlineExceeded):
-		return nil, api.Wrap(api.CodeDeadline, err, "the function did not answer in time")
+	if err != nil {
+		return nil, n.brokeOff(sl, err)
 	}
-	// Between the last check and now the sandbox ended under the invocation.
+	if reply.Header(api.HeaderUnopened) != "" {
+		rev.seen.Remove(peek.Message.Grant, peek.Message.ID, peek.Message.Expires)
+	}
+	return reply, nil
+}
+
+// brokeOff explains an exchange with an agent that did not come to a reply: unless
+// its time was over, the sandbox ended under it since the last check.
+func (n *Node) brokeOff(sl slot, err error) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return api.Wrap(api.CodeDeadline, err, "the function did not answer in time")
+	}
 	why := n.lastWords(sl.s)
 	code := api.CodeFunctionCrashed
 	if strings.HasPrefix(why, string(api.CodeOOMKilled)) {
 		code = api.CodeOOMKilled
 	}
-	return nil, api.Wrap(code, err, "the sandbox ended while it served this invocation: "+why)
+	return api.Wrap(code, err, "the sandbox ended while it served this invocation: "+why)
 }
 
 // lastWords says why a sandbox ended, waiting a moment for the reason to come in.

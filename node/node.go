@@ -113,6 +113,7 @@ type Deps struct {
 	Fittings     []Fitting                      // what gives sandboxes more than the runtime does
 	Log          *slog.Logger
 	Registerer   prometheus.Registerer
+	ImagePolicy  ImagePolicy  // whose images may run here; nil asks for no signature
 	Anomaly      anomaly.Sink // told of what goes wrong
 	Watching     Watching
 }
@@ -131,6 +132,7 @@ type Node struct {
 	fittings fittings
 	clock    clock
 	taskLog  *taskLog
+	bound    boundPorts
 	monitor  *monitor.Monitor // nil where nobody watches
 
 	life context.Context // ends after the drain; parent of all that a sandbox does
@@ -227,7 +229,10 @@ func New(cfg Config, dep Deps) (*Node, error) {
 		return nil, err
 	}
 	cfg.Capacity.Ports = 2 * int64(cfg.Ports.Len())
-	lent := fits.lent(cfg.Capacity)
+	lent, err := Lends(cfg, dep.Fittings)
+	if err != nil {
+		return nil, err
+	}
 	if lent != cfg.Capacity {
 		dep.Log.Warn("nothing on this node gives all that it is to lend: the rest is not lent", "capacity", cfg.Capacity, "lent", lent)
 	}
@@ -313,6 +318,7 @@ func (n *Node) Close() {
 	n.closePool(false)
 	n.jobs.Wait()
 	n.taskLog.close()
+	n.bound.close()
 }
 
 // touch says that the load changed.

@@ -207,7 +207,7 @@ func (n *Node) makeReplica(ctx context.Context, rev *revision, until time.Time) 
 			n.mu.Unlock()
 			return api.Errorf(api.CodeDraining, "the node is draining")
 		}
-		if s, lacking := n.begin(rev, nil); s == nil {
+		if s, lacking := n.begin(rev, asker{}); s == nil {
 			victims, ok := n.makeRoom(rev)
 			wait := n.changed
 			n.mu.Unlock()

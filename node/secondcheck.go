@@ -1,12 +1,14 @@
 package node
 
 import (
+	"fmt"
 	"sync"
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/anomaly"
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/runtime"
+	"github.com/faasd-sec/faasd-sec/sealed"
 )
 
 // The second check looks again, right before a function may run, at what the node
@@ -56,7 +58,7 @@ func (n *Node) checkRoom(s *sandbox) error {
 // checkPromise is the last thing before the function may run: image, agent and
 // clock are what they were when they were verified.
 func (n *Node) checkPromise(s *sandbox, b *box, img runtime.Image) error {
-	if img.Digest != s.rev.desc.Config.Image {
+	if img.Digest != s.rev.image {
 		return n.failCheck(s, "image", nil, "the image is not the one that the owner signed")
 	}
 	// A box of an earlier agent is not made any function's: its evidence would
@@ -66,6 +68,9 @@ func (n *Node) checkPromise(s *sandbox, b *box, img runtime.Image) error {
 	}
 	if !n.clockSteady() {
 		return n.failCheck(s, "clock", nil, "the machine's clock was set, or stood, a moment ago")
+	}
+	if s.skew > maxSkew || s.skew < -maxSkew {
+		return n.failCheck(s, "clock", nil, fmt.Sprintf("the machine's clock and the coordinator's are more than %v apart", maxSkew))
 	}
 	return nil
 }
@@ -79,13 +84,18 @@ func (n *Node) failCheck(s *sandbox, what string, cause error, message string) e
 		id := s.id
 		n.mu.Unlock()
 		e := anomaly.Event{Kind: anomaly.SecondCheckFailed, Node: n.cfg.ID, Function: string(s.rev.name), Sandbox: id, Code: what}
-		if rev, err := s.rev.desc.Revision(); err == nil {
+		if rev, err := sealed.ParseDigest(s.rev.digest); err == nil {
 			e.Revision = rev
 		}
 		n.dep.Anomaly.Append(e)
 	}
 	return &api.Error{Code: api.CodeSecondCheck, Field: what, Message: message, Err: cause}
 }
+
+// maxSkew is how far the clocks of a node and of the coordinator that starts
+// something there may be apart. It is well below what envelopes bear
+// (sealed.MaxClockLead), and far above what a request takes on its way.
+const maxSkew = 10 * time.Second
 
 const (
 	clockLeap  = 2 * time.Second  // wall clock against monotonic, within clockDoubt: more is no slewing

@@ -23,6 +23,10 @@ func (n *Node) serve(ctx *fasthttp.RequestCtx) {
 		n.serveInvoke(ctx, name)
 		return
 	}
+	if name, ok := rest(api.NodePathPlain); ok {
+		n.servePlain(ctx, name)
+		return
+	}
 	var out any
 	var err error
 	switch {
@@ -133,7 +137,7 @@ func (n *Node) serveAdmit(ctx *fasthttp.RequestCtx, name string) (*api.Ticket, e
 		c, cancel := t.within(n.life, rev.start)
 		defer cancel()
 		var sl slot
-		if sl, err = n.acquire(c, rev, nil, len(ctx.Request.Header.Peek(api.HeaderExisting)) > 0); err == nil {
+		if sl, err = n.acquire(c, rev, askerOf(ctx, nil)); err == nil {
 			ticket := n.promise(sl, t)
 			return &ticket, nil
 		}

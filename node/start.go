@@ -78,11 +78,11 @@ func (e errUnfit) Unwrap() error { return e.error }
 // with a box of the pool, with another if that one is unfit, and with a sandbox
 // created for it where the pool cannot help.
 func (n *Node) bringUp(ctx context.Context, s *sandbox) error {
-	if err := n.clearPorts(ctx, s); err != nil {
+	if err := n.clearPorts(s); err != nil {
 		n.unclaim(s)
 		return err
 	}
-	img, err := n.dep.Runtime.Pull(ctx, n.imageRef(s.rev), s.rev.desc.Config.Image)
+	img, err := n.dep.Runtime.Pull(ctx, n.imageRef(s.rev), s.rev.image)
 	if err != nil {
 		n.unclaim(s)
 		return startError(err, "the image could not be pulled")
@@ -124,18 +124,17 @@ func (n *Node) bringUp(ctx context.Context, s *sandbox) error {
 
 // spec is what s asks of the runtime, but for the place.
 func (n *Node) spec(s *sandbox, img runtime.Image) runtime.Spec {
-	c := s.rev.desc.Config
 	n.mu.Lock()
 	reserved := s.reservedText()
 	n.mu.Unlock()
 	spec := runtime.Spec{
 		Reserved: reserved,
 		Function: s.rev.name, Revision: s.rev.key(), Image: img,
-		Resources: s.rev.limits, AllowInet: c.Upstream != "unix",
+		Resources: s.rev.limits, AllowInet: s.rev.inet || s.rev.networked(),
 		Tmpfs: []runtime.Tmpfs{{Path: secretsPath, Bytes: secretsBytes}},
 	}
-	if c.BundleMount != "" {
-		spec.Tmpfs = append(spec.Tmpfs, runtime.Tmpfs{Path: c.BundleMount, Bytes: s.rev.bundleBytes(), Exec: true})
+	if d := s.rev.desc; d != nil && d.Config.BundleMount != "" {
+		spec.Tmpfs = append(spec.Tmpfs, runtime.Tmpfs{Path: d.Config.BundleMount, Bytes: s.rev.bundleBytes(), Exec: true})
 	}
 	return spec
 }
@@ -179,7 +178,13 @@ func (n *Node) become(ctx context.Context, s *sandbox, b *box, spec runtime.Spec
 	// The agent verifies while the runtime mounts.
 	b.sayBind(frames)
 	room := make(chan error, 1)
-	n.spawn(func() { room <- n.checkRoom(s) })
+	n.spawn(func() {
+		err := n.checkRoom(s)
+		if err == nil {
+			err = n.checkSigned(ctx, s)
+		}
+		room <- err
+	})
 	rt := b.runtime()
 	if rt.Info().Blank {
 		began := time.Now()
@@ -198,7 +203,7 @@ func (n *Node) become(ctx context.Context, s *sandbox, b *box, spec runtime.Spec
 		return err
 	}
 	info := rt.Info()
-	b.say(&api.Control{Mounted: &api.Mounted{UID: info.UID, GID: info.GID}})
+	b.say(&api.Control{Mounted: &api.Mounted{UID: info.UID, GID: info.GID, Inet: s.rev.networked()}})
 	n.spawn(func() { n.unlock(started, s, b) })
 	select {
 	case err := <-b.outcome:

@@ -6,6 +6,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/faasd-sec/faasd-sec/image"
 )
 
 // options are the flags.
@@ -31,6 +33,8 @@ type options struct {
 	held, heldEach                int64
 	async                         asyncOptions
 	drain                         time.Duration
+	registryAuth                  image.AuthFile
+	insecure                      []string // registries without TLS
 	logFormat, logLevel           string
 	showVersion                   bool
 }
@@ -72,6 +76,11 @@ func parse(args []string) (options, error) {
 	fs.Int64Var(&o.heldEach, "held-bytes-each", 0, "of these for one address; -1 is without limit, as behind a proxy (default 128 MiB)")
 	o.async.flags(fs)
 	fs.DurationVar(&o.drain, "drain-timeout", 30*time.Second, "longest wait for invocations when told to stop")
+	fs.StringVar((*string)(&o.registryAuth), "registry-auth", "", "`file` with credentials for other registries, a config.json as `docker login` writes it; read anew for each image")
+	fs.Func("insecure-registry", "`host:port` of a registry that is spoken to without TLS, beside those on the loopback; may be repeated", func(s string) error {
+		o.insecure = append(o.insecure, s)
+		return nil
+	})
 	fs.StringVar(&o.logFormat, "log-format", "json", "json or text")
 	fs.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	fs.BoolVar(&o.showVersion, "version", false, "print the version and end")

@@ -28,6 +28,7 @@ type invokeFlags struct {
 	include bool
 	timeout *time.Duration
 	needs   needsFlags
+	later   laterFlags
 }
 
 func (a *app) invokeCommand() *cobra.Command {
@@ -52,6 +53,7 @@ func (a *app) invokeCommand() *cobra.Command {
 	fl.BoolVarP(&f.include, "include", "i", false, "print the reply's status and headers before its body")
 	fl.StringVar(&a.via, "via", "", "URL of a node's gateway to ask first: one hop fewer for functions it hosts; --gateway serves the rest")
 	f.needs.add(cmd)
+	f.later.add(cmd)
 	f.timeout = timeoutFlag(cmd, 5*time.Minute)
 	a.trustFlag(cmd)
 	return cmd
@@ -84,7 +86,11 @@ func (a *app) invoke(cmd *cobra.Command, function string, f *invokeFlags) (retEr
 		return err
 	}
 	defer c.Close()
-	res, err := c.Invoke(ctx, name, client.Request{Method: f.method, Path: f.path, Query: f.query, Header: header, Body: body, Stream: f.stream, Needs: needs})
+	req := client.Request{Method: f.method, Path: f.path, Query: f.query, Header: header, Body: body, Stream: f.stream, Needs: needs}
+	if f.later.async {
+		return a.invokeLater(ctx, c, name, req, &f.later)
+	}
+	res, err := c.Invoke(ctx, name, req)
 	if needs != nil && f.needs.show {
 		a.notef("task %s", needs.Task)
 	}

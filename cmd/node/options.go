@@ -11,6 +11,7 @@ import (
 
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/cgroups"
+	"github.com/faasd-sec/faasd-sec/image"
 	"github.com/faasd-sec/faasd-sec/monitor"
 	"github.com/faasd-sec/faasd-sec/node"
 )
@@ -32,11 +33,14 @@ type options struct {
 	networkAllow, networkNever    string
 	portRange                     string
 	labels                        string
+	imagePolicy                   string
 	idleAfter, startTimeout       time.Duration
 	freezeAfter                   time.Duration
 	keepaliveMin, keepaliveMax    time.Duration
 	poolMin, poolMax, poolCreates int
 	drain                         time.Duration
+	registryAuth                  image.AuthFile
+	insecure                      []string // registries without TLS
 	logFormat, logLevel           string
 	showVersion                   bool
 
@@ -78,6 +82,7 @@ func parse(args []string) (options, error) {
 	fs.StringVar(&o.networkSubnet, "network-subnet", "10.213.0.0/16", "`addresses` of functions with a network")
 	fs.StringVar(&o.networkAllow, "network-allow", "", "what such functions may open, `10.0.0.0/8:443/tcp,…`; empty for nothing: they answer on their ports alone")
 	fs.StringVar(&o.networkNever, "network-never", "", "what they never reach, whatever is allowed, `10.1.0.0/16,…`: the other machines of the cluster")
+	fs.StringVar(&o.imagePolicy, "image-policy", "", "`file` that says whose signed images may run here, docs/images.md; empty for all that owners name")
 	fs.StringVar(&o.labels, "labels", "", "labels for placement, `k=v,k=v`")
 	fs.DurationVar(&o.idleAfter, "idle-after", 0, "stop a sandbox unused for so long, where neither the function nor its past says (default 5m)")
 	fs.DurationVar(&o.keepaliveMin, "keepalive-min", 0, "the shortest such time that a function's past can lead to (default 1m, or -idle-after if shorter)")
@@ -89,6 +94,11 @@ func parse(args []string) (options, error) {
 	fs.DurationVar(&o.startTimeout, "start-timeout", 0, "longest cold start, image pull included (default 1m)")
 	fs.DurationVar(&o.drain, "drain-timeout", 0, "longest wait for invocations when told to stop (default 30s)")
 	watchFlags(fs, &o.watch)
+	fs.StringVar((*string)(&o.registryAuth), "registry-auth", "", "`file` with credentials for other registries, a config.json as `docker login` writes it; read anew for each image")
+	fs.Func("insecure-registry", "`host:port` of a registry that is spoken to without TLS, beside those on the loopback; may be repeated", func(s string) error {
+		o.insecure = append(o.insecure, s)
+		return nil
+	})
 	fs.StringVar(&o.logFormat, "log-format", "json", "json or text")
 	fs.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	fs.BoolVar(&o.showVersion, "version", false, "print the version and end")

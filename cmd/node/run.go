@@ -63,18 +63,16 @@ func run(ctx context.Context, o options) (err error) {
 	}}
 	rc := containerd.Default(o.containerd, o.namespace, filepath.Join(o.runDir, "rt"))
 	rc.Registries = map[string]containerd.Registry{n.Registry: {Client: toRegistry}}
+	for _, host := range o.insecure {
+		rc.Registries[host] = containerd.Registry{PlainHTTP: true}
+	}
+	rc.Credentials = o.registryAuth.Credentials
 	rc.Log, rc.IOPath, rc.Shim = log, o.state, o.shim
 	rt, err := containerd.New(ctx, rc)
 	if err != nil {
 		return fmt.Errorf("runtime: %w", err)
 	}
 	defer func() { err = errors.Join(err, rt.Close()) }()
-
-	mesh, err := joinMesh(ctx, o, n, log)
-	if err != nil {
-		return err
-	}
-	defer mesh.Close()
 
 	evidence := &nodeKey{path: o.agent, id: n.ID, identity: identity}
 	fs, err := cgroups.Open()
@@ -96,7 +94,7 @@ func run(ctx context.Context, o options) (err error) {
 	go func() { defer close(near); broker.KeepNear(life) }()
 	defer func() { end(); <-near }()
 	deps := node.Deps{
-		Runtime: rt, Mesh: mesh, Log: log, Registerer: reg, Free: func() (api.Resources, error) { m, err := fs.Machine(); return m.Free, err },
+		Runtime: rt, Log: log, Registerer: reg, Free: func() (api.Resources, error) { m, err := fs.Machine(); return m.Free, err },
 		Broker:     broker,
 		Bundles:    image.NewBlobs("https://"+n.Registry, toRegistry),
 		Collectors: []node.Collector{evidence}, MeasureAgent: evidence.measure,
@@ -113,6 +111,23 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeNetwork()) }()
+	if o.imagePolicy != "" {
+		policy, err := image.LoadPolicy(o.imagePolicy)
+		if err != nil {
+			return err
+		}
+		deps.ImagePolicy = image.NewVerifier(policy, n.Registry, image.NewBlobs("https://"+n.Registry, toRegistry), time.Now)
+	}
+	// The mesh is told what is really lent.
+	if o.capacity, err = node.Lends(cfg, deps.Fittings); err != nil {
+		return err
+	}
+	mesh, err := joinMesh(ctx, o, n, log)
+	if err != nil {
+		return err
+	}
+	defer mesh.Close()
+	deps.Mesh = mesh
 	nd, err := node.New(cfg, deps)
 	if err != nil {
 		return err

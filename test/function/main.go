@@ -20,7 +20,10 @@ import (
 )
 
 func main() {
-	if len(os.Args) > 1 {
+	if len(os.Args) > 1 && os.Args[1] == "watchdog" {
+		os.Exit(watchdog())
+	}
+	if len(os.Args) > 1 && os.Args[1] != "serve" {
 		os.Exit(once(os.Args[1]))
 	}
 	ln, err := listen()
@@ -30,6 +33,15 @@ func main() {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", echo)
 	mux.HandleFunc("/hash", hash)
+	mux.HandleFunc("/events", events)
+	mux.HandleFunc("/step", step)
+	mux.HandleFunc("/shout", shout)
+	mux.HandleFunc("/write", write)
+	mux.HandleFunc("/heads", heads)
+	mux.HandleFunc("/mode", mode)
+	mux.HandleFunc("/away", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere?x=1", http.StatusFound) })
+	mux.HandleFunc("/_/ready", http.NotFound)
+	mux.HandleFunc("/_/health", http.NotFound)
 	mux.HandleFunc("/upper", upper)
 	mux.HandleFunc("/env", env)
 	mux.HandleFunc("/read", read)
@@ -39,6 +51,7 @@ func main() {
 	mux.HandleFunc("/fork", fork)
 	mux.HandleFunc("/sleep", sleep)
 	mux.HandleFunc("/fill", fill)
+	mux.HandleFunc("/dial", dial)
 	mux.Handle("/once", new(ran))
 	mux.HandleFunc("/crash", func(http.ResponseWriter, *http.Request) { os.Exit(3) })
 	mux.HandleFunc("/log", func(_ http.ResponseWriter, r *http.Request) {
@@ -54,7 +67,21 @@ func listen() (net.Listener, error) {
 	if os.Getenv("LISTEN_FDS") == "1" {
 		return net.FileListener(os.NewFile(3, "listen"))
 	}
+	if port := os.Getenv("serve_on"); port != "" { // behind a watchdog
+		return net.Listen("tcp", "127.0.0.1:"+port)
+	}
 	return net.Listen("tcp", "127.0.0.1:8080")
+}
+
+// dial says whether the TCP address it is given can be reached.
+func dial(w http.ResponseWriter, r *http.Request) {
+	c, err := net.DialTimeout("tcp", r.URL.Query().Get("to"), 1500*time.Millisecond)
+	if err != nil {
+		fmt.Fprint(w, err)
+		return
+	}
+	c.Close()
+	fmt.Fprint(w, "reached")
 }
 
 // echo replies with what it was sent, and how it came. Without full duplex
