@@ -135,11 +135,11 @@ func keepQuery(rec *store.Function) url.Values {
 }
 
 // roll brings the next revision up while the current one serves, and has it follow
-// once it can, or takes it back.
-func (s *scaler) roll(ctx context.Context, rec *store.Function, r *route, f *scaled, n *census) {
+// once it can, or takes it back; over tells that it did one of the two.
+func (s *scaler) roll(ctx context.Context, rec *store.Function, r *route, f *scaled, n *census) (over bool) {
 	next := r.beside(rec.Next.Revision)
 	if next == nil {
-		return // the record has changed: the next round sees the new one
+		return false // the record has changed: the next round sees the new one
 	}
 	was, is := n.sum(r.hex), n.sum(next.hex)
 	want := max(1, was.Ready)
@@ -150,28 +150,30 @@ func (s *scaler) roll(ctx context.Context, rec *store.Function, r *route, f *sca
 	switch {
 	case is.Failed >= rollFailures:
 		s.fail(ctx, rec, is.Code, is.Reason)
-		return
+		return true
 	case time.Since(began) > rollLimit+next.bound:
 		code, reason := is.Code, is.Reason
 		if code == "" {
 			code, reason = api.CodeFunctionNotReady, "its replicas were not ready in time"
 		}
 		s.fail(ctx, rec, code, reason)
-		return
+		return true
 	case is.Ready >= want || was.Ready+was.Starting == 0 && is.Ready > 0:
 		s.promote(ctx, rec)
-		return
+		return true
 	}
 	err := s.reconcile(ctx, next, f, n, want)
 	if api.CodeOf(err) != api.CodeNoRoom {
-		return
+		return false
 	}
 	switch { // the two together do not fit
 	case is.Ready > 0, is.Starting == 0 && was.Ready+was.Starting <= 1:
 		s.promote(ctx, rec)
+		return true
 	case is.Starting == 0:
 		_ = s.reconcile(ctx, r, f, n, was.Ready+was.Starting-1) // logged where it failed
 	}
+	return false
 }
 
 // promote makes the next revision the current one. The one before serves what was

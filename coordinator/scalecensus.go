@@ -106,6 +106,11 @@ func (c *Coordinator) count(age time.Duration, cpu bool) *census {
 		}
 		next.nodes[p.id] = t
 	})
+	for _, v := range c.dep.Mesh.Snapshot().Nodes {
+		if v.Load.Draining {
+			delete(next.nodes, v.Meta.ID) // what it has takes no calls any more: others are to be made
+		}
+	}
 	k.last = next
 	return next
 }

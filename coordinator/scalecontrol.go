@@ -192,8 +192,8 @@ func (s *scaler) govern(ctx context.Context, rec *store.Function, f *scaled, n *
 		return // whoever calls it hears why
 	}
 	s.drained(ctx, rec)
-	if rec.Next != nil {
-		s.roll(ctx, rec, r, f, n)
+	if rec.Next != nil && s.roll(ctx, rec, r, f, n) {
+		return // the next round goes by what was stored
 	}
 	now := time.Now()
 	policy, managed := policyOf(rec)

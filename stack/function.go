@@ -80,7 +80,11 @@ func (p *parser) functionField(fn *Function, f pair) (err error) {
 		fn.Constraints, err = p.constraints(f.node, f.field)
 	case "labels", "annotations":
 		var m map[string]string
-		if m, err = p.stringMap(f.node, f.field); err == nil && f.key == "labels" && fn.Scale == nil {
+		if m, err = p.stringMap(f.node, f.field); err == nil && f.key == "annotations" && m["schedule"] != "" {
+			return p.at(resolve(f.node), f.field+".schedule", "call it from a timer of your own: faasd-sec invoke --async",
+				"nobody but a caller with a key can seal a call to a sealed function, so that the cluster cannot call it by the clock")
+		}
+		if err == nil && f.key == "labels" && fn.Scale == nil {
 			fn.Scale, err = p.scaleLabels(m, f)
 		}
 		if err == nil && len(m) > 0 && !allOfScaling(m) {
