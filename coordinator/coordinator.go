@@ -99,6 +99,7 @@ type Deps struct {
 	Registerer prometheus.Registerer
 	Watching   Watching
 	Majority   func() error // tells that the store can be written; nil is always
+	Claims     Claims       // of tasks, by all coordinators; nil where this one is alone
 	Async      *Async       // nil: asynchronous invocations are refused
 }
 
@@ -145,7 +146,7 @@ type Coordinator struct {
 	tasks        *fence
 	async        *Async // nil for none
 	explanations explanations
-	counts       counts
+	broker       brokerKey
 }
 
 // New makes a Coordinator. ctx bounds the exchanges under way: it ends after
