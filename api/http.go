@@ -21,6 +21,7 @@ const (
 	HeaderStart       = "X-Faasd-Sec-Start"    // "warm", "pooled" or "cold": a sandbox was there; one waited for a function; neither
 	HeaderManifest    = "X-Faasd-Sec-Manifest" // from a caller: its sealed manifest, base64url without padding
 	HeaderNeeds       = "X-Faasd-Sec-Needs"    // from a coordinator to a node: the task's Needs as JSON
+	HeaderTrace       = "Traceparent"          // W3C Trace Context, of whoever traces
 	HeaderTarget      = "X-Faasd-Sec-Target"   // of a plain function's request on its way: path and query for the function
 	HeaderFunctionErr = "X-Faasd-Sec-Error"    // inside a sealed reply's head, and on a plain function's reply: a Code of the platform's own
 )

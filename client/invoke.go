@@ -31,6 +31,7 @@ type Request struct {
 	// part of its input must be prepared for input that ends in an error.
 	Stream bool
 	CallID string // "" lets the gateway draw one; visible to operators
+	Trace  string // W3C traceparent of the span that this call is part of, visible to operators; "" for none
 	Needs  *Needs // what the task asks for beyond the function's defaults; Needs.Task is drawn if it is zero
 }
 
@@ -152,7 +153,7 @@ func (c *Client) exchange(ctx context.Context, to *entry, f *function, req Reque
 			pending.Discard()
 		}
 	}()
-	sent.manifest = sealedNeeds
+	sent.manifest, sent.trace = sealedNeeds, req.Trace
 	a, err := c.post(ctx, to, f.name, req.CallID, sent)
 	if err != nil {
 		return nil, err
@@ -179,6 +180,7 @@ type outgoing struct {
 	abort func() // when nobody will read body
 
 	manifest string // sealed, for its header; "" for none
+	trace    string // for its header; "" for none
 }
 
 func (c *Client) seal(g *sealed.Grant, req Request, in *input, now time.Time, life time.Duration) (*outgoing, error) {
@@ -280,6 +282,9 @@ func (c *Client) postHTTP(ctx context.Context, to *entry, name api.FunctionName,
 	}
 	if out.manifest != "" {
 		req.Header.Set(api.HeaderManifest, out.manifest)
+	}
+	if out.trace != "" {
+		req.Header.Set(api.HeaderTrace, out.trace)
 	}
 	res, err := c.http.Do(req)
 	if err != nil {

@@ -28,6 +28,7 @@ import (
 	"github.com/faasd-sec/faasd-sec/reqauth"
 	"github.com/faasd-sec/faasd-sec/sealed"
 	"github.com/faasd-sec/faasd-sec/store"
+	"github.com/faasd-sec/faasd-sec/tracing"
 )
 
 // Config sets up a Coordinator. Zero durations and sizes take DefaultConfig's.
@@ -93,6 +94,7 @@ type Deps struct {
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
 	Watching   Watching
+	Trace      *tracing.Tracer // nil traces nothing
 }
 
 // ImageChecker tells whether the registry has a manifest or blob.
@@ -250,7 +252,7 @@ func (c *Coordinator) serveEnrolment(ctx *fasthttp.RequestCtx, f func(context.Co
 func (c *Coordinator) serveGateway(ctx *fasthttp.RequestCtx) {
 	path := string(ctx.Path())
 	if name, ok := strings.CutPrefix(path, api.GatewayPathInvoke); ok {
-		c.invokeWithin(ctx, name)
+		c.traced(ctx, name, c.invokeWithin)
 		return
 	}
 	var out any

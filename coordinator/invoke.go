@@ -39,6 +39,7 @@ func (c *Coordinator) serve(ctx *fasthttp.RequestCtx, name string) {
 		c.problem(ctx, err)
 		return
 	}
+	t.trace = traceHeader(ctx)
 	reply, p, err := c.place(&t, body, id, time.UnixMilli(int64(min(peeked.Message.Expires, 1<<62))))
 	if t.held != nil {
 		wipeStack() // what the calls that placed it have left
@@ -295,6 +296,7 @@ func (c *Coordinator) send(p *peer, t *task, body *relay.Body, id string) (*rela
 	headers := make([]relay.Header, 2, 4)
 	headers[0] = relay.Header{Name: fasthttp.HeaderContentType, Value: api.ContentTypeSealed}
 	headers[1] = relay.Header{Name: api.HeaderCallID, Value: id}
+	headers = append(headers, t.trace...)
 	told := false
 	var sent func() // what a manifest asked for is forgotten as soon as a node has been told
 	if t.held != nil {

@@ -41,6 +41,7 @@ type Config struct {
 	Memory     string // lent to functions by each node, such as "2Gi" (default: all nodes together three quarters of the machine's)
 	IdleAfter  time.Duration
 	NodeArgs   []string // more flags for each node, after the cluster's own
+	CoordArgs  []string // and for the coordinator
 	Labels     []string // of each node in order, as the node's -labels; those without have none
 	Gateways   bool     // each node serves callers directly as well, on a free port of loopback
 	Log        *slog.Logger
@@ -281,11 +282,11 @@ func (c *Cluster) startBroker(ctx context.Context) error {
 }
 
 func (c *Cluster) startCoordinator(ctx context.Context) error {
-	return c.spawn(ctx, "coordinator", "http://"+c.ports.ops+"/healthz", c.bin("coordinator"),
+	return c.spawn(ctx, "coordinator", "http://"+c.ports.ops+"/healthz", c.bin("coordinator"), append([]string{
 		"-state", filepath.Join(c.state, "coordinator"), "-listen", c.ports.gateway,
 		"-cluster-listen", c.ports.cluster, "-gossip-listen", c.ports.gossip,
 		"-ops-listen", c.ports.ops, "-broker", c.ports.broker,
-		"-manifest-opener", c.openerSocket())
+		"-manifest-opener", c.openerSocket()}, c.cfg.CoordArgs...)...)
 }
 
 // startOpener starts what opens manifests. As for the broker, on one's own machine

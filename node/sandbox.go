@@ -54,6 +54,7 @@ type sandbox struct {
 	exited   bool               // its function's end is in the anomaly log
 	abort    context.CancelFunc // ends its start; nil once that is over or for an adopted one
 
+	phases  []phase       // of its start, where they are traced
 	waiting []byte        // the grant of the invocation that it starts for, if there is one
 	told    chan struct{} // closed once a load that counts it was published
 

@@ -6,6 +6,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/faasd-sec/faasd-sec/tracing"
 )
 
 // options are the flags.
@@ -25,6 +27,7 @@ type options struct {
 	maxBody                       int64
 	held, heldEach                int64
 	drain                         time.Duration
+	trace                         tracing.Config
 	logFormat, logLevel           string
 	showVersion                   bool
 }
@@ -57,6 +60,8 @@ func parse(args []string) (options, error) {
 	fs.Int64Var(&o.held, "held-bytes", 0, "bytes of requests held at once in all; -1 is without limit (default 512 MiB)")
 	fs.Int64Var(&o.heldEach, "held-bytes-each", 0, "of these for one address; -1 is without limit, as behind a proxy (default 128 MiB)")
 	fs.DurationVar(&o.drain, "drain-timeout", 30*time.Second, "longest wait for invocations when told to stop")
+	o.trace = tracing.Default("coordinator")
+	tracing.Flags(fs, &o.trace)
 	fs.StringVar(&o.logFormat, "log-format", "json", "json or text")
 	fs.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	fs.BoolVar(&o.showVersion, "version", false, "print the version and end")

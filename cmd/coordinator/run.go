@@ -19,6 +19,7 @@ import (
 	"github.com/faasd-sec/faasd-sec/registry"
 	"github.com/faasd-sec/faasd-sec/reqauth"
 	"github.com/faasd-sec/faasd-sec/store"
+	"github.com/faasd-sec/faasd-sec/tracing"
 )
 
 const (
@@ -106,8 +107,15 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	reg := daemon.Registry()
 	anomalies.Register(reg)
+	o.trace.Instance, o.trace.Version = o.id, version
+	tracer, err := tracing.Open(ctx, o.trace)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, tracer.Close()) }()
 	deps := coordinator.Deps{
-		Mesh: mesh, Store: st, Cache: cache, Nodes: nodeDialer{identity, daemon.BootID()}, Enrol: desk,
+		Trace: tracer,
+		Mesh:  mesh, Store: st, Cache: cache, Nodes: nodeDialer{identity, daemon.BootID()}, Enrol: desk,
 		Broker: &http.Client{Transport: &http.Transport{
 			TLSClientConfig: pki.ClientConfig(identity, pki.RoleKeyBroker, pki.AnyID), IdleConnTimeout: time.Minute}},
 		BrokerURL: "https://" + o.broker, Registry: images.ServeFastHTTP, Images: images,

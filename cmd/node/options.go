@@ -13,6 +13,7 @@ import (
 	"github.com/faasd-sec/faasd-sec/cgroups"
 	"github.com/faasd-sec/faasd-sec/monitor"
 	"github.com/faasd-sec/faasd-sec/node"
+	"github.com/faasd-sec/faasd-sec/tracing"
 )
 
 // options are the flags.
@@ -38,6 +39,7 @@ type options struct {
 	poolMin, poolMax, poolCreates int
 	drain                         time.Duration
 	logFormat, logLevel           string
+	trace                         tracing.Config
 	showVersion                   bool
 
 	watch    monitor.Config
@@ -89,6 +91,8 @@ func parse(args []string) (options, error) {
 	fs.DurationVar(&o.startTimeout, "start-timeout", 0, "longest cold start, image pull included (default 1m)")
 	fs.DurationVar(&o.drain, "drain-timeout", 0, "longest wait for invocations when told to stop (default 30s)")
 	watchFlags(fs, &o.watch)
+	o.trace = tracing.Default("node")
+	tracing.Flags(fs, &o.trace)
 	fs.StringVar(&o.logFormat, "log-format", "json", "json or text")
 	fs.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	fs.BoolVar(&o.showVersion, "version", false, "print the version and end")

@@ -1,0 +1,40 @@
+package coordinator
+
+import (
+	"github.com/valyala/fasthttp"
+
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/relay"
+)
+
+// traceparent is the key of an invocation's own trace header among the request's values.
+type traceparent struct{}
+
+// traced serves an invocation as a span of its caller's trace.
+func (c *Coordinator) traced(ctx *fasthttp.RequestCtx, name string, serve func(*fasthttp.RequestCtx, string)) {
+	span := c.dep.Trace.Start(ctx.Request.Header.Peek(api.HeaderTrace), "coordinator")
+	if span == nil {
+		serve(ctx, name)
+		return
+	}
+	defer span.End()
+	ctx.SetUserValue(traceparent{}, span.Traceparent())
+	if fn, err := api.ParseFunctionName(name); err == nil {
+		span.Function(fn)
+	}
+	serve(ctx, name)
+	h := &ctx.Response.Header
+	span.Call(string(h.Peek(api.HeaderCallID)))
+	span.Node(string(h.Peek(api.HeaderServedBy)))
+	span.Began(string(h.Peek(api.HeaderStart)))
+	span.Status(ctx.Response.StatusCode())
+}
+
+// traceHeader is what makes a node's part a child of the invocation's span; none
+// where nothing is traced.
+func traceHeader(ctx *fasthttp.RequestCtx) []relay.Header {
+	if parent, ok := ctx.UserValue(traceparent{}).(string); ok {
+		return []relay.Header{{Name: api.HeaderTrace, Value: parent}}
+	}
+	return nil
+}
