@@ -54,6 +54,10 @@ func (n FunctionName) Short() string {
 	return string(n)
 }
 
+// CheckNamespace reports what is wrong with a namespace's name, as an *Error with
+// CodeInvalid.
+func CheckNamespace(ns string) error { return checkLabel("namespace", ns) }
+
 // checkLabel applies the rule of DNS labels (RFC 1123), which is also what
 // OpenFaaS demands of a service name.
 func checkLabel(what, s string) error {

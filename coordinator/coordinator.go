@@ -23,6 +23,7 @@ import (
 
 	"github.com/faasd-sec/faasd-sec/anomaly"
 	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/coordinator/openfaas"
 	"github.com/faasd-sec/faasd-sec/gate"
 	"github.com/faasd-sec/faasd-sec/placement"
 	"github.com/faasd-sec/faasd-sec/reqauth"
@@ -44,6 +45,8 @@ type Config struct {
 
 	HeldBytes     int64 // of requests, held while nothing of their senders is proved; -1 is without limit
 	HeldBytesEach int64 // of these for one address; -1 is without limit
+
+	OpenFaaS openfaas.Config // without credentials its API is refused
 }
 
 // DefaultConfig is what a coordinator runs with unless told otherwise.
@@ -89,12 +92,14 @@ type Deps struct {
 	Manifests  Manifests               // the manifest opener; nil: sealed manifests are refused
 	Resolver   ImageResolver           // of plain functions' images; nil: plain functions are refused
 	Secrets    Secrets                 // of plain functions; nil: those with secrets are refused
+	Namespaces NamespaceStore          // nil: none can be created
 	Enrol      Enrolment
 	Auth       *reqauth.Verifier
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
 	Watching   Watching
 	Trace      *tracing.Tracer // nil traces nothing
+	Async      *Async          // nil: asynchronous invocations are refused
 }
 
 // ImageChecker tells whether the registry has a manifest or blob.
@@ -122,6 +127,7 @@ type Coordinator struct {
 	jobs    sync.WaitGroup
 	index   atomic.Pointer[placement.Index]
 	routes  sync.Map // api.FunctionName -> *route
+	calls   sync.Map // api.FunctionName -> *atomic.Uint64, of functions that there were
 	queue   *waiting
 	budget  *budget
 	looks   chan struct{} // a place for each question to all nodes under way
@@ -129,9 +135,11 @@ type Coordinator struct {
 	members atomic.Int64  // nodes that are under watch for their heartbeat
 	seed    atomic.Uint64
 	news    news
+	system  *openfaas.Handler
 
 	manifestKey  publishedKeys
 	tasks        *fence
+	async        *Async // nil for none
 	explanations explanations
 }
 
@@ -179,9 +187,11 @@ func New(ctx context.Context, cfg Config, dep Deps) (*Coordinator, error) {
 	c.life, c.kill = context.WithCancel(ctx)
 	c.peers = newPeers(c.life, dep.Nodes)
 	c.seed.Store(uint64(time.Now().UnixNano()))
-	c.spawn(c.prunePeers)
+	c.system = c.newSystem(cfg.OpenFaaS)
+	c.spawn(c.prune)
 	c.spawn(c.watchMembers)
 	c.spawn(func() { c.queue.follow(c.life, dep.Mesh) })
+	c.startAsync(dep.Async)
 	c.met.observe(c)
 	return c, nil
 }
@@ -255,6 +265,9 @@ func (c *Coordinator) serveGateway(ctx *fasthttp.RequestCtx) {
 		c.traced(ctx, name, c.invokeWithin)
 		return
 	}
+	if c.routeAsync(ctx, path) {
+		return
+	}
 	var out any
 	var err error
 	name, isFunction := strings.CutPrefix(path, api.GatewayPathFunctions+"/")
@@ -262,6 +275,9 @@ func (c *Coordinator) serveGateway(ctx *fasthttp.RequestCtx) {
 	switch {
 	case strings.HasPrefix(path, api.GatewayPathRegistry):
 		c.serveRegistry(ctx)
+		return
+	case strings.HasPrefix(path, openfaas.Prefix):
+		c.system.Serve(ctx)
 		return
 	case path == api.GatewayPathFunctions && ctx.IsGet():
 		out = c.listFunctions()

@@ -76,6 +76,20 @@ func (f *fence) release(id sealed.ID) {
 	f.drop(id)
 }
 
+// size is how many tasks are remembered.
+func (f *fence) size() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.tasks)
+}
+
+// expire forgets those whose time is over, also where no other comes.
+func (f *fence) expire(now time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.sweep(now)
+}
+
 func (f *fence) drop(id sealed.ID) {
 	a, ok := f.tasks[id]
 	if !ok {

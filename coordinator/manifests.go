@@ -115,8 +115,12 @@ func (h *held) forget() {
 // taskOf opens the caller's manifest, or takes the revision's defaults. A function
 // without bounds called without a manifest costs nothing here.
 func (c *Coordinator) taskOf(ctx *fasthttp.RequestCtx, r *route, p *sealed.Peeked, call string) (task, error) {
+	return c.taskWith(ctx.Request.Header.Peek(api.HeaderManifest), r, p, call)
+}
+
+// taskWith is taskOf for the manifest in text, as its header has it.
+func (c *Coordinator) taskWith(text []byte, r *route, p *sealed.Peeked, call string) (task, error) {
 	t := task{c: c, r: r, from: p.Grant.Sender, name: call, known: r.unbound}
-	text := ctx.Request.Header.Peek(api.HeaderManifest)
 	if len(text) == 0 {
 		if len(r.rec.Bounds) == 0 {
 			return t, nil
@@ -232,7 +236,16 @@ func (t *task) decide(idx *placement.Index, w placement.Weights, l *look) placem
 	if t.why != nil {
 		req.Explain, req.Terse = maxExplained, true
 	}
-	return idx.Pick(req, w)
+	d := idx.Pick(req, w)
+	if len(d.Candidates) == 0 && req.Apart {
+		// Where the function's sandboxes are idle the node stops them for it, and
+		// which are shows only there: it refuses if one is not.
+		req.Apart = false
+		if offer := idx.Pick(req, w); len(offer.Candidates) > 0 {
+			return offer
+		}
+	}
+	return d
 }
 
 // sender is who sent the task.

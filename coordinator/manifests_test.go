@@ -305,6 +305,33 @@ func TestTasksAreRetriedAsTheirPolicySays(t *testing.T) {
 	w.rest()
 }
 
+// Where no node is without a sandbox of the function, one that is to be apart is
+// offered all the same: it is the node that knows which of them are idle.
+func TestATaskApartIsOfferedWhereSandboxesMayBeIdle(t *testing.T) {
+	var asked *counted
+	w := newWorld(t, 2, withOpener(t, &asked))
+	bounds := someBounds()
+	bounds.Overridable = []manifest.Field{manifest.FieldAntiAffinity}
+	w.bounded(bounds)
+	for id := range w.nodes {
+		w.mesh.set(id, func(n *api.NodeView) { n.Load.Hosts = []string{api.HostKey(w.rev.String())} })
+	}
+	busy := "node-1"
+	w.nodes[busy].on(&w.nodes[busy].invoke, refuses(api.CodeNoRoom))
+	header, _ := w.wish(w.owner, func(m *manifest.Manifest) { m.Needs.AntiAffinity = manifest.ReplicasApart })
+	if a := w.task(header); a.status != 200 || a.header.Get(api.HeaderServedBy) != "node-2" {
+		t.Errorf("%d %s, served by %q", a.status, a.body, a.header.Get(api.HeaderServedBy))
+	}
+	w.mesh.set(busy, func(n *api.NodeView) { n.Load.Hosts = nil })
+	w.nodes[busy].on(&w.nodes[busy].invoke, *w.nodes["node-2"].invoke.Load())
+	before := w.nodes[busy].offered.Load()
+	header, _ = w.wish(w.owner, func(m *manifest.Manifest) { m.Needs.AntiAffinity = manifest.ReplicasApart })
+	if a := w.task(header); a.status != 200 || w.nodes[busy].offered.Load() != before+1 {
+		t.Errorf("one that has none is not the first: %d %s", a.status, a.body)
+	}
+	w.rest()
+}
+
 func TestWaitingTasksAreSeenOrderedAndCancelled(t *testing.T) {
 	var asked *counted
 	w := newWorld(t, 1, withOpener(t, &asked), func(w *world) { w.cfg.QueueTimeout = 20 * time.Second })
@@ -512,5 +539,8 @@ func TestFenceIsBoundedAndExpires(t *testing.T) {
 	}
 	if err := f.begin(id(maxTasks+1), "o", time.Time{}, now.Add(shortestFence)); err != nil || len(f.tasks) != 2 {
 		t.Errorf("when they expired: %v, %d are left", err, len(f.tasks))
+	}
+	if f.expire(now.Add(2 * time.Hour)); f.size() != 0 || len(f.count) != 0 {
+		t.Errorf("nothing came, and %d of %d owners are left", f.size(), len(f.count))
 	}
 }

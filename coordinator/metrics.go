@@ -13,11 +13,12 @@ type metrics struct {
 	refusals *prometheus.CounterVec
 	queued   prometheus.Counter
 	retried  prometheus.Counter
+	async    *asyncMetrics
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	m := &metrics{
-		Metrics: gate.NewMetrics(reg), reg: reg,
+		Metrics: gate.NewMetrics(reg), reg: reg, async: newAsyncMetrics(reg),
 		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "faasd_sec_node_refusals_total", Help: "Refusals by nodes, by code."}, []string{"code"}),
 		queued: prometheus.NewCounter(prometheus.CounterOpts{
@@ -40,6 +41,8 @@ func (m *metrics) observe(c *Coordinator) {
 		m.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f))
 	}
 	gauge("faasd_sec_queue_length", "Invocations that wait for room.", func() float64 { return float64(c.queue.count.Load()) })
+	gauge("faasd_sec_invocations_in_flight", "Invocations that were offered to a node and have not ended.", func() float64 { return float64(c.peers.inFlightAll()) })
+	gauge("faasd_sec_tasks_remembered", "Tasks that were accepted and are not accepted again.", func() float64 { return float64(c.tasks.size()) })
 	gauge("faasd_sec_held_bytes", "Bytes of request bodies that count against the budget.", func() float64 { return float64(c.budget.inUse()) })
 	gauge("faasd_sec_members", "Members of the mesh.", func() float64 { return float64(len(c.dep.Mesh.Snapshot().Nodes)) })
 	gauge("faasd_sec_members_watched", "Nodes whose leaving without a word would be noted.", func() float64 { return float64(c.members.Load()) })

@@ -80,6 +80,17 @@ func (p *peers) inFlight(id string) int {
 	return 0
 }
 
+// inFlightAll is how many it has at all nodes, those included that are members
+// no more.
+func (p *peers) inFlightAll() (sum int64) {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	for _, e := range p.byID {
+		sum += e.inFlight.Load()
+	}
+	return sum
+}
+
 // prune closes connections to nodes that are members no more.
 func (p *peers) prune(view *api.ClusterView) {
 	live := make(map[string]bool, len(view.Nodes))
@@ -104,7 +115,9 @@ func (p *peers) close() {
 	}
 }
 
-func (c *Coordinator) prunePeers() {
+// prune forgets now and then what is over: connections to nodes that have gone,
+// and tasks that could not be shown again.
+func (c *Coordinator) prune() {
 	tick := time.NewTicker(30 * time.Second)
 	defer tick.Stop()
 	for {
@@ -113,6 +126,7 @@ func (c *Coordinator) prunePeers() {
 			return
 		case <-tick.C:
 			c.peers.prune(c.dep.Mesh.Snapshot())
+			c.tasks.expire(time.Now())
 		}
 	}
 }

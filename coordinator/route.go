@@ -29,8 +29,10 @@ type route struct {
 	plain    *api.PlainSettings // nil for a sealed function
 	gate     gate.Function      // of a sealed function
 	bound    time.Duration      // of one invocation in a ready sandbox
+	calls    *atomic.Uint64     // of the function since this coordinator started
 	freed    freedSlots
 	warm     atomic.Pointer[warmth]
+	maxAge   time.Duration // of queued requests, 0 for none
 }
 
 // routeOf finds a function in the cache that the store's watch keeps current.
@@ -38,6 +40,7 @@ func (c *Coordinator) routeOf(name api.FunctionName) (*route, error) {
 	rec := c.dep.Cache.Get(name)
 	if rec == nil {
 		c.routes.Delete(name)
+		c.calls.Delete(name)
 		e := api.Errorf(api.CodeNotFound, "there is no function %q", name.Short())
 		e.Field, e.Remedy = "name", "faasd-sec list shows what is deployed"
 		return nil, e
@@ -49,6 +52,7 @@ func (c *Coordinator) routeOf(name api.FunctionName) (*route, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.calls = c.callsOf(name)
 	c.routes.Store(name, r)
 	return r, nil
 }
@@ -84,6 +88,7 @@ func newRoute(rec *store.Function) (*route, error) {
 		gate:  gate.Function{Name: rec.Name, Revision: rev, Callers: &d.Config.Policy},
 		bound: api.InvocationBound(cfg.ReadMS, cfg.WriteMS, cfg.ExecMS) + api.Milliseconds(cfg.StartMS, 0) + 2*time.Second,
 	}
+	r.maxAge = api.Milliseconds(d.MaxQueuedMS, 0)
 	r.unbound = &demand{request: r.request}
 	return r, nil
 }

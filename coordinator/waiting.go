@@ -74,6 +74,22 @@ func (w *waiting) cancel(id string, who sealed.Fingerprint, try bool) error {
 	return e
 }
 
+// abandon ends the wait of an asynchronous call whose lease is gone.
+func (w *waiting) abandon(id string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for t := range w.all {
+		if t.id != id || !t.waits() || t.err != nil {
+			continue
+		}
+		t.err = errCancelled
+		if t.stands != nil {
+			w.take(t)
+			close(t.out)
+		}
+	}
+}
+
 // cancelWaiting serves DELETE /v1/waiting/ID.
 func (c *Coordinator) cancelWaiting(ctx *fasthttp.RequestCtx, id string) error {
 	who, err := c.concerned(ctx, func(f sealed.Fingerprint) error { return c.queue.cancel(id, f, true) })

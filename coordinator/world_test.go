@@ -54,6 +54,7 @@ type world struct {
 	broker    *http.Client
 	brokerURL string
 	watching  Watching
+	async     *Async
 	fn        store.Function
 	rev       sealed.Digest
 }
@@ -81,7 +82,7 @@ func newWorld(t testing.TB, n int, change ...func(*world)) *world {
 	life, end := context.WithCancel(context.Background())
 	w.c, err = New(life, w.cfg, Deps{
 		Mesh: w.mesh, Store: w.state, Cache: w.state, Nodes: plain{}, Log: slog.New(slog.DiscardHandler),
-		Broker: w.broker, BrokerURL: w.brokerURL, Manifests: w.manifests, Watching: w.watching,
+		Broker: w.broker, BrokerURL: w.brokerURL, Manifests: w.manifests, Watching: w.watching, Async: w.async,
 		Auth: reqauth.NewVerifier(time.Now), Images: w.state, Registry: func(ctx *fasthttp.RequestCtx) { ctx.SetStatusCode(204) },
 	})
 	if err != nil {
@@ -103,6 +104,7 @@ func newWorld(t testing.TB, n int, change ...func(*world)) *world {
 		if err := s.ShutdownWithContext(ctx); err != nil {
 			t.Errorf("gateway: %v", err)
 		}
+		_ = ln.Close() // where the server had not taken it on yet
 		end()
 		w.c.Close()
 		for _, n := range w.nodes {

@@ -71,6 +71,11 @@ type Config struct {
 
 	RejoinMin, RejoinMax time.Duration // bounds of the random wait between rounds of rejoining
 
+	// Suspect, if not nil, is told of a member that answers neither this member's
+	// probe nor those it asks of others: it is dead unless it is heard of soon. Of
+	// one member at most once in ReclaimAfter. It must not block.
+	Suspect func(id string)
+
 	// Logger receives memberlist's messages too, at most a few each second. nil
 	// discards.
 	Logger *slog.Logger

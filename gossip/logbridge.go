@@ -15,6 +15,7 @@ type logBridge struct {
 	ctx    context.Context // for the handler's values alone
 	logger *slog.Logger
 	count  *counters
+	doubts *suspects
 
 	mu      sync.Mutex
 	tokens  float64
@@ -27,13 +28,14 @@ const (
 	logBurst = 20.0 // lines at once
 )
 
-func newLogBridge(ctx context.Context, logger *slog.Logger, count *counters) *logBridge {
-	return &logBridge{ctx: context.WithoutCancel(ctx), logger: logger, count: count, tokens: logBurst, at: time.Now()}
+func newLogBridge(ctx context.Context, logger *slog.Logger, count *counters, doubts *suspects) *logBridge {
+	return &logBridge{ctx: context.WithoutCancel(ctx), logger: logger, count: count, doubts: doubts, tokens: logBurst, at: time.Now()}
 }
 
 // Write takes one line of the standard logger. It never fails.
 func (b *logBridge) Write(line []byte) (int, error) {
 	level, text := parseLine(string(line))
+	b.doubts.read(text, time.Now())
 	if b.logger.Enabled(b.ctx, level) {
 		ok, dropped := b.take(time.Now())
 		if dropped > 0 {

@@ -91,7 +91,7 @@ func Join(ctx context.Context, cfg Config) (*Mesh, error) {
 	// Loads are repeated half as often as news of membership: the next load, the
 	// exchange of state or a reply makes up for one that did not get through.
 	m.queue = &memberlist.TransmitLimitedQueue{NumNodes: m.table.size, RetransmitMult: max(1, cfg.RetransmitMult/2)}
-	std := log.New(newLogBridge(ctx, cfg.Logger, &m.count), "", 0)
+	std := log.New(newLogBridge(ctx, cfg.Logger, &m.count, newSuspects(cfg.Suspect, cfg.ReclaimAfter)), "", 0)
 	inner := cfg.Transport
 	if inner == nil {
 		t, err := listen(ctx, bind, std)

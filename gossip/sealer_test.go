@@ -311,7 +311,7 @@ func TestKeysDoNotShow(t *testing.T) {
 func TestLogLinesAreLimitedAndCounted(t *testing.T) {
 	var out bytes.Buffer
 	count := &counters{}
-	b := newLogBridge(t.Context(), slog.New(slog.NewTextHandler(&out, nil)), count)
+	b := newLogBridge(t.Context(), slog.New(slog.NewTextHandler(&out, nil)), count, newSuspects(nil, 0))
 	b.at = time.Now().Add(time.Hour) // no refill
 	for range 100 {
 		if _, err := b.Write([]byte("[WARN] memberlist: trouble\n")); err != nil {

@@ -26,12 +26,37 @@ type member struct {
 type table struct {
 	mu      sync.Mutex
 	byID    map[string]*member
-	ordered []*member // by ID
-	version uint64    // of the last view made
-	dirty   bool      // something changed since
+	ordered []*member        // by ID
+	adrift  map[string]drift // loads of no member, by the node they are of
+	version uint64           // of the last view made
+	dirty   bool             // something changed since
 }
 
-func newTable() *table { return &table{byID: make(map[string]*member)} }
+func newTable() *table {
+	return &table{byID: make(map[string]*member), adrift: make(map[string]drift)}
+}
+
+// drift is a load that came before its member, or that one left which was taken
+// for dead. A node tells its load when it changes: one that was cut off, did nothing
+// meanwhile and came back would be without one until the next exchange of state.
+type drift struct {
+	load api.NodeLoad
+	raw  []byte
+}
+
+// maxAdrift bounds them. Only members seal packets, so it takes one to fill it.
+const maxAdrift = 1024
+
+// cast keeps a load of no member. mu is held.
+func (t *table) cast(l api.NodeLoad, raw []byte) {
+	if was, ok := t.adrift[l.Node]; ok && !l.Newer(was.load) {
+		return
+	}
+	if _, ok := t.adrift[l.Node]; !ok && len(t.adrift) >= maxAdrift {
+		return
+	}
+	t.adrift[l.Node] = drift{l, raw}
+}
 
 // verdict is what became of a load.
 type verdict int
@@ -58,6 +83,12 @@ func (t *table) join(meta api.NodeMeta, wire []byte, epoch uint64, addr netip.Ad
 	if m.known && m.load.Epoch < epoch {
 		m.load, m.raw, m.known = api.NodeLoad{}, nil, false
 	}
+	if d, ok := t.adrift[meta.ID]; ok {
+		delete(t.adrift, meta.ID)
+		if d.load.Epoch >= epoch && (!m.known || d.load.Newer(m.load)) {
+			m.load, m.raw, m.known = d.load, d.raw, true
+		}
+	}
 	t.dirty = true
 }
 
@@ -69,12 +100,16 @@ func (t *table) says(id string, wire []byte) bool {
 	return m != nil && bytes.Equal(m.wire, wire)
 }
 
-// leave removes a member and its load.
+// leave removes a member. Its load is kept for the case that it was not dead.
 func (t *table) leave(id string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if _, ok := t.byID[id]; !ok {
+	m, ok := t.byID[id]
+	if !ok {
 		return
+	}
+	if m.known {
+		t.cast(m.load, m.raw)
 	}
 	delete(t.byID, id)
 	if at, ok := t.find(id); ok {
@@ -94,7 +129,11 @@ func (t *table) observe(l api.NodeLoad, raw []byte) verdict {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	m := t.byID[l.Node]
-	if m == nil || l.Epoch < m.epoch {
+	if m == nil {
+		t.cast(l, raw)
+		return loadStray
+	}
+	if l.Epoch < m.epoch {
 		return loadStray
 	}
 	if m.known && !l.Newer(m.load) {

@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/coordinator/openfaas"
 	"github.com/faasd-sec/faasd-sec/enrol"
 	"github.com/faasd-sec/faasd-sec/manifest/ask"
 	"github.com/faasd-sec/faasd-sec/pki"
@@ -85,6 +86,9 @@ func (c *Cluster) ManifestKeys() api.ManifestKeys { return c.manifest }
 
 // State is the directory of all state.
 func (c *Cluster) State() string { return c.state }
+
+// BasicAuth is the directory of the OpenFaaS API's user and password.
+func (c *Cluster) BasicAuth() string { return filepath.Join(c.state, "basic-auth") }
 
 // Start brings the cluster up and returns when it takes invocations. Stop must
 // be called afterwards; on an error nothing is left.
@@ -172,6 +176,9 @@ func (c *Cluster) prepare(context.Context) error {
 		return err
 	}
 	dir := filepath.Join(c.state, "coordinator")
+	if err := openfaas.EnsureCredentials(c.BasicAuth()); err != nil {
+		return err
+	}
 	if _, err := os.Stat(filepath.Join(dir, enrol.ClusterFile)); errors.Is(err, os.ErrNotExist) {
 		if _, err := enrol.Init(dir, []string{"any"}, rand.Reader); err != nil {
 			return err
@@ -286,7 +293,7 @@ func (c *Cluster) startCoordinator(ctx context.Context) error {
 		"-state", filepath.Join(c.state, "coordinator"), "-listen", c.ports.gateway,
 		"-cluster-listen", c.ports.cluster, "-gossip-listen", c.ports.gossip,
 		"-ops-listen", c.ports.ops, "-broker", c.ports.broker,
-		"-manifest-opener", c.openerSocket()}, c.cfg.CoordArgs...)...)
+		"-manifest-opener", c.openerSocket(), "-basic-auth-dir", c.BasicAuth()}, c.cfg.CoordArgs...)...)
 }
 
 // startOpener starts what opens manifests. As for the broker, on one's own machine

@@ -31,6 +31,8 @@ type Body struct {
 	size  int64  // of the whole body, -1 if unknown
 	rest  *serverStream
 	buf   *[]byte
+
+	stored io.ReadCloser // in place of rest, see NewBody
 }
 
 // Size is the length of the whole body in bytes, -1 if it is not known yet.
@@ -104,6 +106,10 @@ func (b *Body) Release() {
 	if b.rest != nil {
 		b.rest.Close()
 		b.Keep(b.rest.ctx)
+	}
+	if b.stored != nil {
+		_ = b.stored.Close() // it was read, or is not wanted
+		b.stored = nil
 	}
 	if b.buf != nil {
 		if cap(*b.buf) <= SmallBody+64<<10 {

@@ -234,7 +234,7 @@ func (u *Upstream) leave() { <-u.places }
 
 func (u *Upstream) postLarge(until time.Time, path string, body *Body, headers []Header) (*Reply, error) {
 	ctx, cancel := context.WithDeadline(u.life, until)
-	src := &largeBody{head: body.Head, rest: body.rest}
+	src := &largeBody{head: body.Head, rest: body.tail()}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://peer"+path, src)
 	if err != nil {
 		cancel()
@@ -245,7 +245,9 @@ func (u *Upstream) postLarge(until time.Time, path string, body *Body, headers [
 		req.Header.Set(h.Name, h.Value)
 	}
 	// A deadline on the caller's connection, so that a stalled upload ends.
-	_ = body.rest.ctx.Conn().SetReadDeadline(until)
+	if body.rest != nil {
+		_ = body.rest.ctx.Conn().SetReadDeadline(until)
+	}
 	resp, err := u.large.RoundTrip(req)
 	if err != nil {
 		cancel()

@@ -22,10 +22,12 @@ type options struct {
 	etcdCA, etcdCert, etcdKey     string
 	opener                        string
 	openerUID                     int
+	basicAuth                     string
 	queue, queueEach              int
 	queueTimeout                  time.Duration
 	maxBody                       int64
 	held, heldEach                int64
+	async                         asyncOptions
 	drain                         time.Duration
 	trace                         tracing.Config
 	logFormat, logLevel           string
@@ -53,12 +55,14 @@ func parse(args []string) (options, error) {
 	fs.StringVar(&o.etcdKey, "etcd-key", "", "`file` with the key of -etcd-cert")
 	fs.StringVar(&o.opener, "manifest-opener", "", "`socket` of this machine's manifest-opener; empty: sealed manifests are refused")
 	fs.IntVar(&o.openerUID, "manifest-opener-uid", os.Geteuid(), "user `id` that the manifest-opener must have")
+	fs.StringVar(&o.basicAuth, "basic-auth-dir", "", "`directory` with basic-auth-user and basic-auth-password for the OpenFaaS API; empty: that API is off")
 	fs.IntVar(&o.queueEach, "queue-each", 0, "of these for the functions of one owner (default three quarters)")
 	fs.IntVar(&o.queue, "queue", 0, "invocations that may wait for room (default 1024)")
 	fs.DurationVar(&o.queueTimeout, "queue-timeout", 0, "longest wait for room (default 30s)")
 	fs.Int64Var(&o.maxBody, "max-body", 0, "largest sealed request in bytes; -1 is without limit (default 4 GiB)")
 	fs.Int64Var(&o.held, "held-bytes", 0, "bytes of requests held at once in all; -1 is without limit (default 512 MiB)")
 	fs.Int64Var(&o.heldEach, "held-bytes-each", 0, "of these for one address; -1 is without limit, as behind a proxy (default 128 MiB)")
+	o.async.flags(fs)
 	fs.DurationVar(&o.drain, "drain-timeout", 30*time.Second, "longest wait for invocations when told to stop")
 	o.trace = tracing.Default("coordinator")
 	tracing.Flags(fs, &o.trace)

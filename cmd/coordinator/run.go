@@ -79,7 +79,7 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	defer func() { err = errors.Join(err, images.Close()) }()
 
-	mesh, err := joinMesh(ctx, o, cl, log)
+	mesh, err := joinMesh(ctx, o, cl, anomalies, log)
 	if err != nil {
 		return err
 	}
@@ -96,6 +96,9 @@ func run(ctx context.Context, o options) (err error) {
 	cfg.QueueEach = o.queueEach
 	cfg.HeldBytes, cfg.HeldBytesEach = o.held, o.heldEach
 	if cfg.Owners, cfg.AnyOwner, err = owners(cl); err != nil {
+		return err
+	}
+	if cfg.OpenFaaS, err = openFaaS(o.basicAuth); err != nil {
 		return err
 	}
 	manifests, err := manifestOpener(o)
@@ -115,7 +118,7 @@ func run(ctx context.Context, o options) (err error) {
 	defer func() { err = errors.Join(err, tracer.Close()) }()
 	deps := coordinator.Deps{
 		Trace: tracer,
-		Mesh:  mesh, Store: st, Cache: cache, Nodes: nodeDialer{identity, daemon.BootID()}, Enrol: desk,
+		Mesh:  mesh, Store: st, Cache: cache, Nodes: nodeDialer{identity, daemon.BootID()}, Enrol: desk, Namespaces: st,
 		Broker: &http.Client{Transport: &http.Transport{
 			TLSClientConfig: pki.ClientConfig(identity, pki.RoleKeyBroker, pki.AnyID), IdleConnTimeout: time.Minute}},
 		BrokerURL: "https://" + o.broker, Registry: images.ServeFastHTTP, Images: images,
@@ -124,6 +127,9 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	if manifests != nil {
 		deps.Manifests = manifests
+	}
+	if deps.Async, err = asyncParts(ctx, o, st, log); err != nil {
+		return err
 	}
 	co, err := coordinator.New(life, cfg, deps)
 	if err != nil {

@@ -21,6 +21,7 @@ import (
 	"github.com/valyala/fasthttp"
 	"golang.org/x/sys/unix"
 
+	"github.com/faasd-sec/faasd-sec/anomaly"
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/coordinator"
 	"github.com/faasd-sec/faasd-sec/daemon"
@@ -136,10 +137,13 @@ func nodeDialing() *net.Dialer {
 }
 
 // joinMesh starts gossip for a member that runs nothing.
-func joinMesh(ctx context.Context, o options, cl enrol.Cluster, log *slog.Logger) (*gossip.Mesh, error) {
+func joinMesh(ctx context.Context, o options, cl enrol.Cluster, anomalies anomaly.Sink, log *slog.Logger) (*gossip.Mesh, error) {
 	cfg := gossip.DefaultLAN()
 	cfg.Meta = api.NodeMeta{ID: o.id, Addr: o.clusterAdvertise, Roles: []string{api.RoleCoordinator}, Arch: goruntime.GOARCH}
 	cfg.Bind, cfg.Advertise, cfg.Label, cfg.Logger = o.gossipListen, o.gossipAdvertise, cl.ID, log
+	cfg.Suspect = func(id string) {
+		anomalies.Append(anomaly.Event{Kind: anomaly.HeartbeatMissed, Node: id, Code: "suspect"})
+	}
 	for _, k := range cl.GossipKeys {
 		key, err := gossip.ParseKey(k)
 		if err != nil {

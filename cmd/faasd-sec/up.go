@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/faasd-sec/faasd-sec/client"
+	"github.com/faasd-sec/faasd-sec/coordinator/openfaas"
 	"github.com/faasd-sec/faasd-sec/local"
 )
 
@@ -86,6 +87,7 @@ func up(ctx context.Context, cfg local.Config, configDir string, stdout io.Write
 	if err := client.PinOpener(configDir, c.Gateway(), c.ManifestKeys()); err != nil {
 		return fmt.Errorf("pin the manifest opener: %w", err)
 	}
-	fmt.Fprintf(stdout, "state     %s\nnodes     %d (evidence: node-key, dev-untrusted)\nready     %s\n", c.State(), cfg.Nodes, c.Gateway())
+	fmt.Fprintf(stdout, "state     %s\nnodes     %d (evidence: node-key, dev-untrusted)\npassword  %s (faas-cli login --password-stdin)\nready     %s\n",
+		c.State(), cfg.Nodes, filepath.Join(c.BasicAuth(), openfaas.PasswordFile), c.Gateway())
 	return c.Wait(ctx)
 }

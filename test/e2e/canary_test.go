@@ -184,23 +184,29 @@ func (h *hunt) search(fn api.FunctionName) {
 
 // marks sets what tells the cluster's processes from all others.
 func (h *hunt) marks() {
+	want := map[string]int{"coordinator": 1, "keybroker": 1, "manifest-opener": 1, "node": 2, "containerd": 1}
+	var procs []proc
+	waitFor(h.t, 10*time.Second, "the cluster's processes to be as many as they should", func() (err error) {
+		if procs, err = procsOf(h.c.State()); err != nil {
+			return err
+		}
+		have := map[string]int{}
+		for _, p := range procs {
+			have[p.role]++ // a child has its parent's arguments until it executes its own program
+		}
+		for role, n := range want {
+			if have[role] != n {
+				return fmt.Errorf("found %d %s processes, want %d: the search would miss some", have[role], role, n)
+			}
+		}
+		return nil
+	})
 	h.ours = []string{h.c.State()}
-	procs, err := procsOf(h.ours...)
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	have := map[string]int{}
 	for _, p := range procs {
-		have[p.role]++
 		h.t.Logf("watching %v: %s", p, p.args)
 		if args := strings.Fields(p.args); p.role == "node" {
 			// Its sandboxes' shims name the socket below the run directory.
 			h.ours = append(h.ours, filepath.Dir(args[slices.Index(args, "-run")+1]))
-		}
-	}
-	for role, want := range map[string]int{"coordinator": 1, "keybroker": 1, "manifest-opener": 1, "node": 2, "containerd": 1} {
-		if have[role] != want {
-			h.t.Fatalf("found %d %s processes, want %d: the search would miss some", have[role], role, want)
 		}
 	}
 	slices.Sort(h.ours)

@@ -29,8 +29,10 @@ type machines struct {
 	net         *fabric
 	state, run  string
 	broker      *child
+	opener      *child
 	coordinator *child
-	nodes       []*machine // number 0 is unused: node i is on machine i
+	lent        func(*machine) []string // flags of a node about what it lends
+	nodes       []*machine              // number 0 is unused: node i is on machine i
 }
 
 // machine is one with a node.
@@ -50,8 +52,9 @@ const (
 )
 
 // newMachines makes a cluster of n nodes by the documented steps: init, start
-// coordinator and key broker, join each node with the token, start it.
-func newMachines(t *testing.T, n int) *machines {
+// key broker, manifest opener and coordinator, join each node with the token,
+// start it.
+func newMachines(t *testing.T, n int, change ...func(*machines)) *machines {
 	t.Helper()
 	need(t)
 	state, err := os.MkdirTemp("", "fs-")
@@ -61,7 +64,12 @@ func newMachines(t *testing.T, n int) *machines {
 	if err := os.Chmod(state, 0o711); err != nil {
 		t.Fatal(err)
 	}
-	m := &machines{state: state, nodes: []*machine{nil}}
+	m := &machines{state: state, nodes: []*machine{nil}, lent: func(*machine) []string {
+		return []string{"-capacity-cpu", lentCPU, "-capacity-memory", lentMemory}
+	}}
+	for _, f := range change {
+		f(m)
+	}
 	t.Cleanup(func() {
 		if t.Failed() {
 			dumpLogs(t, state)
@@ -85,7 +93,10 @@ func newMachines(t *testing.T, n int) *machines {
 	hub := m.net.addr(0)
 	m.broker = m.start(t, 0, "keybroker", "--listen", hub+":8084", "--metrics-listen", "127.0.0.1:8085",
 		"--state-dir", broker, "--insecure-passphrase")
-	m.coordinator = m.start(t, 0, "coordinator", "-state", coordinator, "-listen", hub+":8080", "-cluster-listen", hub+":7443",
+	opener := filepath.Join(m.run, "opener", "socket")
+	m.opener = m.start(t, 0, "manifest-opener", "-socket", opener, "-state-dir", filepath.Join(state, "manifest-opener"),
+		"-insecure-passphrase", "-allow-swap")
+	m.coordinator = m.start(t, 0, "coordinator", "-manifest-opener", opener, "-state", coordinator, "-listen", hub+":8080", "-cluster-listen", hub+":7443",
 		"-gossip-listen", hub+":7945", "-ops-listen", "127.0.0.1:7444", "-broker", hub+":8084")
 	m.healthy(t, 0, "127.0.0.1:8085")
 	m.healthy(t, 0, "127.0.0.1:7444")
@@ -106,6 +117,13 @@ func newMachines(t *testing.T, n int) *machines {
 		t.Fatal(err)
 	}
 	m.own(t, info)
+	keys, err := anonymous.ManifestKeys(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.pins.SetOpener(m.gateway, m.openerKey(t, keys)); err != nil {
+		t.Fatal(err)
+	}
 	m.waitNodes(t, 30*time.Second, n)
 	return m
 }
@@ -121,15 +139,7 @@ func (m *machines) newMachine(t *testing.T, i int, token string) *machine {
 			t.Fatal(err)
 		}
 	}
-	cfg := daemon.Default(filepath.Join(x.state, "containerd"))
-	cfg.Socket = x.socket
-	err := m.net.within(i, func() (err error) {
-		x.containerd, err = daemon.Start(t.Context(), cfg)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	m.startContainerd(t, x)
 	join := m.start(t, i, "faasd-sec", "node", "join", "--state", x.state, "--coordinator", m.net.addr(0)+":7443", "--token", token, "--id", id)
 	if <-join.done; join.err != nil {
 		t.Fatalf("join %s: %v", id, join.err)
@@ -138,13 +148,26 @@ func (m *machines) newMachine(t *testing.T, i int, token string) *machine {
 	return x
 }
 
+func (m *machines) startContainerd(t *testing.T, x *machine) {
+	t.Helper()
+	cfg := daemon.Default(filepath.Join(x.state, "containerd"))
+	cfg.Socket = x.socket
+	err := m.net.within(x.i, func() (err error) {
+		x.containerd, err = daemon.Start(t.Context(), cfg)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // startNode starts a node's daemon, for the first time or again.
 func (m *machines) startNode(t *testing.T, x *machine) {
 	t.Helper()
-	x.node = m.start(t, x.i, "node", "-state", x.state, "-run", x.run, "-agent", bin(t, "agent"), "-listen", x.ip+":7480",
+	x.node = m.start(t, x.i, "node", append(m.lent(x), "-state", x.state, "-run", x.run, "-agent", bin(t, "agent"), "-listen", x.ip+":7480",
 		"-gossip-listen", x.ip+":7946", "-ops-listen", "127.0.0.1:7481", "-containerd", x.socket,
-		"-containerd-namespace", m.namespace(x), "-capacity-cpu", lentCPU, "-capacity-memory", lentMemory, "-labels", "machine="+x.id,
-		"-pool-min", "1", "-pool-max", "1") // so that what belongs to it can be counted
+		"-containerd-namespace", m.namespace(x), "-labels", "machine="+x.id,
+		"-pool-min", "1", "-pool-max", "1")...) // so that what belongs to it can be counted
 	m.healthy(t, x.i, "127.0.0.1:7481")
 }
 
@@ -188,21 +211,30 @@ func (m *machines) get(i int, url string) (string, error) {
 // counter reads a metric of the coordinator, 0 if it is not there yet.
 func (m *machines) counter(t *testing.T, name string) float64 {
 	t.Helper()
-	page, err := m.get(0, "http://127.0.0.1:7444/metrics")
+	v, err := m.metricOf(0, "127.0.0.1:7444", name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	sum := 0.0
+	return v
+}
+
+// metricOf reads a metric of the daemon at addr on machine i, all labels added up;
+// 0 if it is not there yet.
+func (m *machines) metricOf(i int, addr, name string) (sum float64, err error) {
+	page, err := m.get(i, "http://"+addr+"/metrics")
+	if err != nil {
+		return 0, err
+	}
 	for line := range strings.SplitSeq(page, "\n") {
 		if rest, ok := strings.CutPrefix(line, name); ok && (strings.HasPrefix(rest, " ") || strings.HasPrefix(rest, "{")) {
 			v, err := strconv.ParseFloat(line[strings.LastIndexByte(line, ' ')+1:], 64)
 			if err != nil {
-				t.Fatal(err)
+				return 0, err
 			}
 			sum += v
 		}
 	}
-	return sum
+	return sum, nil
 }
 
 // members are the nodes that the coordinator sees with their loads.
@@ -342,7 +374,7 @@ func (m *machines) stop(t *testing.T) {
 		}
 		errs = append(errs, x.containerd.Stop(ctx))
 	}
-	for _, c := range []*child{m.coordinator, m.broker} {
+	for _, c := range []*child{m.coordinator, m.opener, m.broker} {
 		if c != nil && c.running() {
 			errs = append(errs, c.stop(20*time.Second))
 		}

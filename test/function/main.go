@@ -39,6 +39,7 @@ func main() {
 	mux.HandleFunc("/fork", fork)
 	mux.HandleFunc("/sleep", sleep)
 	mux.HandleFunc("/fill", fill)
+	mux.Handle("/once", new(ran))
 	mux.HandleFunc("/crash", func(http.ResponseWriter, *http.Request) { os.Exit(3) })
 	mux.HandleFunc("/log", func(_ http.ResponseWriter, r *http.Request) {
 		b, _ := io.ReadAll(r.Body)

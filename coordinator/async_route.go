@@ -1,0 +1,36 @@
+package coordinator
+
+import (
+	"strings"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/faasd-sec/faasd-sec/api"
+)
+
+// startAsync begins to work on what waits.
+func (c *Coordinator) startAsync(a *Async) {
+	if a == nil {
+		return
+	}
+	c.async = a.settle()
+	c.met.observeQueue(a.Queue)
+	c.spawn(func() { _ = a.Queue.Run(c.life) })
+	c.spawn(c.dispatch)
+	c.spawn(c.collectBlobs)
+	c.spawn(c.callback)
+}
+
+// routeAsync serves the paths of asynchronous invocations, and reports whether
+// it was one.
+func (c *Coordinator) routeAsync(ctx *fasthttp.RequestCtx, path string) bool {
+	if name, ok := strings.CutPrefix(path, api.GatewayPathAsync); ok {
+		c.serveAsync(ctx, name)
+		return true
+	}
+	if id, ok := strings.CutPrefix(path, api.GatewayPathResults); ok {
+		c.serveResult(ctx, id)
+		return true
+	}
+	return false
+}

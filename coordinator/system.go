@@ -1,0 +1,73 @@
+package coordinator
+
+import (
+	"context"
+	"net/url"
+	"sort"
+	"sync/atomic"
+
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/coordinator/openfaas"
+	"github.com/faasd-sec/faasd-sec/store"
+)
+
+// system is this coordinator as the adapter of OpenFaaS's API sees it.
+type system struct{ *Coordinator }
+
+func (c *Coordinator) newSystem(cfg openfaas.Config) *openfaas.Handler {
+	s := system{c}
+	dep := openfaas.Deps{Functions: s, Namespaces: c, Editor: c, ReadBody: readBody, Origin: origin, Log: c.log}
+	if c.dep.Secrets != nil {
+		dep.Secrets = c.dep.Secrets
+	}
+	return openfaas.New(c.life, cfg, dep)
+}
+
+// Functions implements openfaas.Functions.
+func (s system) Functions(namespace string) []openfaas.Function {
+	var out []openfaas.Function
+	for name, f := range s.dep.Cache.Snapshot().Functions {
+		if name.Namespace() == namespace {
+			out = append(out, s.observe(f))
+		}
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
+	return out
+}
+
+// Function implements openfaas.Functions.
+func (s system) Function(_ context.Context, name api.FunctionName, usage bool) (openfaas.Function, error) {
+	r, err := s.routeOf(name)
+	if err != nil {
+		return openfaas.Function{}, err
+	}
+	f := s.observe(r.rec)
+	if !usage {
+		return f, nil
+	}
+	f.Usage = &openfaas.Usage{}
+	err = s.statuses(url.Values{api.QueryFunction: {string(name)}}, "", func(_ api.NodeView, st *api.NodeStatus, _ error) {
+		if st == nil {
+			return // what other nodes say is better than nothing
+		}
+		for _, t := range st.Tasks {
+			f.Usage.CPU += t.Usage.CPU
+			f.Usage.Memory += t.Usage.Memory
+		}
+	})
+	return f, err
+}
+
+func (s system) observe(f *store.Function) openfaas.Function {
+	st := s.statusOf(f)
+	return openfaas.Function{FunctionStatus: st, Invocations: s.callsOf(f.Name).Load(), Desired: st.Replicas, Available: st.Replicas}
+}
+
+// callsOf is the counter of a function's invocations.
+func (c *Coordinator) callsOf(name api.FunctionName) *atomic.Uint64 {
+	v, ok := c.calls.Load(name)
+	if !ok {
+		v, _ = c.calls.LoadOrStore(name, &atomic.Uint64{})
+	}
+	return v.(*atomic.Uint64)
+}
