@@ -83,6 +83,7 @@ var may = map[string]string{
 	"daemon/harden":      "",
 	"store":              "api",
 	"registry":           "api",
+	"replica":            "api gate registry",
 	"queue":              "api",
 	"blob":               "api",
 	"network":            "api",

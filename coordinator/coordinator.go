@@ -99,6 +99,7 @@ type Deps struct {
 	Registerer prometheus.Registerer
 	Watching   Watching
 	Trace      *tracing.Tracer // nil traces nothing
+	Majority   func() error    // tells that the store can be written; nil is always
 	Async      *Async          // nil: asynchronous invocations are refused
 }
 
@@ -335,9 +336,14 @@ func (c *Coordinator) serveGateway(ctx *fasthttp.RequestCtx) {
 	}
 }
 
-// Ready reports whether there is a node to serve with, and the manifest opener
-// if there should be one.
+// Ready reports whether there is a node to serve with, a majority of the store,
+// and the manifest opener if there should be one.
 func (c *Coordinator) Ready() error {
+	if c.dep.Majority != nil {
+		if err := c.dep.Majority(); err != nil {
+			return err
+		}
+	}
 	if c.dep.Manifests != nil {
 		if _, err := c.manifestKeys(); err != nil {
 			return err

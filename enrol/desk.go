@@ -3,7 +3,6 @@ package enrol
 import (
 	"context"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"time"
 
@@ -40,16 +39,20 @@ type Desk struct {
 	Seeds     func() []string // gossip addresses of members
 	Address   string          // host:port of the coordinator's cluster listener
 	Broker    string          // host:port of the key broker
+	Members   Membership      // the store's members; nil: no other coordinator may join
 }
 
-// NewToken makes a join token for uses nodes that lasts ttl. Only its hash is
-// kept; the text is shown once.
-func (d *Desk) NewToken(ctx context.Context, uses int, ttl time.Duration) (string, error) {
+// NewToken makes a join token for uses nodes, or coordinators, that lasts ttl.
+// Only its hash is kept; the text is shown once.
+func (d *Desk) NewToken(ctx context.Context, role pki.Role, uses int, ttl time.Duration) (string, error) {
+	if role != pki.RoleNode && role != pki.RoleCoordinator {
+		return "", api.Invalid("role", "use node or coordinator", fmt.Sprintf("%q joins with no token", role))
+	}
 	t, err := pki.NewToken(d.Authority.Hash())
 	if err != nil {
 		return "", fmt.Errorf("make join token: %w", err)
 	}
-	if _, err := d.Tokens.PutToken(ctx, pki.HashToken(t), string(pki.RoleNode), uses, ttl); err != nil {
+	if _, err := d.Tokens.PutToken(ctx, pki.HashToken(t), string(role), uses, ttl); err != nil {
 		return "", err
 	}
 	return t.Text(), nil
@@ -91,10 +94,7 @@ func (d *Desk) Join(ctx context.Context, req api.JoinRequest) (api.JoinReply, er
 	} else if api.CodeOf(err) != api.CodeNotFound {
 		return none, err
 	}
-	if _, err := d.Tokens.ConsumeToken(ctx, pki.HashToken(tok)); err != nil {
-		if api.CodeOf(err) == api.CodeInternal {
-			return none, errors.Join(errors.New("use join token"), err)
-		}
+	if err := d.consume(ctx, tok, pki.RoleNode); err != nil {
 		return none, err
 	}
 	cert, err := d.Authority.Sign(csr, pki.RoleNode, csr.ID, NodeCertTTL)

@@ -26,8 +26,10 @@ const (
 	PeersFile     = "peers.json"     // Peers, of a coordinator
 	AdminSocket   = "admin.sock"     // the operator's, of a running coordinator
 
-	AdminPathDrain  = "/v1/drain/" // PUT or DELETE NODE
-	AdminPathTokens = "/v1/tokens" // POST ?uses=N&ttl=DURATION, replies {"token": …}
+	AdminPathTokens  = "/v1/tokens"  // POST ?role=ROLE&uses=N&ttl=DURATION, replies {"token": …}
+	AdminPathMembers = "/v1/members" // GET, replies []store.Member; DELETE ?id=NAME
+	AdminPathBackup  = "/v1/backup"  // GET, replies a snapshot of the store
+	AdminPathDrain   = "/v1/drain/"  // PUT or DELETE NODE
 )
 
 // Cluster is what `faasd-sec init` decides once.

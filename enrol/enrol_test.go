@@ -125,7 +125,7 @@ func desk(t *testing.T) (d *Desk, l *ledger, addr, dir string) {
 
 func token(t *testing.T, d *Desk, uses int) string {
 	t.Helper()
-	text, err := d.NewToken(t.Context(), uses, time.Minute)
+	text, err := d.NewToken(t.Context(), pki.RoleNode, uses, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -278,7 +278,7 @@ func TestInitMakesOneClusterOnce(t *testing.T) {
 }
 
 func TestTokensComeFromARunningCoordinatorOnly(t *testing.T) {
-	if _, err := RequestToken(t.Context(), t.TempDir(), 1, time.Minute); api.CodeOf(err) != api.CodeUnavailable {
+	if _, err := RequestToken(t.Context(), t.TempDir(), pki.RoleNode, 1, time.Minute); api.CodeOf(err) != api.CodeUnavailable {
 		t.Errorf("got %v", err)
 	}
 }

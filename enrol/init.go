@@ -1,15 +1,9 @@
 package enrol
 
 import (
-	"context"
-	"encoding/json"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
-	"net/url"
 	"path/filepath"
-	"strconv"
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/api"
@@ -50,58 +44,4 @@ func Init(dir string, owners []string, random io.Reader) (token string, err erro
 		return "", err
 	}
 	return t.Text(), nil
-}
-
-// RequestToken asks the coordinator that runs on dir for a join token.
-func RequestToken(ctx context.Context, dir string, uses int, ttl time.Duration) (string, error) {
-	q := url.Values{"uses": {strconv.Itoa(uses)}, "ttl": {ttl.String()}}
-	b, err := askAdmin(ctx, dir, http.MethodPost, AdminPathTokens+"?"+q.Encode())
-	if err != nil {
-		return "", fmt.Errorf("ask for a join token: %w", err)
-	}
-	var out struct{ Token string }
-	if err := json.Unmarshal(b, &out); err != nil {
-		return "", fmt.Errorf("ask for a join token: %w", err)
-	}
-	return out.Token, nil
-}
-
-// RequestDrain asks the coordinator that runs on dir to drain a node, or to have
-// it take work again.
-func RequestDrain(ctx context.Context, dir, node string, on bool) error {
-	method := http.MethodPut
-	if !on {
-		method = http.MethodDelete
-	}
-	_, err := askAdmin(ctx, dir, method, AdminPathDrain+url.PathEscape(node))
-	return err
-}
-
-// askAdmin makes one request to the operator's socket of the coordinator that runs
-// on dir.
-func askAdmin(ctx context.Context, dir, method, path string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	tr := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", filepath.Join(dir, AdminSocket))
-	}}
-	req, err := http.NewRequestWithContext(ctx, method, "http://admin"+path, nil)
-	if err != nil {
-		return nil, fmt.Errorf("ask the coordinator: %w", err)
-	}
-	resp, err := tr.RoundTrip(req)
-	if err != nil {
-		return nil, &api.Error{Code: api.CodeUnavailable, Field: "state", Err: err, Message: "no coordinator runs on " + dir,
-			Remedy: "start it, or name its state directory with --state"}
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
-	if err != nil {
-		return nil, fmt.Errorf("ask the coordinator: %w", err)
-	}
-	if resp.StatusCode/100 != 2 {
-		return nil, api.ParseProblem(resp.StatusCode, b)
-	}
-	return b, nil
 }

@@ -327,7 +327,7 @@ func (c *Cluster) startNode(ctx context.Context, i int) error {
 	dir := c.node(i)
 	var n enrol.Node
 	if err := enrol.Load(dir, enrol.NodeFile, "", &n); err != nil {
-		token, err := enrol.RequestToken(ctx, filepath.Join(c.state, "coordinator"), 1, time.Minute)
+		token, err := enrol.RequestToken(ctx, filepath.Join(c.state, "coordinator"), pki.RoleNode, 1, time.Minute)
 		if err != nil {
 			return err
 		}

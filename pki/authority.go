@@ -49,14 +49,8 @@ type Authority struct {
 func NewCluster(dir string) (*Authority, error) { return newCluster(dir, time.Now) }
 
 func newCluster(dir string, now func() time.Time) (*Authority, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make the authority's directory: %w", err)
-	}
-	for _, f := range []string{caCertFile, caKeyFile} {
-		if _, err := os.Lstat(filepath.Join(dir, f)); !errors.Is(err, fs.ErrNotExist) {
-			return nil, &api.Error{Code: api.CodeConflict, Field: "directory", Err: err,
-				Message: fmt.Sprintf("%s has a %s already", dir, f), Remedy: "load it, or choose another directory"}
-		}
+	if err := makeAuthorityDir(dir); err != nil {
+		return nil, err
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -101,6 +95,20 @@ func newCluster(dir string, now func() time.Time) (*Authority, error) {
 		return nil, err
 	}
 	return load(dir, now)
+}
+
+// makeAuthorityDir makes dir, which must not hold an authority.
+func makeAuthorityDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make the authority's directory: %w", err)
+	}
+	for _, f := range []string{caCertFile, caKeyFile} {
+		if _, err := os.Lstat(filepath.Join(dir, f)); !errors.Is(err, fs.ErrNotExist) {
+			return &api.Error{Code: api.CodeConflict, Field: "directory", Err: err,
+				Message: fmt.Sprintf("%s has a %s already", dir, f), Remedy: "load it, or choose another directory"}
+		}
+	}
+	return nil
 }
 
 // Load opens the authority in dir. A missing one gives CodeNotFound; a key

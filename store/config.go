@@ -15,6 +15,11 @@ type Config struct {
 	// Dir is the data directory of an embedded single member; it is created
 	// with mode 0700 and locked while open.
 	Dir string
+	// Name is the embedded member's, unlike any other's; "" is "embedded".
+	Name string
+	// Peers lets the embedded member be one of several; nil: it is alone and
+	// opens no port.
+	Peers *Peers
 
 	// Endpoints are the URLs of an etcd cluster. https is required unless the
 	// endpoint is a unix socket or a loopback address.
@@ -73,7 +78,10 @@ func (c Config) check() error {
 		if c.CompactAfter < time.Minute {
 			return api.Invalid("store.compact_after", "use a minute or more", c.CompactAfter.String())
 		}
-		return nil
+		return c.Peers.check()
+	}
+	if c.Peers != nil {
+		return api.Invalid("store.peers", "an etcd elsewhere has members of its own; leave one of the two out", "they need a data directory")
 	}
 	for _, e := range c.Endpoints {
 		if err := checkEndpoint(e, c.TLS != nil); err != nil {

@@ -2,10 +2,12 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -24,15 +26,18 @@ const (
 	electionMs = 5 * tickMs
 )
 
-// member is an etcd server inside this process, without any listener.
+// member is an etcd server inside this process, without any listener but the
+// one for other members, where it may have others.
 type member struct {
 	etcd *embed.Etcd
 	lock *os.File
+
+	closing sync.Once
 }
 
 // startMember opens or creates the data directory and waits until the member
 // takes writes, at most until ctx ends.
-func startMember(ctx context.Context, cfg Config) (m *member, client *clientv3.Client, retErr error) {
+func startMember(ctx context.Context, cfg Config) (_ *member, _ *clientv3.Client, retErr error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, nil, fmt.Errorf("make the store's directory: %w", err)
 	}
@@ -40,7 +45,7 @@ func startMember(ctx context.Context, cfg Config) (m *member, client *clientv3.C
 	if err != nil {
 		return nil, nil, err
 	}
-	m = &member{lock: lock}
+	m := &member{lock: lock}
 	defer func() {
 		if retErr != nil {
 			m.close()
@@ -49,7 +54,9 @@ func startMember(ctx context.Context, cfg Config) (m *member, client *clientv3.C
 
 	c := embed.NewConfig()
 	c.Dir = filepath.Join(cfg.Dir, "etcd")
-	c.Name = "embedded"
+	if c.Name = cfg.Name; c.Name == "" {
+		c.Name = "embedded"
+	}
 	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapTo(cfg.Log))
 	// etcd wants addresses in its membership records; a lone member dials
 	// none, and with no listeners nobody can reach it either.
@@ -58,6 +65,9 @@ func startMember(ctx context.Context, cfg Config) (m *member, client *clientv3.C
 	c.AdvertiseClientUrls, c.AdvertisePeerUrls = []url.URL{nowhere}, []url.URL{nowhere}
 	c.InitialCluster = c.InitialClusterFromName(c.Name)
 	c.TickMs, c.ElectionMs = tickMs, electionMs
+	if cfg.Peers != nil {
+		cfg.Peers.apply(c)
+	}
 	c.UnsafeNoFsync = false
 	c.QuotaBackendBytes = cfg.QuotaBytes
 	c.AutoCompactionMode = embed.CompactorModePeriodic
@@ -67,18 +77,24 @@ func startMember(ctx context.Context, cfg Config) (m *member, client *clientv3.C
 	c.AuthToken = "" // no users: nobody but this process can talk to it
 	if m.etcd, err = embed.StartEtcd(c); err != nil {
 		m.etcd = nil // closed by StartEtcd
-		return nil, nil, fmt.Errorf("start the embedded store in %s: %w", cfg.Dir, err)
+		return nil, nil, startFailure(cfg, err)
 	}
 	select {
 	case <-m.etcd.Server.ReadyNotify():
 	case err := <-m.etcd.Err():
-		return nil, nil, fmt.Errorf("start the embedded store in %s: %w", cfg.Dir, err)
+		return nil, nil, startFailure(cfg, err)
 	case <-m.etcd.Server.StopNotify():
-		return nil, nil, fmt.Errorf("start the embedded store in %s: it stopped", cfg.Dir)
+		return nil, nil, startFailure(cfg, errors.New("it stopped"))
 	case <-ctx.Done():
-		return nil, nil, fmt.Errorf("start the embedded store in %s: %w", cfg.Dir, ctx.Err())
+		return nil, nil, startFailure(cfg, ctx.Err())
 	}
-	return m, v3client.New(m.etcd.Server), nil
+	client := v3client.New(m.etcd.Server)
+	if cfg.Peers != nil {
+		if err := m.settle(ctx, cfg); err != nil {
+			return nil, nil, err
+		}
+	}
+	return m, client, nil
 }
 
 // memberID is the embedded member's, which its directory keeps; 0 without one.
@@ -90,10 +106,12 @@ func (s *Store) memberID() uint64 {
 }
 
 func (m *member) close() {
-	if m.etcd != nil {
-		m.etcd.Close()
-	}
-	m.lock.Close() // releases the lock
+	m.closing.Do(func() {
+		if m.etcd != nil {
+			m.etcd.Close()
+		}
+		m.lock.Close() // releases the lock
+	})
 }
 
 // lockDir keeps a second process out at once. etcd itself would wait for its

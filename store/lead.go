@@ -49,12 +49,15 @@ type Leader struct {
 // it leads; what must not happen then is written with the fence, which is
 // greater in each later term. When run has returned after such a loss, Lead
 // campaigns again. Otherwise it gives the leadership up and returns what run
-// returned, or ctx's error once ctx has ended.
+// returned, or a context's error once ctx has ended or the store was closed.
 func (s *Store) Lead(ctx context.Context, name, holder string, run func(ctx context.Context, fence int64) error) error {
 	key, err := s.leaderKey(name)
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.life, cancel)()
 	for pause := firstPause; ; {
 		t, err := s.campaign(ctx, key, holder)
 		if err == nil {

@@ -33,6 +33,9 @@ type Store struct {
 	client *clientv3.Client
 	member *member // nil with an external etcd
 	boot   string  // drawn at Open
+
+	life context.Context // ends with Close
+	end  context.CancelFunc
 }
 
 // Open starts the embedded member or connects to the endpoints. A directory in
@@ -45,6 +48,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	s := &Store{cfg: cfg, boot: newBoot()}
+	s.life, s.end = context.WithCancel(context.WithoutCancel(ctx))
 	var err error
 	if cfg.Dir != "" {
 		s.member, s.client, err = startMember(ctx, cfg)
@@ -52,6 +56,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		s.client, err = openExternal(ctx, cfg)
 	}
 	if err != nil {
+		s.end()
 		return nil, err
 	}
 	return s, nil
@@ -59,6 +64,8 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 
 // Close ends the connection and the embedded member. Calls in flight fail.
 func (s *Store) Close() error {
+	// A member that has stopped would still pass renewals on to the others.
+	s.end()
 	err := s.client.Close()
 	if s.member != nil {
 		// The in-process client has no connection: its Close reports its own

@@ -19,6 +19,10 @@ type options struct {
 	opsListen                     string
 	broker                        string
 	etcd                          string
+	peerListen, peerAdvertise     string
+	peers                         map[string]string
+	peerForgetOthers              bool
+	join, joinToken               string
 	etcdCA, etcdCert, etcdKey     string
 	opener                        string
 	openerUID                     int
@@ -53,6 +57,13 @@ func parse(args []string) (options, error) {
 	fs.StringVar(&o.etcdCA, "etcd-ca", "", "`file` with the authority of an external etcd's certificates")
 	fs.StringVar(&o.etcdCert, "etcd-cert", "", "`file` with this coordinator's certificate for an external etcd")
 	fs.StringVar(&o.etcdKey, "etcd-key", "", "`file` with the key of -etcd-cert")
+	var peers string
+	fs.StringVar(&o.peerListen, "peer-listen", "", "`ip:port` for the stores of other coordinators, mutual TLS; empty: this one is alone")
+	fs.StringVar(&o.peerAdvertise, "peer-advertise", "", "`host:port` under which other coordinators reach -peer-listen (default: the same)")
+	fs.StringVar(&peers, "peers", "", "all coordinators of a new store, as `ID=HOST:PORT,…`; each with the same authority and cluster file")
+	fs.BoolVar(&o.peerForgetOthers, "peer-forget-others", false, "go on alone with this store, when most coordinators are lost for good")
+	fs.StringVar(&o.join, "join", "", "`host:port` of a coordinator's -cluster-listen: become another coordinator, once")
+	fs.StringVar(&o.joinToken, "join-token", "", "`token` of faasd-sec coordinator token, or @FILE with it")
 	fs.StringVar(&o.opener, "manifest-opener", "", "`socket` of this machine's manifest-opener; empty: sealed manifests are refused")
 	fs.IntVar(&o.openerUID, "manifest-opener-uid", os.Geteuid(), "user `id` that the manifest-opener must have")
 	fs.StringVar(&o.basicAuth, "basic-auth-dir", "", "`directory` with basic-auth-user and basic-auth-password for the OpenFaaS API; empty: that API is off")
@@ -77,6 +88,13 @@ func parse(args []string) (options, error) {
 	}
 	if o.showVersion {
 		return o, nil
+	}
+	var err error
+	if o.peers, err = parsePeers(peers); err != nil {
+		return o, err
+	}
+	if o.peerAdvertise == "" {
+		o.peerAdvertise = o.peerListen
 	}
 	if o.clusterAdvertise == "" {
 		o.clusterAdvertise = o.clusterListen

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/anomaly/own"
@@ -35,6 +34,9 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	log = log.With("coordinator", o.id)
+	if err := joinOthers(ctx, o, log); err != nil {
+		return err
+	}
 	var cl enrol.Cluster
 	if err := enrol.Load(o.state, enrol.ClusterFile, initRemedy, &cl); err != nil {
 		return err
@@ -55,12 +57,9 @@ func run(ctx context.Context, o options) (err error) {
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 
-	scfg := store.DefaultConfig(filepath.Join(o.state, "etcd"), log)
-	if o.etcd != "" {
-		scfg.Dir, scfg.Endpoints = "", strings.Split(o.etcd, ",")
-		if scfg.TLS, err = etcdTLS(o); err != nil {
-			return err
-		}
+	scfg, member, err := storeConfig(o, ca, log)
+	if err != nil {
+		return err
 	}
 	st, err := store.Open(ctx, scfg)
 	if err != nil {
@@ -88,6 +87,11 @@ func run(ctx context.Context, o options) (err error) {
 		Authority: ca, Tokens: st, Cluster: cl, Address: o.clusterAdvertise, Broker: o.broker,
 		Seeds: func() []string { return []string{o.gossipAdvertise} },
 	}
+	if o.peerListen != "" {
+		desk.Members = st
+	}
+	reps := replicas(life, o, images, st, mesh, identity, log)
+	defer reps.Close()
 	if err := importBootstrap(ctx, desk, o.state); err != nil {
 		return err
 	}
@@ -121,8 +125,9 @@ func run(ctx context.Context, o options) (err error) {
 		Mesh:  mesh, Store: st, Cache: cache, Nodes: nodeDialer{identity, daemon.BootID()}, Enrol: desk, Namespaces: st,
 		Broker: &http.Client{Transport: &http.Transport{
 			TLSClientConfig: pki.ClientConfig(identity, pki.RoleKeyBroker, pki.AnyID), IdleConnTimeout: time.Minute}},
-		BrokerURL: "https://" + o.broker, Registry: images.ServeFastHTTP, Images: images,
-		Auth: reqauth.NewVerifier(time.Now), Log: log, Registerer: reg,
+		BrokerURL: "https://" + o.broker, Registry: reps.Through(images.ServeFastHTTP), Images: reps,
+		Majority: st.Majority,
+		Auth:     reqauth.NewVerifier(time.Now), Log: log, Registerer: reg,
 		Watching: coordinator.Watching{ID: o.id, Anomalies: anomalies, Dir: anomalies.Path, Key: anomalies.Key},
 	}
 	if manifests != nil {
@@ -143,7 +148,12 @@ func run(ctx context.Context, o options) (err error) {
 	g.Go("certificate", func(ctx context.Context) error {
 		return identity.KeepRenewed(ctx, ca.SignFunc(pki.RoleCoordinator, o.id, coordinatorTTL))
 	})
-	if err := serve(g, o, co, desk, identity, reg, log); err != nil {
+	if member != nil {
+		g.Go("store's certificate", member.KeepRenewed)
+	}
+	operator := &admin{life: life, desk: desk, store: st, co: co, log: log}
+	others := &clusterSide{life: life, desk: desk, replicas: reps, images: images, log: log}
+	if err := serve(g, o, co, operator, others, identity, reg, log); err != nil {
 		g.Stop()
 		return errors.Join(err, g.Wait())
 	}
@@ -151,6 +161,8 @@ func run(ctx context.Context, o options) (err error) {
 	select {
 	case <-ctx.Done():
 	case <-g.Failed():
+	case <-st.Stopped():
+		err = errRemoved(o.id)
 	}
 	log.Info("coordinator stops")
 	leave, cancel := context.WithTimeout(life, shutdownTimeout)
@@ -159,7 +171,7 @@ func run(ctx context.Context, o options) (err error) {
 		log.Warn("leave the mesh", "err", lerr)
 	}
 	g.Stop()
-	return g.Wait()
+	return errors.Join(err, g.Wait())
 }
 
 // manifestOpener is a client of the opener that the flags name, nil for none.

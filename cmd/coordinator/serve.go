@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,7 +12,6 @@ import (
 	"path/filepath"
 	goruntime "runtime"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 
@@ -26,7 +24,6 @@ import (
 	"github.com/faasd-sec/faasd-sec/coordinator"
 	"github.com/faasd-sec/faasd-sec/daemon"
 	"github.com/faasd-sec/faasd-sec/enrol"
-	"github.com/faasd-sec/faasd-sec/gate"
 	"github.com/faasd-sec/faasd-sec/gossip"
 	"github.com/faasd-sec/faasd-sec/nbio"
 	"github.com/faasd-sec/faasd-sec/pki"
@@ -36,7 +33,7 @@ import (
 
 // serve opens the coordinator's listeners: the gateway, the cluster's, the
 // operator's socket and the one for metrics.
-func serve(g *daemon.Group, o options, co *coordinator.Coordinator, desk *enrol.Desk, identity *pki.Identity,
+func serve(g *daemon.Group, o options, co *coordinator.Coordinator, operator *admin, others *clusterSide, identity *pki.Identity,
 	reg *prometheus.Registry, log *slog.Logger) error {
 	gateway := daemon.Server(co.Gateway(), log)
 	gateway.ErrorHandler, gateway.ConnState = co.HandleError, co.Replied
@@ -49,20 +46,20 @@ func serve(g *daemon.Group, o options, co *coordinator.Coordinator, desk *enrol.
 	}
 	g.Go("gateway", func(ctx context.Context) error { return daemon.Serve(ctx, gateway, ln, o.drain) })
 
-	clusterLn, err := daemon.Listen(o.clusterListen, pki.OptionalPeerConfig(identity, pki.RoleNode))
+	clusterLn, err := daemon.Listen(o.clusterListen, pki.OptionalPeerConfig(identity, pki.RoleNode, pki.RoleCoordinator))
 	if err != nil {
 		return err
 	}
-	cluster := daemon.Server(co.Cluster(nodeOf), log)
+	cluster := daemon.Server(others.serve(co.Cluster(nodeOf)), log)
 	g.Go("cluster", func(ctx context.Context) error { return daemon.Serve(ctx, cluster, clusterLn, shutdownTimeout) })
 
 	// Whoever may use the state directory may use the operator's socket.
-	admin, err := daemon.ListenUnix(filepath.Join(o.state, enrol.AdminSocket), nil)
+	socket, err := daemon.ListenUnix(filepath.Join(o.state, enrol.AdminSocket), nil)
 	if err != nil {
 		return err
 	}
 	g.Go("admin", func(ctx context.Context) error {
-		return daemon.Serve(ctx, daemon.Server(adminHandler(ctx, desk, co, log), log), admin, time.Second)
+		return daemon.Serve(ctx, daemon.Server(operator.serve, log), socket, time.Second)
 	})
 	if o.opsListen == "" {
 		return nil
@@ -77,14 +74,18 @@ func serve(g *daemon.Group, o options, co *coordinator.Coordinator, desk *enrol.
 	return nil
 }
 
-// nodeOf is the id of the node at the other end, "" without a certificate.
-func nodeOf(ctx *fasthttp.RequestCtx) string {
+// nodeOf is the id of the node at the other end, "" where there is none.
+func nodeOf(ctx *fasthttp.RequestCtx) string { return peerOf(ctx, pki.RoleNode) }
+
+// peerOf is the id of the one at the other end, "" without a certificate of
+// that role.
+func peerOf(ctx *fasthttp.RequestCtx, role pki.Role) string {
 	cs := ctx.TLSConnectionState()
 	if cs == nil || len(cs.PeerCertificates) == 0 {
 		return ""
 	}
 	peer, err := pki.PeerIdentity(cs)
-	if err != nil || peer.Role != pki.RoleNode {
+	if err != nil || peer.Role != role {
 		return ""
 	}
 	return peer.ID
@@ -232,44 +233,6 @@ func importBootstrap(ctx context.Context, desk *enrol.Desk, state string) error 
 		return fmt.Errorf("bootstrap token: %w", err)
 	}
 	return os.Remove(filepath.Join(state, enrol.BootstrapFile))
-}
-
-// adminHandler makes join tokens and drains nodes.
-func adminHandler(life context.Context, desk *enrol.Desk, co *coordinator.Coordinator, log *slog.Logger) fasthttp.RequestHandler {
-	return func(ctx *fasthttp.RequestCtx) {
-		c, cancel := context.WithTimeout(life, 10*time.Second)
-		defer cancel()
-		node, isDrain := strings.CutPrefix(string(ctx.Path()), enrol.AdminPathDrain)
-		var out any
-		var err error
-		switch {
-		case string(ctx.Path()) == enrol.AdminPathTokens && ctx.IsPost():
-			out, err = newToken(c, ctx, desk)
-		case isDrain && (ctx.IsPut() || ctx.IsDelete()):
-			err = co.DrainNode(c, node, ctx.IsPut())
-		default:
-			err = api.Errorf(api.CodeNotFound, "not served to operators")
-		}
-		var b []byte
-		if err == nil {
-			b, err = json.Marshal(out)
-		}
-		if err != nil {
-			gate.Problem(ctx, log, err)
-			return
-		}
-		ctx.SetContentType(api.ContentTypeJSON)
-		ctx.SetBody(b)
-	}
-}
-
-func newToken(ctx context.Context, req *fasthttp.RequestCtx, desk *enrol.Desk) (any, error) {
-	ttl, err := time.ParseDuration(string(req.QueryArgs().Peek("ttl")))
-	if err != nil {
-		return nil, api.Invalid("ttl", "write a duration, such as 1h", err.Error())
-	}
-	text, err := desk.NewToken(ctx, req.QueryArgs().GetUintOrZero("uses"), ttl)
-	return map[string]string{"token": text}, err
 }
 
 // etcdTLS is how an external etcd is reached, nil for no TLS.

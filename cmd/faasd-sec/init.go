@@ -113,7 +113,7 @@ the token pins the cluster's certificate authority.`,
 		Short: "Make a join token, on the coordinator's machine",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			t, err := enrol.RequestToken(cmd.Context(), cstate, uses, ttl)
+			t, err := enrol.RequestToken(cmd.Context(), cstate, pki.RoleNode, uses, ttl)
 			if err != nil {
 				return err
 			}

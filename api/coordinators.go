@@ -1,0 +1,35 @@
+package api
+
+// Paths of a coordinator's cluster listener that serve other coordinators.
+const (
+	GatewayPathJoinCoordinator = "/v1/join-coordinator" // POST CoordinatorJoin; without a certificate
+	GatewayPathReplicate       = "/v1/replicate"        // POST Replicate, from coordinators
+)
+
+// CoordinatorJoin asks to be one of the cluster's coordinators.
+type CoordinatorJoin struct {
+	Token string `json:"token"`
+	ID    string `json:"id"`
+	Peer  string `json:"peer"` // host:port under which others reach its store
+}
+
+// CoordinatorJoined is all that a coordinator holds. It is a secret: with the
+// authority's key its holder enrols whom it likes.
+type CoordinatorJoined struct {
+	CA         []byte            `json:"ca"`     // PEM
+	CAKey      []byte            `json:"ca_key"` // PEM
+	Cluster    string            `json:"cluster"`
+	GossipKeys []string          `json:"gossip_keys"` // hex; the first one seals
+	Owners     []string          `json:"owners"`
+	Seeds      []string          `json:"seeds"`   // gossip addresses
+	Members    map[string]string `json:"members"` // of the store, the new one among them: name to host:port
+}
+
+// Replicate asks a coordinator to have a manifest with all it refers to, or a
+// blob, in its registry, and to answer once it is on its disk.
+type Replicate struct {
+	Repository string `json:"repository"`
+	Digest     string `json:"digest"`
+	Blob       bool   `json:"blob"` // a blob, not a manifest
+	From       string `json:"from"` // host:port of a coordinator that has it
+}

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"strings"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/enrol"
+	"github.com/faasd-sec/faasd-sec/gate"
+	"github.com/faasd-sec/faasd-sec/pki"
+	"github.com/faasd-sec/faasd-sec/registry"
+	"github.com/faasd-sec/faasd-sec/replica"
+)
+
+// clusterSide is what the cluster listener serves to other coordinators.
+type clusterSide struct {
+	life     context.Context
+	desk     *enrol.Desk
+	replicas *replica.Replicas
+	images   *registry.Registry
+	log      *slog.Logger
+}
+
+// serve answers coordinators, and those who join as one; all else is for nodes.
+func (c *clusterSide) serve(nodes fasthttp.RequestHandler) fasthttp.RequestHandler {
+	return func(ctx *fasthttp.RequestCtx) {
+		path := string(ctx.Path())
+		switch {
+		case path == api.GatewayPathJoinCoordinator && ctx.IsPost():
+			c.join(ctx)
+		case peerOf(ctx, pki.RoleCoordinator) == "":
+			nodes(ctx)
+		case path == api.GatewayPathReplicate && ctx.IsPost():
+			c.replicas.Serve(ctx)
+		case strings.HasPrefix(path, api.GatewayPathRegistry) && (ctx.IsGet() || ctx.IsHead()):
+			c.images.ServeFastHTTP(ctx) // what is here: who asks goes on by itself
+		default:
+			gate.Problem(ctx, c.log, api.Errorf(api.CodeNotFound, "%s %s is not served to coordinators", ctx.Method(), path))
+		}
+	}
+}
+
+func (c *clusterSide) join(ctx *fasthttp.RequestCtx) {
+	rctx, cancel := context.WithTimeout(c.life, adminTimeout)
+	defer cancel()
+	var req api.CoordinatorJoin
+	err := json.Unmarshal(ctx.PostBody(), &req)
+	if err != nil {
+		err = api.Invalid("body", "send a join request as JSON", err.Error())
+	}
+	var reply api.CoordinatorJoined
+	if err == nil {
+		reply, err = c.desk.JoinCoordinator(rctx, req)
+	}
+	var b []byte
+	if err == nil {
+		b, err = json.Marshal(reply)
+	}
+	if err != nil {
+		gate.Problem(ctx, c.log, err)
+		return
+	}
+	c.log.Info("a coordinator joins", "id", req.ID, "peer", req.Peer)
+	ctx.SetContentType(api.ContentTypeJSON)
+	ctx.SetBody(b)
+}
