@@ -210,7 +210,7 @@ func (a *Agent) wait(ctx context.Context, f *function) (*api.Stop, error) {
 		select {
 		case <-settled.C:
 			if a.cfg.Processors != nil {
-				a.cfg.Processors(f.b.desc.Config.Resources.CPUMillis)
+				a.cfg.Processors(f.b.cpu)
 			}
 		case <-ctx.Done():
 			return nil, nil
@@ -340,7 +340,7 @@ func (a *Agent) hello() (api.Hello, *os.File) {
 	if a.bound == nil {
 		return h, a.launcher.PIDFD
 	}
-	h.Bound, h.Revision = true, a.bound.revision.String()
+	h.Bound, h.Revision = true, a.bound.id
 	h.Ready = a.fn.Load() != nil && a.failed.Load() == nil
 	return h, nil
 }

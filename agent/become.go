@@ -89,6 +89,9 @@ func (a *Agent) bind(ctx context.Context) (*function, error) {
 	if a.cfg.Launcher.Blank {
 		enter.Root, enter.UID, enter.GID = api.FunctionRoot, m.UID, m.GID
 	}
+	if n.plain != nil {
+		return f, a.startPlain(deadline, f, enter)
+	}
 	f.looked = make(chan struct{})
 	// The launcher is asked first: it works while this process opens the keys.
 	asked := make(chan struct{})

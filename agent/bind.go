@@ -30,7 +30,10 @@ const maxRelease = 64 << 10
 
 // binding is a verified descriptor and what follows from it. It does not change.
 type binding struct {
-	desc     *sealed.Descriptor
+	desc     *sealed.Descriptor // nil for a plain function
+	plain    *api.PlainRevision // nil for a sealed function
+	id       string             // of the revision, hex
+	cpu      uint64             // millicores
 	owner    sealed.PublicKey
 	revision sealed.Digest
 	name     string
@@ -55,6 +58,9 @@ type binding struct {
 // finds is only the one that the descriptor claims: whether it is the
 // function's is the key broker's to say, see takeKeys.
 func newBinding(b *api.Bind) (*binding, error) {
+	if b.Plain != nil {
+		return newPlainBinding(b)
+	}
 	signed, err := sealed.ParseDescriptor(b.Descriptor)
 	if err != nil {
 		return nil, api.Wrap(api.CodeStartFailed, err, "the descriptor does not parse: "+err.Error())
@@ -72,7 +78,7 @@ func newBinding(b *api.Bind) (*binding, error) {
 	if c.Policy.Broker == (sealed.PublicKey{}) {
 		return nil, api.Errorf(api.CodeStartFailed, "the descriptor names no key broker, so no keys can be asked for")
 	}
-	n := &binding{desc: desc, owner: owner, revision: rev, name: desc.FullName(), image: b.Image,
+	n := &binding{desc: desc, owner: owner, revision: rev, id: rev.String(), cpu: c.Resources.CPUMillis, name: desc.FullName(), image: b.Image,
 		read: api.Milliseconds(c.ReadMS, api.DefaultReadTimeout), write: api.Milliseconds(c.WriteMS, api.DefaultWriteTimeout),
 		exec: api.Milliseconds(c.ExecMS, api.DefaultExecTimeout), start: api.Milliseconds(c.StartMS, api.DefaultStartTimeout),
 		queued: api.Milliseconds(desc.MaxQueuedMS, 0), inFlight: api.DefaultMaxInFlight,
@@ -80,23 +86,31 @@ func newBinding(b *api.Bind) (*binding, error) {
 	if c.MaxInFlight > 0 {
 		n.inFlight = int64(min(c.MaxInFlight, 1<<20))
 	}
-	if n.argv = c.Argv; len(n.argv) == 0 {
-		n.argv = append(append([]string{}, b.Image.Entrypoint...), b.Image.Cmd...)
+	n.argv, n.dir = c.Argv, "/"
+	if c.BundleMount != "" && !c.Bundle.IsZero() {
+		n.dir = c.BundleMount
+	}
+	if err := n.fromImage("fprocess", "set `fprocess` in function.yml, or ENTRYPOINT in the image"); err != nil {
+		return nil, err
+	}
+	return n, n.setUpstream(c.Upstream)
+}
+
+// fromImage takes what is not said otherwise from the image. field and remedy are
+// for who says it nowhere.
+func (n *binding) fromImage(field, remedy string) error {
+	if len(n.argv) == 0 {
+		n.argv = append(append([]string{}, n.image.Entrypoint...), n.image.Cmd...)
 	}
 	if len(n.argv) == 0 || n.argv[0] == "" {
 		e := api.Errorf(api.CodeStartFailed, "neither the function nor its image says what to execute")
-		e.Field, e.Remedy = "fprocess", "set `fprocess` in function.yml, or ENTRYPOINT in the image"
-		return nil, e
+		e.Field, e.Remedy = field, remedy
+		return e
 	}
-	switch {
-	case b.Image.WorkingDir != "" && path.IsAbs(b.Image.WorkingDir):
-		n.dir = path.Clean(b.Image.WorkingDir)
-	case c.BundleMount != "" && !c.Bundle.IsZero():
-		n.dir = c.BundleMount
-	default:
-		n.dir = "/"
+	if path.IsAbs(n.image.WorkingDir) {
+		n.dir = path.Clean(n.image.WorkingDir)
 	}
-	return n, n.setUpstream(c.Upstream)
+	return nil
 }
 
 // setUpstream reads where an http function serves. Only its own loopback: the
@@ -126,7 +140,7 @@ func (n *binding) setUpstream(s string) error {
 }
 
 // hosts reports whether the function serves HTTP itself.
-func (n *binding) hosts() bool { return n.desc.Config.Mode == sealed.ModeHTTP }
+func (n *binding) hosts() bool { return n.plain != nil || n.desc.Config.Mode == sealed.ModeHTTP }
 
 // statement is what the sandbox is given keys for.
 func statement(ephemeral sealed.PublicKey, random io.Reader, now time.Time) ([]byte, error) {

@@ -193,6 +193,9 @@ func (inv *invocation) explain(err error) *api.Error {
 func (inv *invocation) late(err error) *api.Error {
 	e := api.Wrap(api.CodeDeadline, err, fmt.Sprintf("the function did not finish within %s", inv.f.b.exec))
 	e.Field, e.Remedy = "timeouts.exec", "raise it, or have the function do less at once"
+	if inv.f.b.plain != nil {
+		e.Field = "environment.exec_timeout"
+	}
 	return e
 }
 

@@ -15,9 +15,9 @@ import (
 
 // The streams of a log record, as docs/envelope.md numbers them.
 const (
-	streamOut      = 1 // the function's standard output
-	streamErr      = 2 // the function's standard error
-	streamPlatform = 3 // the agent itself
+	streamOut      = api.LogOut
+	streamErr      = api.LogErr
+	streamPlatform = api.LogPlatform
 )
 
 const (
@@ -44,6 +44,7 @@ type logSink struct {
 
 	mu      sync.Mutex
 	seal    func(records []logRecord) ([]byte, error) // nil: until the keys are there lines wait
+	clear   bool                                      // they go out as they are: a plain function's
 	records []logRecord
 	bytes   int
 	dropped int64
@@ -89,7 +90,7 @@ func (s *logSink) platform(format string, args ...any) {
 func (s *logSink) take() (batch []logRecord, seal func([]logRecord) ([]byte, error)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.seal == nil || len(s.records) == 0 && s.dropped == 0 {
+	if s.seal == nil && !s.clear || len(s.records) == 0 && s.dropped == 0 {
 		return nil, nil
 	}
 	n, size := 0, 0
@@ -114,7 +115,7 @@ func (s *logSink) take() (batch []logRecord, seal func([]logRecord) ([]byte, err
 // run seals and sends batches until ctx ends, and then what is left. ready
 // reports whether send would find a node.
 func (s *logSink) run(ctx context.Context, ready func() bool, send func(api.Control) error) {
-	var unsent []byte // sealed, but the node went away
+	var unsent *api.Log // sealed, but the node went away
 	flush := func() {
 		for ready() {
 			if unsent == nil {
@@ -122,16 +123,16 @@ func (s *logSink) run(ctx context.Context, ready func() bool, send func(api.Cont
 				if len(batch) == 0 {
 					return
 				}
-				b, err := seal(batch)
+				l, err := s.frame(batch, seal)
 				if err != nil {
 					s.log.Warn("seal a log batch", "err", err)
 					return
 				}
-				if unsent = b; unsent == nil { // the owner wants no log
+				if unsent = l; unsent == nil { // the owner wants no log
 					continue
 				}
 			}
-			if err := send(api.Control{Log: &api.Log{Sealed: unsent}}); err != nil {
+			if err := send(api.Control{Log: unsent}); err != nil {
 				return
 			}
 			unsent = nil
@@ -159,6 +160,29 @@ func (s *logSink) run(ctx context.Context, ready func() bool, send func(api.Cont
 			}
 		}
 	}
+}
+
+// frame is what the node gets of a batch, nil for nothing.
+func (s *logSink) frame(batch []logRecord, seal func([]logRecord) ([]byte, error)) (*api.Log, error) {
+	if seal != nil {
+		b, err := seal(batch)
+		if b == nil {
+			return nil, err
+		}
+		return &api.Log{Sealed: b}, err
+	}
+	l := &api.Log{Lines: make([]api.LogLine, len(batch))}
+	for i, r := range batch {
+		l.Lines[i] = api.LogLine{Time: r.Time, Stream: int(r.Stream), Text: r.Text}
+	}
+	return l, nil
+}
+
+// openly has lines go out as they are from now on.
+func (s *logSink) openly() {
+	s.mu.Lock()
+	s.clear = true
+	s.mu.Unlock()
 }
 
 func (s *logSink) waiting() bool {

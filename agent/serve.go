@@ -65,6 +65,8 @@ func (a *Agent) handle(ctx *fasthttp.RequestCtx) {
 	switch path := string(ctx.Path()); {
 	case path == api.AgentPathInvoke && ctx.IsPost():
 		a.invoke(ctx)
+	case path == api.AgentPathPlain:
+		a.invokePlain(ctx)
 	case path == api.AgentPathBundle && ctx.IsPut():
 		a.putBundle(ctx)
 	case path == api.AgentPathInvoke || path == api.AgentPathBundle:
@@ -183,6 +185,10 @@ func (a *Agent) invoke(ctx *fasthttp.RequestCtx) {
 	f := a.fn.Load()
 	if f == nil {
 		refuse(ctx, a.notServing())
+		return
+	}
+	if f.b.plain != nil {
+		refuse(ctx, api.Errorf(api.CodeMediaType, "this is a plain function: it opens no sealed message"))
 		return
 	}
 	if string(ctx.Request.Header.ContentType()) != api.ContentTypeSealed {

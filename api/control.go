@@ -25,9 +25,10 @@ const (
 
 	AgentPathInvoke  = "/invoke" // POST a sealed request; 200 with a sealed reply, or a problem
 	AgentPathBundle  = "/bundle" // PUT the sealed bundle; 204, or a problem
+	AgentPathPlain   = "/plain"  // any method: a plain function's request, its own path and query in HeaderTarget
 	AgentPathNothing = "/"       // not found: what a connection that is opened ahead asks for
 
-	ControlProtocol = 3       // Hello.Protocol
+	ControlProtocol = 4       // Hello.Protocol
 	MaxControlFrame = 1 << 20 // bytes
 )
 
@@ -70,8 +71,16 @@ type Hello struct {
 // Bind makes the sandbox one of a revision. Nothing of the function may run
 // before Mounted.
 type Bind struct {
-	Descriptor []byte      `json:"descriptor"` // signed; the agent verifies it and takes every setting from it
+	Descriptor []byte      `json:"descriptor,omitempty"` // signed; the agent verifies it and takes every setting from it
+	Plain      *PlainBind  `json:"plain,omitempty"`      // instead of it: a plain function, for which no keys are released
 	Image      ImageConfig `json:"image"`
+}
+
+// PlainBind makes the sandbox a plain function's. The agent believes the node what
+// it is: who could tell otherwise could read all that it says anyway.
+type PlainBind struct {
+	Revision string        `json:"revision"` // hex
+	Function PlainRevision `json:"function"`
 }
 
 // Waiting carries the grant of the invocation that a start is for, so that the
@@ -110,10 +119,25 @@ type Exited struct {
 	OOM      bool   `json:"oom"`
 }
 
-// Log carries one sealed log message (role 7).
+// Log carries one sealed log message (role 7), or lines of a plain function.
 type Log struct {
-	Sealed []byte `json:"sealed"`
+	Sealed []byte    `json:"sealed,omitempty"`
+	Lines  []LogLine `json:"lines,omitempty"`
 }
+
+// LogLine is one line that a plain function, or the platform about it, printed.
+type LogLine struct {
+	Time   int64  `json:"t"` // unix nanoseconds
+	Stream int    `json:"s"` // LogOut, LogErr or LogPlatform
+	Text   string `json:"x"`
+}
+
+// The streams of a log, as docs/envelope.md numbers them.
+const (
+	LogOut      = 1 // the function's standard output
+	LogErr      = 2 // the function's standard error
+	LogPlatform = 3 // the agent
+)
 
 // AskOOM and OOM: the node reads the kernel's counter for the agent, which
 // sees no cgroup. ID pairs answer and question.

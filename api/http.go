@@ -11,19 +11,21 @@ const (
 
 // Header names of the platform. None carries anything of a sealed payload.
 const (
-	HeaderCallID      = "X-Call-Id"            // kept when the caller sends one, else drawn
-	HeaderServedBy    = "X-Served-By"          // id of the node that served
-	HeaderDuration    = "X-Duration-Seconds"   // in the coordinator, decimal seconds
-	HeaderRefused     = "X-Faasd-Sec-Refused"  // set by a node: this Code, and no byte reached an agent
-	HeaderLoad        = "X-Faasd-Sec-Load"     // set by a node: its NodeLoad as JSON, when it changed
-	HeaderUnopened    = "X-Faasd-Sec-Unopened" // set by an agent on a refusal: the message was not accepted and is not remembered
-	HeaderTicket      = "X-Faasd-Sec-Ticket"   // an admission made beforehand for a large body
-	HeaderStart       = "X-Faasd-Sec-Start"    // "warm", "pooled" or "cold": a sandbox was there; one waited for a function; neither
-	HeaderManifest    = "X-Faasd-Sec-Manifest" // from a caller: its sealed manifest, base64url without padding
-	HeaderNeeds       = "X-Faasd-Sec-Needs"    // from a coordinator to a node: the task's Needs as JSON
-	HeaderTrace       = "Traceparent"          // W3C Trace Context, of whoever traces
-	HeaderTarget      = "X-Faasd-Sec-Target"   // of a plain function's request on its way: path and query for the function
-	HeaderFunctionErr = "X-Faasd-Sec-Error"    // inside a sealed reply's head, and on a plain function's reply: a Code of the platform's own
+	HeaderCallID        = "X-Call-Id"            // kept when the caller sends one, else drawn
+	HeaderServedBy      = "X-Served-By"          // id of the node that served
+	HeaderDuration      = "X-Duration-Seconds"   // in the coordinator, decimal seconds
+	HeaderRefused       = "X-Faasd-Sec-Refused"  // set by a node: this Code, and no byte reached an agent
+	HeaderLoad          = "X-Faasd-Sec-Load"     // set by a node: its NodeLoad as JSON, when it changed
+	HeaderUnopened      = "X-Faasd-Sec-Unopened" // set by an agent on a refusal: the message was not accepted and is not remembered
+	HeaderTicket        = "X-Faasd-Sec-Ticket"   // an admission made beforehand for a large body
+	HeaderStart         = "X-Faasd-Sec-Start"    // "warm", "pooled" or "cold": a sandbox was there; one waited for a function; neither
+	HeaderManifest      = "X-Faasd-Sec-Manifest" // from a caller: its sealed manifest, base64url without padding
+	HeaderNeeds         = "X-Faasd-Sec-Needs"    // from a coordinator to a node: the task's Needs as JSON
+	HeaderForwardedHost = "X-Forwarded-Host"     // of a plain call: the host that its caller asked for
+	HeaderInternal      = "X-OpenFaaS-Internal"  // on a reply to a plain call: the platform's own words, not the function's
+	HeaderTrace         = "Traceparent"          // W3C Trace Context, of whoever traces
+	HeaderTarget        = "X-Faasd-Sec-Target"   // of a plain function's request on its way: path and query for the function
+	HeaderFunctionErr   = "X-Faasd-Sec-Error"    // inside a sealed reply's head, and on a plain function's reply: a Code of the platform's own
 )
 
 // Paths that a node serves to coordinators, over mutual TLS.
@@ -86,8 +88,8 @@ type Revision struct {
 	// Bounds are what tasks may ask for, sealed by the owner to the cluster's
 	// manifest key. Coordinators take them; nodes are never given them.
 	Bounds []byte `json:"bounds,omitempty"`
-	// Plain is there instead of Descriptor for a plain function. Coordinators give
-	// it to nodes; nobody gives it to them in this form.
+	// Plain is there instead of Descriptor for a plain function. Of what an owner
+	// sends in it to deploy one the Function alone counts.
 	Plain *PlainRevision `json:"plain,omitempty"`
 }
 
@@ -97,7 +99,11 @@ type PlainRevision struct {
 	Sequence uint64       `json:"sequence"` // grows with every deployment
 	Image    string       `json:"image"`    // digest, "sha256:…": what the reference meant when it was deployed
 	Function Plain        `json:"function"`
+	Broker   string       `json:"broker,omitempty"` // point, hex: who signs the release of its secrets; empty where it has none
 }
+
+// MaxSecrets bounds the secrets of one plain function, all together, in bytes.
+const MaxSecrets = 512 << 10
 
 // FunctionStatus is one function as the gateway lists it. It holds what the
 // operator may see and no more.
@@ -146,13 +152,15 @@ const (
 	StartPlain  = "plain"  // it was created with the image as its root
 )
 
-// LogFrame is one sealed log message of a sandbox, as JSON in a frame. Sealed
-// is a role 7 message that only the function's owner can open.
+// LogFrame is one log message of a sandbox, as JSON in a frame. Sealed is a role 7
+// message that only the function's owner can open; a plain function has Lines.
 type LogFrame struct {
 	Node    string `json:"node"`
 	Sandbox string `json:"sandbox"`
 	Seq     uint64 `json:"seq"` // per node and function, for ?after=
-	Sealed  []byte `json:"sealed"`
+	Sealed  []byte `json:"sealed,omitempty"`
+
+	Lines []LogLine `json:"lines,omitempty"`
 }
 
 // BrokerInfo is a key broker's public identity.
@@ -164,10 +172,11 @@ type BrokerInfo struct {
 
 // ReleaseRequest asks the broker for a function's keys on behalf of a sandbox.
 type ReleaseRequest struct {
-	Function  string     `json:"function"`  // full name
-	Revision  string     `json:"revision"`  // digest, hex
-	Statement []byte     `json:"statement"` // made by the agent: CBOR of Statement
-	Evidence  []Evidence `json:"evidence"`  // made by the node, about the statement
+	Function  string     `json:"function"`          // full name
+	Revision  string     `json:"revision"`          // digest, hex
+	Statement []byte     `json:"statement"`         // made by the agent: CBOR of Statement
+	Evidence  []Evidence `json:"evidence"`          // made by the node, about the statement
+	Secrets   []string   `json:"secrets,omitempty"` // of a plain function, which has no keys: what it asks for instead
 }
 
 // AttestRequest shows the broker the statement and evidence of a sandbox that

@@ -13,7 +13,7 @@ const (
 	DefaultPlainMemory = 256 << 20 // bytes
 	DefaultPlainPIDs   = 256
 
-	maxPlainEnv     = 256 << 10 // bytes of names and values: all of it is in one control frame
+	maxPlainEnv     = 64 << 10 // bytes of names and values: with the image's they are one message to the launcher
 	maxPlainSecrets = 64
 )
 

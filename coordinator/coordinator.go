@@ -142,6 +142,7 @@ type Coordinator struct {
 	tasks        *fence
 	async        *Async // nil for none
 	explanations explanations
+	counts       counts
 }
 
 // New makes a Coordinator. ctx bounds the exchanges under way: it ends after

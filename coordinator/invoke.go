@@ -17,6 +17,9 @@ import (
 
 // serveInvoke takes one sealed invocation.
 func (c *Coordinator) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
+	if c.serveUnsealed(ctx) {
+		return
+	}
 	if len(ctx.Request.Header.Peek(api.HeaderManifest)) > 0 {
 		deep(func() { c.serve(ctx, name) })
 		return
@@ -39,7 +42,8 @@ func (c *Coordinator) serve(ctx *fasthttp.RequestCtx, name string) {
 		c.problem(ctx, err)
 		return
 	}
-	t.trace = traceHeader(ctx)
+	t.trace = c.traceHeader(ctx)
+	c.counts.add(r.name)
 	reply, p, err := c.place(&t, body, id, time.UnixMilli(int64(min(peeked.Message.Expires, 1<<62))))
 	if t.held != nil {
 		wipeStack() // what the calls that placed it have left
@@ -294,10 +298,8 @@ func final(code api.Code) bool {
 func (c *Coordinator) send(p *peer, t *task, body *relay.Body, id string) (*relay.Reply, error, error) {
 	r := t.r
 	until := t.until(time.Now().Add(c.cfg.StartTimeout + r.bound))
-	headers := make([]relay.Header, 2, 4)
-	headers[0] = relay.Header{Name: fasthttp.HeaderContentType, Value: api.ContentTypeSealed}
-	headers[1] = relay.Header{Name: api.HeaderCallID, Value: id}
-	headers = append(headers, t.trace...)
+	req := t.request(id)
+	req.Headers = append(req.Headers, t.trace...)
 	told := false
 	var sent func() // what a manifest asked for is forgotten as soon as a node has been told
 	if t.held != nil {
@@ -320,16 +322,17 @@ func (c *Coordinator) send(p *peer, t *task, body *relay.Body, id string) (*rela
 			if refusal != nil || err != nil {
 				return nil, refusal, err
 			}
-			headers = append(headers, relay.Header{Name: api.HeaderTicket, Value: ticket.Ticket})
+			req.Headers = append(req.Headers, relay.Header{Name: api.HeaderTicket, Value: ticket.Ticket})
 		}
-		all := headers
+		now := req
+		now.Sent = sent
 		if body.Small { // of a large one the ticket knows
 			if err := t.open(); err != nil {
 				return nil, nil, err
 			}
-			all = append(headers, t.needs().headers...)
+			now.Headers = append(req.Headers, t.needs().headers...)
 		}
-		reply, err := p.up.PostThen(until, r.invoke, body, sent, all...)
+		reply, err := p.up.Do(until, now, body)
 		if err != nil {
 			return c.broken(p, until, err)
 		}
@@ -358,6 +361,18 @@ func (c *Coordinator) send(p *peer, t *task, body *relay.Body, id string) (*rela
 		}
 		return nil, refusal, nil
 	}
+}
+
+// request is what a node is sent with the body, but for a ticket and needs.
+func (t *task) request(id string) relay.Request {
+	if t.call != nil {
+		return relay.Request{Method: t.call.method, Path: t.r.invoke, Upgrade: t.call.upgrade, All: true,
+			Headers: append(make([]relay.Header, 0, len(t.call.headers)+2), t.call.headers...)}
+	}
+	headers := make([]relay.Header, 2, 4)
+	headers[0] = relay.Header{Name: fasthttp.HeaderContentType, Value: api.ContentTypeSealed}
+	headers[1] = relay.Header{Name: api.HeaderCallID, Value: id}
+	return relay.Request{Method: fasthttp.MethodPost, Path: t.r.invoke, Headers: headers}
 }
 
 // broken sorts a failed exchange: refused if nothing was sent, else lost.
@@ -405,10 +420,13 @@ func (c *Coordinator) admit(p *peer, what *task, until time.Time, sent func()) (
 
 // problemOf reads a refused reply.
 func problemOf(reply *relay.Reply) error {
-	status := reply.Status
+	status, code := reply.Status, api.Code(reply.Header(api.HeaderRefused))
 	b, err := reply.Bytes(64 << 10)
 	if err != nil {
 		return api.Wrap(api.CodeUnavailable, err, "the node's refusal could not be read")
+	}
+	if len(b) == 0 && code != "" { // to a HEAD request
+		return api.Errorf(code, "the node refused")
 	}
 	return api.ParseProblem(status, b)
 }

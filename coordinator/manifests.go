@@ -93,6 +93,7 @@ type task struct {
 	retry    retry
 	why      *explanation   // nil while nobody could ask
 	trace    []relay.Header // one or none
+	call     *plainCall     // of a plain function; nil for a sealed one
 }
 
 // held is a caller's manifest. While it waits for room, and once a node has been

@@ -84,6 +84,23 @@ func (c *Coordinator) PutPlain(ctx context.Context, name api.FunctionName, p api
 	return old == nil, nil
 }
 
+// putPlain is putFunction of a plain function, which has no owner: who may deploy
+// may deploy it.
+func (c *Coordinator) putPlain(name api.FunctionName, rec api.Revision) (*api.FunctionStatus, error) {
+	if len(rec.Descriptor) > 0 {
+		return nil, api.Invalid("plain", "send a descriptor or a plain function", "there are both")
+	}
+	if _, err := c.PutPlain(c.life, name, rec.Plain.Function); err != nil {
+		return nil, err
+	}
+	r, err := c.routeOf(name)
+	if err != nil {
+		return nil, err
+	}
+	st := c.statusOf(r.rec)
+	return &st, nil
+}
+
 // resolveTimeout bounds a deployment: registries far away are asked.
 const resolveTimeout = 30 * time.Second
 

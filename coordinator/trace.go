@@ -7,9 +7,6 @@ import (
 	"github.com/faasd-sec/faasd-sec/relay"
 )
 
-// traceparent is the key of an invocation's own trace header among the request's values.
-type traceparent struct{}
-
 // traced serves an invocation as a span of its caller's trace.
 func (c *Coordinator) traced(ctx *fasthttp.RequestCtx, name string, serve func(*fasthttp.RequestCtx, string)) {
 	span := c.dep.Trace.Start(ctx.Request.Header.Peek(api.HeaderTrace), "coordinator")
@@ -18,7 +15,7 @@ func (c *Coordinator) traced(ctx *fasthttp.RequestCtx, name string, serve func(*
 		return
 	}
 	defer span.End()
-	ctx.SetUserValue(traceparent{}, span.Traceparent())
+	ctx.Request.Header.Set(api.HeaderTrace, span.Traceparent()) // for whoever comes next
 	if fn, err := api.ParseFunctionName(name); err == nil {
 		span.Function(fn)
 	}
@@ -30,11 +27,11 @@ func (c *Coordinator) traced(ctx *fasthttp.RequestCtx, name string, serve func(*
 	span.Status(ctx.Response.StatusCode())
 }
 
-// traceHeader is what makes a node's part a child of the invocation's span; none
-// where nothing is traced.
-func traceHeader(ctx *fasthttp.RequestCtx) []relay.Header {
-	if parent, ok := ctx.UserValue(traceparent{}).(string); ok {
-		return []relay.Header{{Name: api.HeaderTrace, Value: parent}}
+// traceHeader is what makes a node's part of a sealed invocation a child of its
+// span; none where nothing is traced.
+func (c *Coordinator) traceHeader(ctx *fasthttp.RequestCtx) []relay.Header {
+	if c.dep.Trace == nil {
+		return nil
 	}
-	return nil
+	return []relay.Header{{Name: api.HeaderTrace, Value: string(ctx.Request.Header.Peek(api.HeaderTrace))}}
 }

@@ -81,9 +81,7 @@ func Unread(ctx *fasthttp.RequestCtx, err error) error {
 // not. The caller releases the Body; after an error there is none.
 func Take(ctx *fasthttp.RequestCtx, fn api.FunctionName, limit int64) (*relay.Body, sealed.Peeked, error) {
 	if ct := ctx.Request.Header.ContentType(); string(ct) != api.ContentTypeSealed {
-		e := api.Errorf(api.CodeMediaType, "%q is a sealed function and takes %s", fn.Short(), api.ContentTypeSealed)
-		e.Field, e.Remedy = "Content-Type", "seal the request: faasd-sec invoke "+fn.Short()
-		return nil, sealed.Peeked{}, Unread(ctx, e)
+		return nil, sealed.Peeked{}, Unread(ctx, NotSealed(fn))
 	}
 	body, err := relay.ReadBody(ctx, limit)
 	if err != nil {
@@ -103,6 +101,14 @@ func Take(ctx *fasthttp.RequestCtx, fn api.FunctionName, limit int64) (*relay.Bo
 		return nil, p, err
 	}
 	return body, p, nil
+}
+
+// NotSealed refuses a request to a sealed function that is none of its, and says
+// what to do.
+func NotSealed(fn api.FunctionName) error {
+	e := api.Errorf(api.CodeMediaType, "%q is a sealed function and takes %s", fn.Short(), api.ContentTypeSealed)
+	e.Field, e.Remedy = "Content-Type", "seal the request: faasd-sec invoke "+fn.Short()+", or send it through faasd-sec proxy"
+	return e
 }
 
 // Check compares the clear part with the function. now is the time by which

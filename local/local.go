@@ -42,7 +42,7 @@ type Config struct {
 	Memory     string // lent to functions by each node, such as "2Gi" (default: all nodes together three quarters of the machine's)
 	IdleAfter  time.Duration
 	NodeArgs   []string // more flags for each node, after the cluster's own
-	CoordArgs  []string // and for the coordinator
+	Args       []string // more flags for the coordinator, likewise
 	Labels     []string // of each node in order, as the node's -labels; those without have none
 	Gateways   bool     // each node serves callers directly as well, on a free port of loopback
 	Log        *slog.Logger
@@ -293,7 +293,7 @@ func (c *Cluster) startCoordinator(ctx context.Context) error {
 		"-state", filepath.Join(c.state, "coordinator"), "-listen", c.ports.gateway,
 		"-cluster-listen", c.ports.cluster, "-gossip-listen", c.ports.gossip,
 		"-ops-listen", c.ports.ops, "-broker", c.ports.broker,
-		"-manifest-opener", c.openerSocket(), "-basic-auth-dir", c.BasicAuth()}, c.cfg.CoordArgs...)...)
+		"-manifest-opener", c.openerSocket(), "-basic-auth-dir", c.BasicAuth()}, c.cfg.Args...)...)
 }
 
 // startOpener starts what opens manifests. As for the broker, on one's own machine

@@ -244,10 +244,10 @@ func TestReplaySetOutlivesItsFunctionUntilAllHasExpired(t *testing.T) {
 }
 
 func TestLogbookIsBounded(t *testing.T) {
-	l := newLogbook("n", 4<<10)
+	l, rev := newLogbook("n", 4<<10), &revision{name: "f.ns"}
 	for range 10000 {
-		l.add("f.ns", "s", nil) // of no bytes: they cost memory all the same
-		l.add("f.ns", "s", make([]byte, 100))
+		l.add(rev, "s", &api.Log{}) // of no bytes: they cost memory all the same
+		l.add(rev, "s", &api.Log{Sealed: make([]byte, 100)})
 	}
 	frames, _ := l.after("f.ns", 0)
 	if len(frames) > 40 {
@@ -258,7 +258,7 @@ func TestLogbookIsBounded(t *testing.T) {
 		t.Errorf("%d frames after the last", len(more))
 	}
 	_, news := l.after("f.ns", last)
-	l.add("f.ns", "s", []byte("x"))
+	l.add(rev, "s", &api.Log{Sealed: []byte("x")})
 	select {
 	case <-news:
 	default:

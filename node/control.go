@@ -244,7 +244,7 @@ func (n *Node) dispatch(b *box, c api.Control, job func(func())) {
 		b.settle(err)
 		job(func() { n.remove(s, why) })
 	case c.Log != nil:
-		n.logs.add(s.rev.name, b.id, c.Log.Sealed)
+		n.logs.add(s.rev, b.id, c.Log)
 	case c.AskOOM != nil:
 		job(func() { n.answerOOM(b, c.AskOOM.ID) })
 	}
@@ -254,6 +254,9 @@ func (n *Node) dispatch(b *box, c api.Control, job func(func())) {
 func (n *Node) sendBundle(s *sandbox, b *box) error {
 	ctx, cancel := context.WithTimeout(n.life, s.rev.start)
 	defer cancel()
+	if s.rev.desc == nil {
+		return api.Errorf(api.CodeStartFailed, "a plain function has no sealed bundle")
+	}
 	body, err := n.dep.Bundles.Fetch(ctx, s.rev.rec.BundleRef, s.rev.desc.BundleBlob)
 	if err != nil {
 		return startError(err, "the sealed bundle could not be fetched")

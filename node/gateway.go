@@ -153,6 +153,8 @@ func (g *gateway) hosted(fn api.FunctionName, context sealed.Digest) (*revision,
 	case !here:
 		e = api.Errorf(api.CodeMisdirected, "node %s has no sandbox of this revision of %s", g.n.cfg.ID, fn.Short())
 		e.Field = "gateway"
+	case rev.plain != nil:
+		return nil, errPlain(rev)
 	default:
 		return rev, nil
 	}

@@ -34,6 +34,9 @@ func (n *Node) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 		return
 	}
 	t, err := n.taskFor(ctx, rev)
+	if err == nil && rev.plain != nil {
+		err = errPlain(rev)
+	}
 	if err != nil {
 		n.waive(ctx, rev)
 		body.Release()
@@ -209,22 +212,27 @@ func (n *Node) deliver(sl slot, peek sealed.Peeked, body *relay.Body, callID str
 	reply, err := sl.s.up.PostThen(until, api.AgentPathInvoke, body, sent,
 		relay.Header{Name: fasthttp.HeaderContentType, Value: api.ContentTypeSealed},
 		relay.Header{Name: api.HeaderCallID, Value: callID})
-	switch {
-	case err == nil:
-		if reply.Header(api.HeaderUnopened) != "" {
-			rev.seen.Remove(peek.Message.Grant, peek.Message.ID, peek.Message.Expires)
-		}
-		return reply, nil
-	case errors.Is(err, context.DeadlineExceeded):
-		return nil, api.Wrap(api.CodeDeadline, err, "the function did not answer in time")
+	if err != nil {
+		return nil, n.brokeOff(sl, err)
 	}
-	// Between the last check and now the sandbox ended under the invocation.
+	if reply.Header(api.HeaderUnopened) != "" {
+		rev.seen.Remove(peek.Message.Grant, peek.Message.ID, peek.Message.Expires)
+	}
+	return reply, nil
+}
+
+// brokeOff explains an exchange with an agent that did not come to a reply: unless
+// its time was over, the sandbox ended under it since the last check.
+func (n *Node) brokeOff(sl slot, err error) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return api.Wrap(api.CodeDeadline, err, "the function did not answer in time")
+	}
 	why := n.lastWords(sl.s)
 	code := api.CodeFunctionCrashed
 	if strings.HasPrefix(why, string(api.CodeOOMKilled)) {
 		code = api.CodeOOMKilled
 	}
-	return nil, api.Wrap(code, err, "the sandbox ended while it served this invocation: "+why)
+	return api.Wrap(code, err, "the sandbox ended while it served this invocation: "+why)
 }
 
 // lastWords says why a sandbox ended, waiting a moment for the reason to come in.

@@ -110,6 +110,9 @@ func (n *Node) proven(ctx context.Context, b *box, age time.Duration) (*proof, e
 // unlock gets the function's keys for b and passes them on. The broker answers
 // in one round trip; where it is busy or away, it is asked again until ctx ends.
 func (n *Node) unlock(ctx context.Context, s *sandbox, b *box) {
+	if s.rev.plain != nil && len(s.rev.plain.Function.Secrets) == 0 {
+		return // it has none
+	}
 	b.mu.Lock()
 	busy := b.unlocking
 	b.unlocking = true
@@ -148,6 +151,7 @@ func (n *Node) release(ctx context.Context, s *sandbox, b *box) (api.ReleaseRepl
 		try, cancel := context.WithTimeout(ctx, releaseTry)
 		reply, err := n.dep.Broker.Release(try, api.ReleaseRequest{
 			Function: string(s.rev.name), Revision: s.rev.digest, Statement: p.statement, Evidence: p.evidence,
+			Secrets: s.rev.secrets(),
 		})
 		cancel()
 		if err == nil {

@@ -11,8 +11,8 @@ import (
 	"github.com/faasd-sec/faasd-sec/api"
 )
 
-// logbook keeps the last sealed log messages of each function, bounded in
-// bytes. Only the function's owner can open them.
+// logbook keeps the last log messages of each function, bounded in bytes. Those of
+// a sealed function only its owner can open.
 type logbook struct {
 	node  string
 	limit int
@@ -46,21 +46,39 @@ func (l *logbook) of(name api.FunctionName) *book {
 
 // frameOverhead is what a frame costs beside its content, about: without it,
 // empty frames would be without limit.
-const frameOverhead = 128
+const (
+	frameOverhead = 128
+	lineOverhead  = 48
+)
 
-func (l *logbook) add(name api.FunctionName, sandbox string, sealed []byte) {
+// add keeps what an agent sent: of a sealed function sealed messages alone.
+func (l *logbook) add(rev *revision, sandbox string, log *api.Log) {
+	f := api.LogFrame{Node: l.node, Sandbox: sandbox, Sealed: log.Sealed}
+	if rev.plain != nil {
+		f.Sealed, f.Lines = nil, log.Lines
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	b := l.of(name)
+	b := l.of(rev.name)
 	b.seq++
-	b.frames = append(b.frames, api.LogFrame{Node: l.node, Sandbox: sandbox, Seq: b.seq, Sealed: sealed})
-	b.bytes += len(sealed) + frameOverhead
+	f.Seq = b.seq
+	b.frames = append(b.frames, f)
+	b.bytes += frameSize(&f)
 	for b.bytes > l.limit && len(b.frames) > 1 {
-		b.bytes -= len(b.frames[0].Sealed) + frameOverhead
+		b.bytes -= frameSize(&b.frames[0])
 		b.frames = b.frames[1:]
 	}
 	close(b.news)
 	b.news = make(chan struct{})
+}
+
+// frameSize is what a frame costs of a book's limit.
+func frameSize(f *api.LogFrame) int {
+	n := len(f.Sealed) + frameOverhead
+	for _, line := range f.Lines {
+		n += len(line.Text) + lineOverhead
+	}
+	return n
 }
 
 func (l *logbook) drop(name api.FunctionName) {
@@ -85,7 +103,7 @@ func (l *logbook) after(name api.FunctionName, seq uint64) ([]api.LogFrame, <-ch
 	return nil, b.news
 }
 
-// serveLogs streams a function's sealed log frames; with follow=1 until the
+// serveLogs streams a function's log frames; with follow=1 until the
 // reader leaves.
 func (n *Node) serveLogs(ctx *fasthttp.RequestCtx, name string) error {
 	fn, err := api.ParseFunctionName(name)

@@ -42,7 +42,7 @@ func (r *revision) with(needs api.Needs) *revision {
 	kind := needs.Kind()
 	warm := api.NeedsKey(r.digest, kind)
 	v := &revision{
-		digest: r.digest, id: r.id + ":" + warm, seq: r.seq, name: r.name, desc: r.desc, rec: r.rec,
+		digest: r.digest, id: r.id + ":" + warm, seq: r.seq, name: r.name, desc: r.desc, plain: r.plain, image: r.image, inet: r.inet, rec: r.rec,
 		limits: kind.Resources, slots: r.slots, bound: r.bound, start: r.start, idle: r.idle,
 		seen: r.seen, habit: r.habit, full: r.full, asked: &kind, warm: warm, base: r,
 	}

@@ -9,7 +9,7 @@ import (
 func (n *Node) prefetch(rev *revision) {
 	ctx, cancel := context.WithTimeout(n.life, rev.start)
 	defer cancel()
-	if _, err := n.dep.Runtime.Pull(ctx, n.imageRef(rev), rev.desc.Config.Image); err != nil {
+	if _, err := n.dep.Runtime.Pull(ctx, n.imageRef(rev), rev.image); err != nil {
 		n.log.Info("image not pulled ahead", "function", rev.name, "err", err)
 		return
 	}

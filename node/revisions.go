@@ -30,8 +30,11 @@ type revision struct {
 	digest string // hex
 	id     string // what key returns
 	name   api.FunctionName
-	seq    uint64 // of the descriptor: it grows when keys rotate, which leaves the digest as it is
-	desc   *sealed.Descriptor
+	seq    uint64             // of the descriptor: it grows when keys rotate, which leaves the digest as it is
+	desc   *sealed.Descriptor // nil for a plain function
+	plain  *api.PlainRevision // nil for a sealed function
+	image  string             // digest
+	inet   bool               // the function serves on a port of its loopback
 	rec    api.Revision
 	limits api.Resources
 	slots  int               // invocations at once in one sandbox
@@ -57,7 +60,11 @@ func (r *revision) bindFrame(image api.ImageConfig) ([]byte, error) {
 	if b := r.bind.Load(); b != nil {
 		return *b, nil
 	}
-	b, err := api.AppendControl(nil, api.Control{Bind: &api.Bind{Descriptor: r.rec.Descriptor, Image: image}})
+	bind := &api.Bind{Descriptor: r.rec.Descriptor, Image: image}
+	if r.plain != nil {
+		bind.Plain = &api.PlainBind{Revision: r.digest, Function: *r.plain}
+	}
+	b, err := api.AppendControl(nil, api.Control{Bind: bind})
 	if err != nil {
 		return nil, err
 	}
@@ -234,6 +241,9 @@ func (r *revisions) dropIf(which func(*revision) bool) error {
 // node has no pin, but what it enforces is then at least what one owner
 // signed, and the agent and the broker check again with more knowledge.
 func (r *revisions) parse(digest string, rec api.Revision) (*revision, error) {
+	if rec.Plain != nil {
+		return r.parsePlain(digest, rec)
+	}
 	signed, err := sealed.ParseDescriptor(rec.Descriptor)
 	if err != nil {
 		return nil, api.Wrap(api.CodeInvalid, err, "descriptor: "+err.Error())
@@ -262,6 +272,7 @@ func (r *revisions) parse(digest string, rec api.Revision) (*revision, error) {
 	}
 	rev := &revision{
 		digest: digest, id: digest + ":" + strconv.FormatUint(d.Sequence, 10), seq: d.Sequence, name: api.FunctionName(d.FullName()), desc: d, rec: rec, limits: lim,
+		image: c.Image, inet: c.Upstream != "unix",
 		slots: api.DefaultMaxInFlight, start: r.cfg.StartTimeout,
 		bound: api.InvocationBound(c.ReadMS, c.WriteMS, c.ExecMS) + time.Second,
 	}

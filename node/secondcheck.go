@@ -7,6 +7,7 @@ import (
 	"github.com/faasd-sec/faasd-sec/anomaly"
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/runtime"
+	"github.com/faasd-sec/faasd-sec/sealed"
 )
 
 // The second check looks again, right before a function may run, at what the node
@@ -56,7 +57,7 @@ func (n *Node) checkRoom(s *sandbox) error {
 // checkPromise is the last thing before the function may run: image, agent and
 // clock are what they were when they were verified.
 func (n *Node) checkPromise(s *sandbox, b *box, img runtime.Image) error {
-	if img.Digest != s.rev.desc.Config.Image {
+	if img.Digest != s.rev.image {
 		return n.failCheck(s, "image", nil, "the image is not the one that the owner signed")
 	}
 	// A box of an earlier agent is not made any function's: its evidence would
@@ -79,7 +80,7 @@ func (n *Node) failCheck(s *sandbox, what string, cause error, message string) e
 		id := s.id
 		n.mu.Unlock()
 		e := anomaly.Event{Kind: anomaly.SecondCheckFailed, Node: n.cfg.ID, Function: string(s.rev.name), Sandbox: id, Code: what}
-		if rev, err := s.rev.desc.Revision(); err == nil {
+		if rev, err := sealed.ParseDigest(s.rev.digest); err == nil {
 			e.Revision = rev
 		}
 		n.dep.Anomaly.Append(e)

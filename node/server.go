@@ -22,6 +22,10 @@ func (n *Node) serve(ctx *fasthttp.RequestCtx) {
 		n.traced(ctx, name, n.serveInvoke)
 		return
 	}
+	if name, ok := rest(api.NodePathPlain); ok {
+		n.traced(ctx, name, n.servePlain)
+		return
+	}
 	var out any
 	var err error
 	switch {

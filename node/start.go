@@ -81,7 +81,7 @@ func (n *Node) bringUp(ctx context.Context, s *sandbox) error {
 		n.unclaim(s)
 		return err
 	}
-	img, err := n.dep.Runtime.Pull(ctx, n.imageRef(s.rev), s.rev.desc.Config.Image)
+	img, err := n.dep.Runtime.Pull(ctx, n.imageRef(s.rev), s.rev.image)
 	if err != nil {
 		n.unclaim(s)
 		return startError(err, "the image could not be pulled")
@@ -123,18 +123,17 @@ func (n *Node) bringUp(ctx context.Context, s *sandbox) error {
 
 // spec is what s asks of the runtime, but for the place.
 func (n *Node) spec(s *sandbox, img runtime.Image) runtime.Spec {
-	c := s.rev.desc.Config
 	n.mu.Lock()
 	reserved := s.reservedText()
 	n.mu.Unlock()
 	spec := runtime.Spec{
 		Reserved: reserved,
 		Function: s.rev.name, Revision: s.rev.key(), Image: img,
-		Resources: s.rev.limits, AllowInet: c.Upstream != "unix",
+		Resources: s.rev.limits, AllowInet: s.rev.inet,
 		Tmpfs: []runtime.Tmpfs{{Path: secretsPath, Bytes: secretsBytes}},
 	}
-	if c.BundleMount != "" {
-		spec.Tmpfs = append(spec.Tmpfs, runtime.Tmpfs{Path: c.BundleMount, Bytes: s.rev.bundleBytes(), Exec: true})
+	if d := s.rev.desc; d != nil && d.Config.BundleMount != "" {
+		spec.Tmpfs = append(spec.Tmpfs, runtime.Tmpfs{Path: d.Config.BundleMount, Bytes: s.rev.bundleBytes(), Exec: true})
 	}
 	return spec
 }

@@ -38,6 +38,7 @@ func (n *Node) traced(ctx *fasthttp.RequestCtx, name string, serve func(*fasthtt
 		return
 	}
 	defer span.End()
+	ctx.Request.Header.Set(api.HeaderTrace, span.Traceparent()) // for the function, where it is plain
 	serve(ctx, name)
 	span.Node(n.cfg.ID)
 	h := &ctx.Response.Header

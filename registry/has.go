@@ -42,3 +42,25 @@ func (r *Registry) has(ctx context.Context, repo, kind, digest string) (bool, er
 	}
 	return false, fmt.Errorf("registry: status %d for %s of %s", resp.status, kind, repo)
 }
+
+// Digest is the digest that a tag of repo, or a digest, names; "" if it names nothing.
+func (r *Registry) Digest(ctx context.Context, repo, tag string) (string, error) {
+	if !validName(repo) {
+		return "", api.Invalid("image", "use lower-case letters, digits, and . _ - / between them", fmt.Sprintf("%q is not a repository", repo))
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodHead, "/v2/"+repo+"/manifests/"+tag, nil)
+	if err != nil {
+		return "", api.Invalid("image", "write REPOSITORY:TAG", "it is no reference")
+	}
+	resp := r.handle(req)
+	if resp.body != nil {
+		resp.body.Close()
+	}
+	switch resp.status {
+	case http.StatusOK:
+		return resp.header.Get("Docker-Content-Digest"), nil
+	case http.StatusNotFound, http.StatusBadRequest:
+		return "", nil
+	}
+	return "", fmt.Errorf("registry: status %d for %s:%s", resp.status, repo, tag)
+}

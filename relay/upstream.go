@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -149,6 +150,7 @@ type Header struct {
 type Reply struct {
 	Status int
 	length int64
+	stated int64 // in its header
 	body   io.ReadCloser
 	small  []upstream.Field // the header of a small exchange
 	large  http.Header      // of a large one
@@ -156,6 +158,8 @@ type Reply struct {
 	until  time.Time
 	req    *Body
 	once   sync.Once
+
+	upgrade string // what was asked for
 }
 
 // Header is a header of the reply, "" if absent or, of a reply to a small body,
@@ -183,23 +187,42 @@ func (u *Upstream) Post(until time.Time, path string, body *Body, headers ...Hea
 // on its way, or a large one begins: what need not come before the message can be
 // done while the peer is at work. After an error sent may not have been called.
 func (u *Upstream) PostThen(until time.Time, path string, body *Body, sent func(), headers ...Header) (*Reply, error) {
-	if time.Until(until) <= 0 {
-		return nil, fmt.Errorf("post %s: %w", path, context.DeadlineExceeded)
-	}
-	if body.Small {
-		return u.postSmall(until, path, body, sent, headers)
-	}
-	if sent != nil {
-		sent()
-	}
-	return u.postLarge(until, path, body, headers)
+	return u.Do(until, Request{Method: http.MethodPost, Path: path, Headers: headers, Sent: sent}, body)
 }
 
-func (u *Upstream) postSmall(until time.Time, path string, body *Body, sent func(), headers []Header) (*Reply, error) {
+// Request is what an exchange sends beside its body.
+type Request struct {
+	Method  string
+	Path    string // with its query
+	Headers []Header
+	Sent    func() // as for PostThen
+	Upgrade string // the protocol to go over to, with a small body; empty for none
+	All     bool   // keep all headers of the reply, whatever Options.Fields
+}
+
+// Do is PostThen of any method. A request with a small body and an idempotent
+// method may be sent again, over a new connection, where a kept one ended before
+// anything of a reply came.
+func (u *Upstream) Do(until time.Time, r Request, body *Body) (*Reply, error) {
+	if time.Until(until) <= 0 {
+		return nil, fmt.Errorf("post %s: %w", r.Path, context.DeadlineExceeded)
+	}
+	if body.Small {
+		return u.doSmall(until, &r, body)
+	}
+	if r.Sent != nil {
+		r.Sent()
+	}
+	return u.doLarge(until, &r, body)
+}
+
+func (u *Upstream) doSmall(until time.Time, r *Request, body *Body) (*Reply, error) {
+	path, headers := r.Path, r.Headers
 	if err := u.enter(until); err != nil {
 		return nil, fmt.Errorf("post %s: %w", path, err)
 	}
-	req := &upstream.Request{Method: http.MethodPost, Small: body.Head, Deadline: until, Sent: sent, Header: make([]upstream.Field, len(headers))}
+	req := &upstream.Request{Method: r.Method, Small: body.Head, Deadline: until, Sent: r.Sent, Upgrade: r.Upgrade, All: r.All,
+		Header: make([]upstream.Field, len(headers))}
 	req.Path, req.Query, _ = strings.Cut(path, "?")
 	for i, h := range headers {
 		req.Header[i] = upstream.Field{Name: h.Name, Value: h.Value}
@@ -210,7 +233,8 @@ func (u *Upstream) postSmall(until time.Time, path string, body *Body, sent func
 		u.leave()
 		return nil, classify(err)
 	}
-	return &Reply{Status: resp.Status, length: resp.Length, until: until, body: resp, small: resp.Header, free: u.leave, req: body}, nil
+	return &Reply{Status: resp.Status, length: resp.Length, stated: resp.Stated, until: until, body: resp, small: resp.Header, free: u.leave, req: body,
+		upgrade: r.Upgrade}, nil
 }
 
 // enter takes a place for an exchange, waiting for one where all are taken.
@@ -232,17 +256,21 @@ func (u *Upstream) enter(until time.Time) error {
 
 func (u *Upstream) leave() { <-u.places }
 
-func (u *Upstream) postLarge(until time.Time, path string, body *Body, headers []Header) (*Reply, error) {
+func (u *Upstream) doLarge(until time.Time, r *Request, body *Body) (*Reply, error) {
+	path := r.Path
 	ctx, cancel := context.WithDeadline(u.life, until)
 	src := &largeBody{head: body.Head, rest: body.tail()}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://peer"+path, src)
+	req, err := http.NewRequestWithContext(ctx, r.Method, "http://peer"+path, src)
 	if err != nil {
 		cancel()
 		return nil, fmt.Errorf("post %s: %w", path, err)
 	}
 	req.ContentLength = body.size
-	for _, h := range headers {
-		req.Header.Set(h.Name, h.Value)
+	if r.All {
+		req.Header["User-Agent"] = nil // net/http sends one of its own otherwise
+	}
+	for _, h := range r.Headers {
+		req.Header.Add(h.Name, h.Value)
 	}
 	// A deadline on the caller's connection, so that a stalled upload ends.
 	if body.rest != nil {
@@ -257,7 +285,7 @@ func (u *Upstream) postLarge(until time.Time, path string, body *Body, headers [
 		return nil, classify(err)
 	}
 	return &Reply{
-		Status: resp.StatusCode, length: resp.ContentLength, until: until,
+		Status: resp.StatusCode, length: resp.ContentLength, stated: resp.ContentLength, until: until,
 		body: resp.Body, large: resp.Header, free: func() { cancel(); src.detach() }, req: body,
 	}, nil
 }
@@ -340,6 +368,20 @@ func (r *Reply) Bytes(n int64) ([]byte, error) {
 // off. The request's Body is released by then. An error means that a small
 // reply broke off: ctx is untouched, and done has been called with it.
 func (r *Reply) SendTo(ctx *fasthttp.RequestCtx, done func(error), headers ...string) error {
+	return r.send(ctx, done, func() {
+		if ct := r.Header(fasthttp.HeaderContentType); ct != "" {
+			ctx.Response.Header.SetContentType(ct)
+		}
+		for _, h := range headers {
+			if v := r.Header(h); v != "" {
+				ctx.Response.Header.Set(h, v)
+			}
+		}
+	})
+}
+
+// send is SendTo, with the headers set by head once the reply is sure.
+func (r *Reply) send(ctx *fasthttp.RequestCtx, done func(error), head func()) error {
 	s := &replyStream{Reply: r, ctx: ctx, done: done}
 	var whole []byte
 	if r.length >= 0 && r.length <= SmallBody {
@@ -354,14 +396,7 @@ func (r *Reply) SendTo(ctx *fasthttp.RequestCtx, done func(error), headers ...st
 		whole = *buf
 	}
 	ctx.SetStatusCode(r.Status)
-	if ct := r.Header(fasthttp.HeaderContentType); ct != "" {
-		ctx.Response.Header.SetContentType(ct)
-	}
-	for _, h := range headers {
-		if v := r.Header(h); v != "" {
-			ctx.Response.Header.Set(h, v)
-		}
-	}
+	head()
 	if r.req.rest != nil {
 		r.req.Keep(ctx)
 	}
@@ -420,6 +455,9 @@ func Copy(w io.Writer, r io.Reader) (int64, error) {
 		if n > 0 {
 			m, werr := w.Write((*buf)[:n])
 			total += int64(m)
+			if bw, ok := w.(*bufio.Writer); ok && werr == nil { // a body of known length is not cut into chunks, which flush
+				werr = bw.Flush()
+			}
 			if werr != nil {
 				return total, werr
 			}

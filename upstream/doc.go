@@ -12,5 +12,6 @@
 // stay at their hop, that a request is never sent twice unless it is idempotent
 // and nothing of a reply had come on a connection that was kept before, and that
 // Close of a reply returns only after nothing reads the request's body any more.
-// Trailers are read and dropped. Upgrades are refused.
+// Trailers are read and dropped. An upgrade is refused unless it was asked for; then
+// both ends are spliced (Splice) until one of them is done.
 package upstream

@@ -32,6 +32,8 @@ type Request struct {
 	Cancel func()    // makes a Read of Body under way return; needed with Body
 
 	Deadline time.Time // of the whole exchange, zero for none
+	Upgrade  string    // the protocol to go over to, with a status of 101; empty for none
+	All      bool      // keep all headers of the reply, whatever Config.Fields
 	Wipe     bool      // the header is not to stay in memory: no buffer that was used for it is kept
 	Sent     func()    // called when the request is on its way, before the reply is awaited; may be nil
 
@@ -62,6 +64,7 @@ type Response struct {
 	Status int
 	Header []sealed.Field
 	Length int64 // of the body, -1 if unknown
+	Stated int64 // the header's Content-Length, -1 if absent: of a HEAD request's reply what a GET's would have
 
 	c       *Client
 	cn      *conn
@@ -147,13 +150,19 @@ func (c *Client) do(ctx context.Context, r *Request, fresh bool) (_ *Response, r
 	if r.Sent != nil {
 		r.Sent()
 	}
-	h, n, err := readHead(cn.br, c.cfg.Fields, c.cfg.MaxHeader)
+	only, most := c.cfg.Fields, c.cfg.MaxHeader
+	if r.All {
+		only, most = nil, maxHeaderBytes
+	}
+	h, n, err := readHead(cn.br, only, most)
 	for err == nil && h.status < 200 {
 		if h.status == 101 {
-			err = badReply("it wants to upgrade the connection")
+			if r.Upgrade == "" {
+				err = badReply("it wants to upgrade the connection")
+			}
 			break
 		}
-		h, _, err = readHead(cn.br, c.cfg.Fields, c.cfg.MaxHeader)
+		h, _, err = readHead(cn.br, only, most)
 	}
 	if err != nil {
 		again := inline && n == 0 && !cn.fresh && idempotent(r.Method) && connectionEnded(err)
@@ -189,9 +198,11 @@ func connectionEnded(err error) bool {
 
 // take decides how the reply's body ends (RFC 9112, 6.3).
 func (p *Response) take(h head) {
-	p.Status, p.Header, p.Length = h.status, h.fields, h.length
+	p.Status, p.Header, p.Length, p.Stated = h.status, h.fields, h.length, h.length
 	p.mayKeep = !h.close && (!h.http10 || h.keep)
 	switch {
+	case h.status == 101:
+		p.Length, p.Stated, p.ended, p.mayKeep = 0, -1, true, false
 	case p.r.Method == "HEAD" || h.status == 204 || h.status == 304:
 		p.Length, p.ended = 0, true
 	case h.chunked:

@@ -109,6 +109,12 @@ func appendRequest(dst []byte, r *Request, host string) ([]byte, error) {
 		dst = append(append(append(dst, f.Name...), ": "...), f.Value...)
 		dst = append(dst, "\r\n"...)
 	}
+	if r.Upgrade != "" {
+		if !validToken(strings.ReplaceAll(r.Upgrade, "/", "-")) {
+			return dst, errors.New("the protocol to upgrade to is malformed")
+		}
+		dst = append(append(append(dst, "Connection: Upgrade\r\nUpgrade: "...), r.Upgrade...), "\r\n"...)
+	}
 	switch {
 	case r.Length < 0:
 		dst = append(dst, "Transfer-Encoding: chunked\r\n"...)

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/faasd-sec/faasd-sec/image"
 	"github.com/faasd-sec/faasd-sec/tracing"
 )
 
@@ -34,6 +35,8 @@ type options struct {
 	async                         asyncOptions
 	drain                         time.Duration
 	trace                         tracing.Config
+	registryAuth                  image.AuthFile
+	insecure                      []string // registries without TLS
 	logFormat, logLevel           string
 	showVersion                   bool
 }
@@ -77,6 +80,11 @@ func parse(args []string) (options, error) {
 	fs.DurationVar(&o.drain, "drain-timeout", 30*time.Second, "longest wait for invocations when told to stop")
 	o.trace = tracing.Default("coordinator")
 	tracing.Flags(fs, &o.trace)
+	fs.StringVar((*string)(&o.registryAuth), "registry-auth", "", "`file` with credentials for other registries, a config.json as `docker login` writes it; read anew for each image")
+	fs.Func("insecure-registry", "`host:port` of a registry that is spoken to without TLS, beside those on the loopback; may be repeated", func(s string) error {
+		o.insecure = append(o.insecure, s)
+		return nil
+	})
 	fs.StringVar(&o.logFormat, "log-format", "json", "json or text")
 	fs.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	fs.BoolVar(&o.showVersion, "version", false, "print the version and end")

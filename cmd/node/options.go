@@ -11,6 +11,7 @@ import (
 
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/cgroups"
+	"github.com/faasd-sec/faasd-sec/image"
 	"github.com/faasd-sec/faasd-sec/monitor"
 	"github.com/faasd-sec/faasd-sec/node"
 	"github.com/faasd-sec/faasd-sec/tracing"
@@ -38,6 +39,8 @@ type options struct {
 	keepaliveMin, keepaliveMax    time.Duration
 	poolMin, poolMax, poolCreates int
 	drain                         time.Duration
+	registryAuth                  image.AuthFile
+	insecure                      []string // registries without TLS
 	logFormat, logLevel           string
 	trace                         tracing.Config
 	showVersion                   bool
@@ -93,6 +96,11 @@ func parse(args []string) (options, error) {
 	watchFlags(fs, &o.watch)
 	o.trace = tracing.Default("node")
 	tracing.Flags(fs, &o.trace)
+	fs.StringVar((*string)(&o.registryAuth), "registry-auth", "", "`file` with credentials for other registries, a config.json as `docker login` writes it; read anew for each image")
+	fs.Func("insecure-registry", "`host:port` of a registry that is spoken to without TLS, beside those on the loopback; may be repeated", func(s string) error {
+		o.insecure = append(o.insecure, s)
+		return nil
+	})
 	fs.StringVar(&o.logFormat, "log-format", "json", "json or text")
 	fs.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	fs.BoolVar(&o.showVersion, "version", false, "print the version and end")

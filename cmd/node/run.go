@@ -64,6 +64,10 @@ func run(ctx context.Context, o options) (err error) {
 	}}
 	rc := containerd.Default(o.containerd, o.namespace, filepath.Join(o.runDir, "rt"))
 	rc.Registries = map[string]containerd.Registry{n.Registry: {Client: toRegistry}}
+	for _, host := range o.insecure {
+		rc.Registries[host] = containerd.Registry{PlainHTTP: true}
+	}
+	rc.Credentials = o.registryAuth.Credentials
 	rc.Log, rc.IOPath, rc.Shim = log, o.state, o.shim
 	rt, err := containerd.New(ctx, rc)
 	if err != nil {

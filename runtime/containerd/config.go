@@ -32,7 +32,11 @@ type Config struct {
 
 	NoBind error // why no sandbox is to be made ahead of its function; nil where the machine can
 
-	Registries map[string]Registry // how to reach a registry, by host[:port]; others are reached over HTTPS without credentials
+	Registries map[string]Registry // how to reach a registry, by host[:port]; others are reached over HTTPS, on the loopback over HTTP
+
+	// Credentials are those for registries without a Client of their own; with an empty
+	// user the secret is an identity token. nil is anonymous.
+	Credentials func(host string) (user, secret string, err error)
 
 	MaxCreates    int           // creates and removals of tasks at the same time; more wait
 	MaxPulls      int           // different images fetched from registries at the same time; more wait

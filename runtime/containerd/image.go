@@ -194,7 +194,7 @@ func (r *Runtime) resolver() remotes.Resolver {
 				Capabilities: docker.HostCapabilityPull | docker.HostCapabilityResolve,
 			}
 			if h.Client == nil {
-				h.Client = http.DefaultClient
+				r.stranger(&h)
 			}
 			if reg.PlainHTTP {
 				h.Scheme = "http"
@@ -202,6 +202,20 @@ func (r *Runtime) resolver() remotes.Resolver {
 			return []docker.RegistryHost{h}, nil
 		},
 	})
+}
+
+// stranger is how a registry is reached that is not the cluster's own.
+func (r *Runtime) stranger(h *docker.RegistryHost) {
+	h.Client = http.DefaultClient
+	if local, err := docker.MatchLocalhost(h.Host); err == nil && local {
+		h.Scheme = "http"
+	}
+	if h.Host == "docker.io" {
+		h.Host = "registry-1.docker.io"
+	}
+	if r.cfg.Credentials != nil {
+		h.Authorizer = docker.NewDockerAuthorizer(docker.WithAuthCreds(r.cfg.Credentials))
+	}
 }
 
 // Import makes the images of an OCI layout archive available, as Pull does,

@@ -36,7 +36,7 @@ func TestTracesTellWhereTimeGoesAndNothingElse(t *testing.T) {
 	t.Cleanup(srv.Close)
 	c := up(t, 1, func(cfg *local.Config) {
 		args := []string{"-trace-endpoint", srv.URL, "-trace-ratio", "0"}
-		cfg.NodeArgs, cfg.CoordArgs = args, args
+		cfg.NodeArgs, cfg.Args = args, args
 	})
 	can := newCanaries(t)
 	fn := c.deploy(t, "traced")

@@ -20,7 +20,10 @@ import (
 )
 
 func main() {
-	if len(os.Args) > 1 {
+	if len(os.Args) > 1 && os.Args[1] == "watchdog" {
+		os.Exit(watchdog())
+	}
+	if len(os.Args) > 1 && os.Args[1] != "serve" {
 		os.Exit(once(os.Args[1]))
 	}
 	ln, err := listen()
@@ -30,6 +33,15 @@ func main() {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", echo)
 	mux.HandleFunc("/hash", hash)
+	mux.HandleFunc("/events", events)
+	mux.HandleFunc("/step", step)
+	mux.HandleFunc("/shout", shout)
+	mux.HandleFunc("/write", write)
+	mux.HandleFunc("/heads", heads)
+	mux.HandleFunc("/mode", mode)
+	mux.HandleFunc("/away", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere?x=1", http.StatusFound) })
+	mux.HandleFunc("/_/ready", http.NotFound)
+	mux.HandleFunc("/_/health", http.NotFound)
 	mux.HandleFunc("/upper", upper)
 	mux.HandleFunc("/env", env)
 	mux.HandleFunc("/read", read)
@@ -53,6 +65,9 @@ func main() {
 func listen() (net.Listener, error) {
 	if os.Getenv("LISTEN_FDS") == "1" {
 		return net.FileListener(os.NewFile(3, "listen"))
+	}
+	if port := os.Getenv("serve_on"); port != "" { // behind a watchdog
+		return net.Listen("tcp", "127.0.0.1:"+port)
 	}
 	return net.Listen("tcp", "127.0.0.1:8080")
 }

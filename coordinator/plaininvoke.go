@@ -1,0 +1,185 @@
+package coordinator
+
+import (
+	"bytes"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/gate"
+	"github.com/faasd-sec/faasd-sec/relay"
+)
+
+// plainCall is what an invocation of a plain function is beside its body.
+type plainCall struct {
+	method, upgrade string
+	headers         []relay.Header
+}
+
+// plainTarget splits a request's own target below GatewayPathInvoke, as it was
+// sent, into the function's name and the path and query that are the function's.
+func plainTarget(uri []byte) (name, target string) {
+	_, rest, ok := bytes.Cut(uri, []byte(api.GatewayPathInvoke))
+	if !ok {
+		return "", ""
+	}
+	end := bytes.IndexAny(rest, "/?")
+	if end < 0 {
+		return string(rest), "/"
+	}
+	name, target = string(rest[:end]), string(rest[end:])
+	if target[0] == '?' {
+		target = "/" + target
+	}
+	return name, target
+}
+
+// serveUnsealed takes an invocation that is not sealed, and reports whether it was
+// one for it to take or refuse. The others are serve's.
+func (c *Coordinator) serveUnsealed(ctx *fasthttp.RequestCtx) bool {
+	if string(ctx.Request.Header.ContentType()) == api.ContentTypeSealed {
+		return false
+	}
+	name, target := plainTarget(ctx.Request.Header.RequestURI())
+	fn, err := api.ParseFunctionName(name)
+	if err != nil {
+		return false
+	}
+	r, err := c.routeOf(fn)
+	switch {
+	case err != nil:
+		gate.CallID(ctx)
+		c.plainFailed(ctx, gate.Unread(ctx, err))
+	case r.plain != nil:
+		c.servePlain(ctx, r, target)
+	case target != "/":
+		gate.CallID(ctx)
+		c.plainFailed(ctx, gate.Unread(ctx, gate.NotSealed(fn)))
+	default:
+		return false
+	}
+	return true
+}
+
+// servePlain takes one invocation of a plain function.
+func (c *Coordinator) servePlain(ctx *fasthttp.RequestCtx, r *route, target string) {
+	began := time.Now()
+	id := gate.CallID(ctx)
+	start := strconv.FormatInt(began.UnixNano(), 10)
+	ctx.Response.Header.Set(api.HeaderStartTime, start)
+	if !plainMethod(ctx) {
+		ctx.Response.Header.Set(fasthttp.HeaderAllow, plainMethods)
+		c.plainFailed(ctx, gate.Unread(ctx, api.Errorf(api.CodeMethod, "%s is not passed on to functions", ctx.Method())))
+		return
+	}
+	body, err := relay.ReadBody(ctx, max(c.cfg.MaxBody, 0))
+	if err != nil {
+		c.plainFailed(ctx, err)
+		return
+	}
+	t := task{c: c, r: r, name: id, known: r.unbound, call: &plainCall{method: string(ctx.Method()), headers: forwarded(ctx, target, id, start)}}
+	if body.Small && ctx.Request.Header.ConnectionUpgrade() {
+		t.call.upgrade = string(ctx.Request.Header.Peek(fasthttp.HeaderUpgrade))
+	}
+	c.counts.add(r.name)
+	reply, p, err := c.place(&t, body, id, began.Add(r.bound+c.cfg.QueueTimeout))
+	if err != nil {
+		body.Release()
+		c.met.Done(began, api.CodeOf(err))
+		c.platformError(ctx, err)
+		return
+	}
+	gate.SetDuration(ctx, began)
+	own := reply.Header(api.HeaderFunctionErr)
+	served, how := reply.Header(api.HeaderServedBy), reply.Header(api.HeaderStart)
+	err = reply.SendAll(ctx, func(err error) {
+		p.inFlight.Add(-1)
+		if err == nil {
+			r.freed.put(p, time.Now())
+		}
+		c.queue.ended(r.name)
+		c.queue.signal()
+		code := gate.OK
+		switch {
+		case err != nil:
+			code = api.CodeNodeLost
+		case own != "":
+			code = api.Code(own)
+		}
+		c.met.Done(began, code)
+	}, functionsOwn)
+	switch {
+	case err != nil:
+		c.platformError(ctx, api.Wrap(api.CodeNodeLost, err, "the connection to node "+p.id+" broke within its reply"))
+		return
+	case ctx.Response.IsBodyStream():
+		c.readNews() // it may flow for long
+	}
+	h := &ctx.Response.Header
+	h.Set(api.HeaderServedBy, served)
+	h.Set(api.HeaderStart, how)
+	if own != "" {
+		h.Set(api.HeaderInternal, internalMark)
+		if code := api.Code(own); code == api.CodeBusy || code == api.CodeNoRoom {
+			h.Set(fasthttp.HeaderRetryAfter, "1")
+		}
+	}
+}
+
+// internalMark is the value of HeaderInternal: who speaks.
+const internalMark = "faasd-sec"
+
+const plainMethods = "GET, POST, PUT, PATCH, DELETE, OPTIONS, HEAD"
+
+// plainMethod reports whether functions are given requests with the method.
+func plainMethod(ctx *fasthttp.RequestCtx) bool {
+	m := string(ctx.Method())
+	return m != "" && strings.Contains(", "+plainMethods+",", ", "+m+",")
+}
+
+// platformError answers for the platform, and says that it is not the function.
+func (c *Coordinator) platformError(ctx *fasthttp.RequestCtx, err error) {
+	c.problem(ctx, err)
+	ctx.Response.Header.Set(api.HeaderInternal, internalMark)
+}
+
+// plainFailed is platformError for what was not let in.
+func (c *Coordinator) plainFailed(ctx *fasthttp.RequestCtx, err error) {
+	c.met.Refused(api.CodeOf(err))
+	c.platformError(ctx, err)
+}
+
+// forwarded are the headers that the function gets: the caller's, but for those of
+// the platform, and how the call came.
+func forwarded(ctx *fasthttp.RequestCtx, target, id, start string) []relay.Header {
+	h := &ctx.Request.Header
+	host, from := string(h.Peek(api.HeaderForwardedHost)), ctx.RemoteIP().String()
+	if host == "" {
+		host = string(h.Host())
+	}
+	if before := h.Peek(fasthttp.HeaderXForwardedFor); len(before) > 0 {
+		from = string(before) + ", " + from
+	}
+	own := relay.Headers(ctx, func(name string) bool {
+		switch name {
+		case "x-call-id", "x-start-time", "x-forwarded-host", "x-forwarded-for":
+			return false
+		}
+		return !strings.HasPrefix(name, "x-faasd-sec-")
+	})
+	return append(own, relay.Header{Name: api.HeaderTarget, Value: target}, relay.Header{Name: api.HeaderCallID, Value: id},
+		relay.Header{Name: api.HeaderStartTime, Value: start}, relay.Header{Name: api.HeaderForwardedHost, Value: host},
+		relay.Header{Name: fasthttp.HeaderXForwardedFor, Value: from})
+}
+
+// functionsOwn reports whether a header of a node's reply is the function's to send.
+func functionsOwn(name string) bool {
+	switch name {
+	case "x-call-id", "x-start-time", "x-duration-seconds", "x-served-by", "x-openfaas-internal":
+		return false
+	}
+	return !strings.HasPrefix(name, "x-faasd-sec-")
+}
