@@ -23,6 +23,7 @@ require go.etcd.io/etcd/server/v3 v3.7.3
 require github.com/google/go-containerregistry v0.22.1
 
 require (
+	github.com/CycloneDX/cyclonedx-go v0.12.0
 	github.com/containerd/cgroups/v3 v3.1.3
 	github.com/containerd/containerd/api v1.12.0
 	github.com/containerd/errdefs v1.0.0

@@ -44,7 +44,7 @@ type spec struct {
 }
 
 // checks are what SecondCheckFailed looks at, beside resources.
-var checks = []string{"agent", "cgroup", "clock", "descriptor", "device", "digest", "evidence", "image", "kernel", "mount", "namespace", "process", "seccomp", "user"}
+var checks = []string{"agent", "cgroup", "clock", "descriptor", "device", "digest", "evidence", "image", "kernel", "mount", "namespace", "process", "seccomp", "signature", "user"}
 
 // resources are what OverThreshold, Throttled and ENOSPC are about.
 var resources = []string{"cpu", "disk", "egress", "files", "ingress", "inodes", "io", "memory", "network", "pids", "ports",

@@ -22,7 +22,7 @@ type NodeStatus struct {
 	Node     string       `json:"node"`
 	At       int64        `json:"at"` // unix milliseconds of the sample
 	Machine  MachineUsage `json:"machine"`
-	Reserved Resources    `json:"reserved"`
+	Reserved Resources    `json:"reserved"` // rounded up to hundredths of Capacity
 	Capacity Resources    `json:"capacity"` // lent to functions in all
 	Running  int          `json:"running"`  // sandboxes that have a function
 	Pooled   int          `json:"pooled"`   // that wait for one
@@ -73,8 +73,9 @@ type TaskStatus struct {
 	Revision  string       `json:"revision"`
 	State     string       `json:"state"`
 	InFlight  int          `json:"in_flight"`
-	StartedAt int64        `json:"started_at"` // unix milliseconds
-	Limits    Resources    `json:"limits"`     // of the function; the agent has its own beside them
+	StartedAt int64        `json:"started_at"`       // unix milliseconds
+	Limits    Resources    `json:"limits"`           // of the function; the agent has its own beside them; zero where Sealed
+	Sealed    bool         `json:"sealed,omitempty"` // a manifest set the limits, which are not told, nor is the size of its storage
 	Usage     TaskUsage    `json:"usage"`
 	History   *History     `json:"history,omitempty"`
 }

@@ -61,7 +61,7 @@ func TestAQuietMemberThatComesBackHasItsLoad(t *testing.T) {
 		var meshes []*Mesh
 		for i := range 4 {
 			c := simConfig(net, nodeName(i))
-			c.SyncInterval = time.Hour
+			c.SyncInterval = 40 * time.Second
 			if i > 0 {
 				c.Seeds = []string{meshes[0].Addr().String()}
 			}
@@ -79,7 +79,7 @@ func TestAQuietMemberThatComesBackHasItsLoad(t *testing.T) {
 		net.split(map[string]bool{quiet.Addr().String(): true})
 		eventually(t, time.Minute, "dead", all(meshes[:1], lacksMember(quiet.id)))
 		net.split(nil)
-		eventually(t, time.Minute, "a member again", func() bool { return !lacksMember(quiet.id)(meshes[0]) })
+		eventually(t, 5*time.Minute, "a member again", func() bool { return !lacksMember(quiet.id)(meshes[0]) })
 		eventually(t, time.Second, "its load again", all(meshes[:1], sees(quiet.id, load.Seq)))
 	})
 }

@@ -97,14 +97,7 @@ func (b *Blobs) Fetch(ctx context.Context, repo, digest string) (io.ReadCloser, 
 	}
 	if resp.StatusCode != http.StatusOK {
 		resp.Body.Close()
-		code := api.CodeUnavailable
-		switch resp.StatusCode {
-		case http.StatusNotFound:
-			code = api.CodeNotFound
-		case http.StatusUnauthorized, http.StatusForbidden:
-			code = api.CodeForbidden
-		}
-		return nil, api.Errorf(code, "the registry answered %s for blob %s of %s", resp.Status, digest, repo)
+		return nil, answered(resp, "blob "+digest, repo)
 	}
 	return &verified{body: resp.Body, hash: sha256.New(), want: want.Hex}, nil
 }

@@ -61,6 +61,9 @@ func (m *Monitor) level(t *task, code string, value, limit int64, threshold floa
 	}
 	a := m.alarms.of(id, code)
 	if a.step(value >= at, now, &m.cfg.Thresholds) {
+		if t != nil && t.Sealed {
+			at, value, limit = int64(100*threshold), 100*value/limit, 100
+		}
 		m.note(t, anomaly.OverThreshold, code, map[string]int64{
 			"threshold": at, "value": value, "limit": limit, "duration_ms": now.Sub(a.since).Milliseconds()})
 	}
@@ -78,7 +81,11 @@ func (m *Monitor) judgeTask(t *task, u *api.TaskUsage, c, was cgroups.Counters, 
 	m.level(t, "storage", u.StorageUsed, u.StorageSize, th.Storage, now)
 	if full := m.alarms.of(t.ID, "full"); t.full && (full.noted.IsZero() || now.Sub(full.noted) >= th.Again) {
 		full.noted = now // at once: whoever writes next fails
-		m.note(t, anomaly.ENOSPC, "storage", map[string]int64{"used": u.StorageUsed, "total": u.StorageSize})
+		numbers := map[string]int64{"used": u.StorageUsed, "total": u.StorageSize}
+		if t.Sealed {
+			numbers = nil
+		}
+		m.note(t, anomaly.ENOSPC, "storage", numbers)
 	} else if !t.full {
 		full.noted = time.Time{}
 	}
@@ -94,10 +101,14 @@ func (m *Monitor) judgeTask(t *task, u *api.TaskUsage, c, was cgroups.Counters, 
 		a.base = was
 	}
 	if a.step(u.Throttled >= th.Throttled, now, th) {
-		m.note(t, anomaly.Throttled, "cpu", map[string]int64{
+		numbers := map[string]int64{
 			"throttled_us": (c.Throttled - a.base.Throttled).Microseconds(), "usage_us": (c.CPU - a.base.CPU).Microseconds(),
 			"periods": c.Periods - a.base.Periods, "throttled_periods": c.ThrottledPeriods - a.base.ThrottledPeriods,
-			"duration_ms": now.Sub(a.since).Milliseconds(), "limit": t.Limits.CPU})
+			"duration_ms": now.Sub(a.since).Milliseconds(), "limit": t.Limits.CPU}
+		if t.Sealed {
+			delete(numbers, "limit")
+		}
+		m.note(t, anomaly.Throttled, "cpu", numbers)
 		a.base = c
 	}
 }

@@ -63,6 +63,7 @@ type Task struct {
 	Function api.FunctionName
 	Revision string        // hex
 	Limits   api.Resources // of the function
+	Sealed   bool          // a manifest set the limits: its events tell shares in percent, and no amount that shows one
 	Group    cgroups.Group
 	Inner    []cgroups.Group // those inside Group whose memory and pids the limits are on
 }

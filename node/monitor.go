@@ -115,7 +115,7 @@ func taskOf(id string, rev *revision, rt runtime.Sandbox) (monitor.Task, bool) {
 		return monitor.Task{}, false // its root comes with its function
 	}
 	outer, inner := g.Cgroups()
-	return monitor.Task{ID: id, Function: rev.name, Revision: rev.digest, Limits: rev.limits,
+	return monitor.Task{ID: id, Function: rev.name, Revision: rev.digest, Limits: rev.limits, Sealed: rev.asked != nil,
 		Group: outer, Inner: []cgroups.Group{inner}}, true
 }
 
@@ -125,13 +125,17 @@ func (n *Node) serveStatus(ctx *fasthttp.RequestCtx) *api.NodeStatus {
 	history := ctx.QueryArgs().Has(api.QueryHistory)
 	st := &api.NodeStatus{Node: n.cfg.ID, At: time.Now().UnixMilli(), Tasks: []api.TaskStatus{}}
 	n.mu.Lock()
-	st.Reserved, st.Capacity = n.ledger.reserved, n.ledger.capacity
+	st.Reserved, st.Capacity = inHundredths(n.ledger.reserved, n.ledger.capacity), n.ledger.capacity
 	st.Running, st.Pooled, st.Draining = len(n.fleet), len(n.pool.idle), n.draining
 	for _, s := range n.fleet {
 		st.InFlight += s.inFlight
 		if want == "" || want == string(s.rev.name) {
-			st.Tasks = append(st.Tasks, api.TaskStatus{ID: s.id, Node: n.cfg.ID, Function: s.rev.name, Revision: s.rev.digest,
-				State: s.state.String(), InFlight: s.inFlight, StartedAt: s.began.UnixMilli(), Limits: s.rev.limits})
+			t := api.TaskStatus{ID: s.id, Node: n.cfg.ID, Function: s.rev.name, Revision: s.rev.digest,
+				State: s.state.String(), InFlight: s.inFlight, StartedAt: s.began.UnixMilli(), Limits: s.rev.limits}
+			if s.rev.asked != nil { // anybody may ask, and a manifest is nobody's to read
+				t.Limits, t.Sealed = api.Resources{}, true
+			}
+			st.Tasks = append(st.Tasks, t)
 		}
 	}
 	n.mu.Unlock()
@@ -148,6 +152,9 @@ func (n *Node) serveStatus(ctx *fasthttp.RequestCtx) *api.NodeStatus {
 	for i := range st.Tasks {
 		t := &st.Tasks[i]
 		t.Usage, _ = n.monitor.Usage(t.ID)
+		if t.Sealed {
+			t.Usage.StorageSize = 0 // it is a limit
+		}
 		if history {
 			t.History = n.monitor.TaskHistory(t.ID, historyPoints, false)
 		}
@@ -156,6 +163,21 @@ func (n *Node) serveStatus(ctx *fasthttp.RequestCtx) *api.NodeStatus {
 		st.History = n.monitor.MachineHistory(historyPoints, false)
 	}
 	return st
+}
+
+// inHundredths is r with each amount rounded up to a hundredth of capacity: where
+// one sandbox alone has bandwidth, the exact sum is what its manifest asked for.
+func inHundredths(r, capacity api.Resources) api.Resources {
+	for _, x := range []struct {
+		v    *int64
+		most int64
+	}{{&r.CPU, capacity.CPU}, {&r.Memory, capacity.Memory}, {&r.PIDs, capacity.PIDs}, {&r.Scratch, capacity.Scratch},
+		{&r.Ingress, capacity.Ingress}, {&r.Egress, capacity.Egress}, {&r.Ports, capacity.Ports}} {
+		if step := x.most / 100; step > 1 {
+			*x.v = (*x.v + step - 1) / step * step
+		}
+	}
+	return r
 }
 
 // serveAnomalies streams the events of the anomaly log, one JSON object to a line.
@@ -232,10 +254,17 @@ func (n *Node) noteExit(s *sandbox, e *api.Exited) {
 func (n *Node) noteEvent(s *sandbox, e runtime.Event, unasked bool) {
 	switch {
 	case e.Kind == runtime.EventOOM:
-		n.note(s, anomaly.OOM, "function", map[string]int64{"limit": s.rev.limits.Memory})
+		numbers := map[string]int64{"limit": s.rev.limits.Memory}
+		if s.rev.asked != nil { // the manifest's
+			numbers = nil
+		}
+		n.note(s, anomaly.OOM, "function", numbers)
 	case e.Kind == runtime.EventPIDsLimit:
-		n.note(s, anomaly.OverThreshold, "pids", map[string]int64{
-			"threshold": s.rev.limits.PIDs, "value": s.rev.limits.PIDs, "limit": s.rev.limits.PIDs, "duration_ms": 0})
+		at := s.rev.limits.PIDs
+		if s.rev.asked != nil {
+			at = 100 // percent
+		}
+		n.note(s, anomaly.OverThreshold, "pids", map[string]int64{"threshold": at, "value": at, "limit": at, "duration_ms": 0})
 	case e.Kind == runtime.EventExit && unasked:
 		// As a shell tells it: 128 and the number of the signal.
 		code, signal := int64(e.ExitCode), int64(0)

@@ -114,6 +114,7 @@ type Deps struct {
 	Fittings     []Fitting                      // what gives sandboxes more than the runtime does
 	Log          *slog.Logger
 	Registerer   prometheus.Registerer
+	ImagePolicy  ImagePolicy  // whose images may run here; nil asks for no signature
 	Anomaly      anomaly.Sink // told of what goes wrong
 	Watching     Watching
 	Trace        *tracing.Tracer // nil traces nothing

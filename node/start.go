@@ -177,7 +177,13 @@ func (n *Node) become(ctx context.Context, s *sandbox, b *box, spec runtime.Spec
 	// The agent verifies while the runtime mounts.
 	b.sayBind(frames)
 	room := make(chan error, 1)
-	n.spawn(func() { room <- n.checkRoom(s) })
+	n.spawn(func() {
+		err := n.checkRoom(s)
+		if err == nil {
+			err = n.checkSigned(ctx, s)
+		}
+		room <- err
+	})
 	rt := b.runtime()
 	if rt.Info().Blank {
 		began := time.Now()

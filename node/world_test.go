@@ -52,6 +52,7 @@ type world struct {
 	owner *sm2.PrivateKey
 	keys  [3]*sm2.PrivateKey // the function's: signing, decryption; the broker's
 	stop  func()
+	sever func() // breaks all connections to the daemon
 
 	delivered atomic.Int64                             // invocations that reached an agent
 	connected atomic.Int64                             // connections to agents
@@ -69,12 +70,14 @@ type world struct {
 	log       slog.Handler             // of the daemon; nil drops all
 	net, disk *fitter                  // nil: the node lends neither
 	anomalies anomaly.Sink
-	machine   atomic.Pointer[api.Resources] // what it really has free; nil: enough
-	diskFree  atomic.Int64
-	kernel    atomic.Bool // it lacks something
-	mesh      func(api.NodeLoad)
-	watched   func(runtime.Runtime) runtime.Runtime
-	watching  Watching
+
+	imagePolicy ImagePolicy
+	machine     atomic.Pointer[api.Resources] // what it really has free; nil: enough
+	diskFree    atomic.Int64
+	kernel      atomic.Bool // it lacks something
+	mesh        func(api.NodeLoad)
+	watched     func(runtime.Runtime) runtime.Runtime
+	watching    Watching
 }
 
 // newWorld starts a node with 2000 millicores, 2 GiB and 4096 pids.
@@ -150,7 +153,7 @@ func (w *world) start() {
 			}
 			return nil
 		},
-		Fittings: fits, Anomaly: w.anomalies, Watching: w.watching,
+		Fittings: fits, Anomaly: w.anomalies, Watching: w.watching, ImagePolicy: w.imagePolicy,
 		MeasureAgent: func() error { w.measured.Add(1); return nil },
 		Pressure: func() (Pressure, bool, error) {
 			p := w.pressure.Load()
@@ -170,6 +173,8 @@ func (w *world) start() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	breaking := &severable{Listener: ln}
+	ln, w.sever = breaking, breaking.sever
 	s := &fasthttp.Server{Handler: n.Handler(), StreamRequestBody: true, MaxRequestBodySize: 8 << 10, CloseOnShutdown: true,
 		DisablePreParseMultipartForm: true, Logger: silent{}, ReadTimeout: 10 * time.Second}
 	go s.Serve(ln)
@@ -185,6 +190,32 @@ func (w *world) start() {
 		_ = ln.Close() // shutdown knows a listener only once Serve has begun
 		n.Close()
 	})
+}
+
+// severable is a listener whose connections can all be broken at one moment.
+type severable struct {
+	net.Listener
+	mu    sync.Mutex
+	conns []net.Conn
+}
+
+// Accept implements net.Listener.
+func (l *severable) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err == nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.conns = append(l.conns, c)
+	}
+	return c, err
+}
+
+func (l *severable) sever() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range l.conns {
+		_ = c.Close() // it may be closed
+	}
 }
 
 // crash ends the daemon without a drain and starts the next one.

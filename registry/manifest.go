@@ -31,6 +31,11 @@ type manifest struct {
 	Config        *descriptor  `json:"config"`
 	Layers        []descriptor `json:"layers"`
 	Manifests     []descriptor `json:"manifests"`
+
+	// Of what is about another manifest: a signature, a bill of materials.
+	Subject      *descriptor       `json:"subject"`
+	ArtifactType string            `json:"artifactType"`
+	Annotations  map[string]string `json:"annotations"`
 }
 
 type descriptor struct {
@@ -87,7 +92,11 @@ func parseManifest(b []byte, contentType string) (manifest, error) {
 	default:
 		return bad("%q is not a type that is taken", m.MediaType)
 	}
-	for _, d := range slices.Concat(m.blobs(), m.Manifests) {
+	all := slices.Concat(m.blobs(), m.Manifests)
+	if m.Subject != nil {
+		all = append(all, *m.Subject)
+	}
+	for _, d := range all {
 		if _, ok := parseDigest(d.Digest); !ok || d.Size < 0 {
 			return bad("%.100q is not a sha256 digest with a size", d.Digest)
 		}
@@ -179,12 +188,19 @@ func (r *Registry) putManifest(req *http.Request, to route) (response, error) {
 	if err := r.replaceFile(r.manifestPath(to.name, d), b); err != nil {
 		return response{}, err
 	}
+	if err := r.refer(to.name, m, d); err != nil {
+		return response{}, err
+	}
 	if !byDigest {
 		if err := r.replaceFile(r.tagPath(to.name, to.ref), []byte(d.String())); err != nil {
 			return response{}, err
 		}
 	}
-	return reply(http.StatusCreated, "Location", "/v2/"+to.name+"/manifests/"+d.String(), "Docker-Content-Digest", d.String()), nil
+	out := reply(http.StatusCreated, "Location", "/v2/"+to.name+"/manifests/"+d.String(), "Docker-Content-Digest", d.String())
+	if m.Subject != nil {
+		out.header.Set("OCI-Subject", m.Subject.Digest)
+	}
+	return out, nil
 }
 
 // checkReferences refuses a manifest of which a part is missing or has another

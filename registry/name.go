@@ -37,7 +37,7 @@ func parseDigest(s string) (digest, bool) {
 
 // route is what a path asks for.
 type route struct {
-	kind string // "base", "blob", "upload", "manifest", "tags"
+	kind string // "base", "blob", "upload", "manifest", "tags", "referrers"
 	name string // repository
 	ref  string // digest, tag or upload id
 }
@@ -64,6 +64,8 @@ func parseRoute(path string) (route, bool) {
 		r.kind = "blob"
 	case n >= 3 && part[n-2] == "manifests":
 		r.kind = "manifest"
+	case n >= 3 && part[n-2] == "referrers":
+		r.kind = "referrers"
 	case n >= 3 && part[n-2] == "tags" && part[n-1] == "list":
 		r.kind = "tags"
 	default:

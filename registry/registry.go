@@ -127,6 +127,10 @@ func (r *Registry) dispatch(req *http.Request) (response, error) {
 		case http.MethodDelete:
 			return r.deleteManifest(to)
 		}
+	case "referrers":
+		if read {
+			return r.listReferrers(req, to)
+		}
 	case "tags":
 		if read {
 			return r.listTags(req, to)

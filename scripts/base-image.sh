@@ -108,13 +108,19 @@ if [ ! -e "$base" ]; then
 	while read -r _ deb; do
 		dpkg-deb --fsys-tarfile "$deb" | tar -x --keep-directory-symlink --no-same-owner -C "$root"
 	done <"$work/sums"
+	# What is in it, for who lists an image's parts: as distroless images have it.
+	rm -rf "$root/var/lib/dpkg"
+	mkdir -p "$root/var/lib/dpkg/status.d"
+	while read -r _ deb; do
+		dpkg-deb --field "$deb" >"$root/var/lib/dpkg/status.d/$(dpkg-deb --field "$deb" Package)"
+	done <"$work/sums"
 
 	cd "$root/usr/share"
 	rm -rf man info locale lintian bash-completion bug doc-base menu pixmaps applications gcc gdb
 	[ ! -d doc ] || find doc -mindepth 2 ! -type d ! -name copyright -delete
 	[ ! -d doc ] || find doc -type d -empty -delete
 	cd "$root"
-	rm -rf var/cache var/log var/lib/dpkg etc/cron.* etc/init.d
+	rm -rf var/cache var/log etc/cron.* etc/init.d
 	find . -type f -perm /6000 -exec chmod a-s {} +
 
 	mkdir -p dev proc sys run root etc tmp var/tmp

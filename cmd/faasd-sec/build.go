@@ -62,6 +62,7 @@ func (a *app) buildCommand() *cobra.Command {
 			}
 			built := make([]builtImage, 0, len(list))
 			for _, fn := range list {
+				a.noteDockerfile(fn)
 				if fn.Build == nil {
 					if len(args) > 0 || len(list) == 1 {
 						return api.Invalid("functions."+fn.Name.Short()+".build", "add a build section, or deploy with --image-tar or an image of a registry", "the function has none")

@@ -178,8 +178,11 @@ func (d *deployer) image(ctx context.Context, fn *stack.Function, remote *image.
 	}
 	defer func() { err = errors.Join(err, img.Close()) }()
 	repo, tag := splitRef(fn.Image)
-	digest, err = remote.Push(ctx, repo, tag, img)
-	return repo, digest, err // the tag is for people; what runs is named by digest
+	// The tag is for people; what runs is named by digest.
+	if digest, err = remote.Push(ctx, repo, tag, img); err != nil {
+		return "", "", err
+	}
+	return repo, digest, d.provenance(ctx, remote, repo, digest, img)
 }
 
 func (d *deployer) noImage(fn *stack.Function, path string, err error) error {

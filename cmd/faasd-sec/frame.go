@@ -136,13 +136,20 @@ func (f *frame) taskTable(sparks bool) *table {
 	t := newTable("FUNCTION", "NODE", "TASK", "STATE", "CPU", "HELD BACK", "MEMORY", "PIDS", "STORAGE", "IN/OUT", "IN FLIGHT", "AGE")
 	for _, s := range f.tasks() {
 		u := &s.Usage
-		cpu, memory := cpuText(u.CPU)+"/"+cpuText(s.Limits.CPU), bytesText(u.Memory)+"/"+bytesText(s.Limits.Memory)
+		cpu, memory, pids := cpuText(u.CPU), bytesText(u.Memory), fmt.Sprint(u.PIDs)
+		if s.Sealed {
+			cpu, memory, pids = cpu+"/sealed", memory+"/sealed", pids+"/sealed"
+		} else {
+			cpu, memory, pids = cpu+"/"+cpuText(s.Limits.CPU), memory+"/"+bytesText(s.Limits.Memory), fmt.Sprintf("%s/%d", pids, s.Limits.PIDs)
+		}
 		if sparks && s.History != nil {
 			cpu = spark(s.History.CPU, sparkWidth, float32(s.Limits.CPU)) + " " + cpu
 			memory = spark(s.History.Memory, sparkWidth, float32(s.Limits.Memory)) + " " + memory
 		}
 		storage, net := "-", "-"
-		if u.StorageSize > 0 {
+		if s.Sealed {
+			storage = bytesText(u.StorageUsed) + "/sealed"
+		} else if u.StorageSize > 0 {
 			storage = bytesText(u.StorageUsed) + "/" + bytesText(u.StorageSize)
 		}
 		if u.Network {
@@ -153,7 +160,7 @@ func (f *frame) taskTable(sparks bool) *table {
 			state += fmt.Sprintf(" (%d OOM)", u.OOMKills)
 		}
 		t.row(s.Function.Short(), s.Node, s.ID, state, cpu, fmt.Sprintf("%.0f%%", u.Throttled*100), memory,
-			fmt.Sprintf("%d/%d", u.PIDs, s.Limits.PIDs), storage, net, fmt.Sprint(s.InFlight), ago(time.UnixMilli(s.StartedAt), f.at))
+			pids, storage, net, fmt.Sprint(s.InFlight), ago(time.UnixMilli(s.StartedAt), f.at))
 	}
 	return t
 }

@@ -34,6 +34,7 @@ type options struct {
 	networkAllow, networkNever    string
 	portRange                     string
 	labels                        string
+	imagePolicy                   string
 	idleAfter, startTimeout       time.Duration
 	freezeAfter                   time.Duration
 	keepaliveMin, keepaliveMax    time.Duration
@@ -83,6 +84,7 @@ func parse(args []string) (options, error) {
 	fs.StringVar(&o.networkSubnet, "network-subnet", "10.213.0.0/16", "`addresses` of functions with a network")
 	fs.StringVar(&o.networkAllow, "network-allow", "", "what such functions may open, `10.0.0.0/8:443/tcp,…`; empty for nothing: they answer on their ports alone")
 	fs.StringVar(&o.networkNever, "network-never", "", "what they never reach, whatever is allowed, `10.1.0.0/16,…`: the other machines of the cluster")
+	fs.StringVar(&o.imagePolicy, "image-policy", "", "`file` that says whose signed images may run here, docs/images.md; empty for all that owners name")
 	fs.StringVar(&o.labels, "labels", "", "labels for placement, `k=v,k=v`")
 	fs.DurationVar(&o.idleAfter, "idle-after", 0, "stop a sandbox unused for so long, where neither the function nor its past says (default 5m)")
 	fs.DurationVar(&o.keepaliveMin, "keepalive-min", 0, "the shortest such time that a function's past can lead to (default 1m, or -idle-after if shorter)")

@@ -125,6 +125,13 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeNetwork()) }()
+	if o.imagePolicy != "" {
+		policy, err := image.LoadPolicy(o.imagePolicy)
+		if err != nil {
+			return err
+		}
+		deps.ImagePolicy = image.NewVerifier(policy, n.Registry, image.NewBlobs("https://"+n.Registry, toRegistry), time.Now)
+	}
 	nd, err := node.New(cfg, deps)
 	if err != nil {
 		return err
