@@ -85,7 +85,7 @@ func (a *Agent) bind(ctx context.Context) (*function, error) {
 	if err != nil {
 		return f, err
 	}
-	enter := launcher.EnterOptions{FilterOptions: launcher.FilterOptions{DenyInet: n.network == "unix"}}
+	enter := launcher.EnterOptions{FilterOptions: launcher.FilterOptions{DenyInet: n.network == "unix" && !m.Inet}}
 	if a.cfg.Launcher.Blank {
 		enter.Root, enter.UID, enter.GID = api.FunctionRoot, m.UID, m.GID
 	}

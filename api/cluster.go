@@ -30,7 +30,7 @@ type NodeLoad struct {
 	Seq      uint64         `json:"s"`
 	Free     Resources      `json:"f"`           // unreserved or held by idle sandboxes, which make room; and really there by procfs and cgroups
 	Warm     map[string]int `json:"w,omitempty"` // RevisionKey -> free slots in running sandboxes
-	Hosts    []string       `json:"h,omitempty"` // HostKey of revisions that run with needs of their own, bounded, for who wants none of them there; those with slots in Warm by their RevisionKey may be left out
+	Hosts    []string       `json:"h,omitempty"` // HostKey of revisions of which sandboxes run or start, bounded, for who wants none of them there; those with slots in Warm by their RevisionKey may be left out
 	Images   []string       `json:"i,omitempty"` // ImageKey of images on its disk, newest first, bounded
 	Running  int            `json:"r"`           // sandboxes that have a function
 	Pooled   int            `json:"p,omitempty"` // sandboxes that wait for one

@@ -96,6 +96,9 @@ type Waiting struct {
 type Mounted struct {
 	UID int `json:"uid"` // the function's ids inside the user namespace, never 0
 	GID int `json:"gid"`
+	// Inet says that the task asked for a network: a function that serves on the
+	// handed socket may open internet sockets, which otherwise it may not.
+	Inet bool `json:"inet,omitempty"`
 }
 
 // ImageConfig is what a function's process takes from its image.

@@ -7,6 +7,7 @@ type Needs struct {
 	Task      string     `json:"task,omitempty"` // id in hex, 32 digits; what a node does for one is idempotent by it
 	Resources Resources  `json:"resources"`      // limits as well as reservations
 	Ports     []PortNeed `json:"ports,omitempty"`
+	Allow     []string   `json:"allow,omitempty"`    // what it may open, each as Reach writes it; none: what the node lets functions open
 	Apart     bool       `json:"apart,omitempty"`    // no second sandbox of the function on this node
 	Priority  int        `json:"priority,omitempty"` // 0 (lowest) to 9
 	Deadline  int64      `json:"deadline,omitempty"` // unix milliseconds by which the task must have ended, 0 for none

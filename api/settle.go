@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 )
@@ -87,7 +88,34 @@ func (n Needs) Settle(function Resources) (Needs, error) {
 		return Needs{}, Invalid("needs.ports", "list as many as are counted", fmt.Sprintf("%d are counted, %d listed", r.Ports, count))
 	}
 	n.Ports, r.Ports = ports, count
-	return n, nil
+	n.Allow, err = settleReach(n.Allow)
+	if err == nil && len(n.Allow) > 0 && (r.Ingress == 0 || r.Egress == 0) {
+		err = Invalid("needs.allow", "ask for ingress and egress, or leave the list out", "a list of what may be opened without bandwidth to open it")
+	}
+	return n, err
+}
+
+// settleReach checks and sorts a list of what may be opened. Its texts stay where
+// they are, and are not quoted: they may be a manifest's.
+func settleReach(list []string) ([]string, error) {
+	if len(list) == 0 {
+		return nil, nil
+	}
+	if len(list) > MaxReach {
+		return nil, Invalid("needs.allow", fmt.Sprintf("list at most %d", MaxReach), "there are more")
+	}
+	var room [64]byte
+	for i, s := range list {
+		r, err := parseReach(s)
+		if err == nil && string(r.AppendTo(room[:0])) != s {
+			err = errors.New("is not written as it is shown")
+		}
+		if err != nil {
+			return nil, Invalid("needs.allow", `write each as in "10.0.0.0/8:443/tcp"`, fmt.Sprintf("entry %d %v", i+1, err))
+		}
+	}
+	list = slices.Sorted(slices.Values(list))
+	return slices.Compact(list), nil
 }
 
 // settlePorts sorts what is asked for and adds up what is alike.
@@ -125,14 +153,14 @@ func settlePorts(ports []PortNeed) (out []PortNeed, count int64, err error) {
 // Kind is what sandboxes of like needs have in common: n without what is one
 // task's alone.
 func (n Needs) Kind() Needs {
-	return Needs{Resources: n.Resources, Ports: n.Ports, Apart: n.Apart}
+	return Needs{Resources: n.Resources, Ports: n.Ports, Allow: n.Allow, Apart: n.Apart}
 }
 
 // Plain reports whether settled needs are those of any invocation of the function:
 // then sandboxes made by its descriptor alone serve them.
 func (n Needs) Plain(function Resources) bool {
 	own, err := Needs{}.Settle(function)
-	return err == nil && !n.Apart && len(n.Ports) == 0 && n.Resources == own.Resources
+	return err == nil && !n.Apart && len(n.Ports)+len(n.Allow) == 0 && n.Resources == own.Resources
 }
 
 // WarmKey names the sandboxes of a revision (digest, hex) that serve settled needs:

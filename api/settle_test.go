@@ -27,6 +27,10 @@ func genNeeds(t *rapid.T) Needs {
 		}
 		n.Ports = append(n.Ports, p)
 	}
+	n.Allow = rapid.SliceOfN(rapid.SampledFrom([]string{"10.0.0.0/8:443/tcp", "0.0.0.0/0:1-65535/udp", "192.0.2.7/32:53/udp"}), 0, 4).Draw(t, "allow")
+	if len(n.Allow) == 0 {
+		n.Allow = nil
+	}
 	return n
 }
 
@@ -82,6 +86,39 @@ func TestSettledNeedsHaveOneForm(t *testing.T) {
 			t.Fatal("one key for unlike needs")
 		}
 	})
+}
+
+func TestWhatMayBeOpenedIsReadStrictly(t *testing.T) {
+	for _, s := range []string{"10.0.0.0/8:443/tcp", "0.0.0.0/0:1-65535/udp", "255.255.255.255/32:60000-65535/udp"} {
+		r, err := ParseReach("allow", s)
+		if err != nil || r.String() != s || !r.Within(r) || len(s) > 40 {
+			t.Errorf("%q is %v, %v", s, r, err)
+		}
+	}
+	for _, s := range []string{"", "10.0.0.0/8:443", "10.0.0.0/8:0/tcp", "10.0.0.1/8:1/tcp", "10.0.0.0/8:2-1/tcp", "10.0.0.0/8:1/icmp", "::/0:1/tcp", "10.0.0.0/8:70000/tcp", "x/8:1/tcp"} {
+		if r, err := ParseReach("allow", s); CodeOf(err) != CodeInvalid {
+			t.Errorf("%q is %v, %v", s, r, err)
+		}
+	}
+	for _, c := range []struct {
+		in, out string
+		want    bool
+	}{
+		{"10.1.0.0/16:443/tcp", "10.0.0.0/8:1-1000/tcp", true}, {"10.0.0.0/8:443/tcp", "10.1.0.0/16:443/tcp", false},
+		{"10.1.0.0/16:443/udp", "10.0.0.0/8:443/tcp", false}, {"10.1.0.0/16:443-444/tcp", "10.0.0.0/8:443/tcp", false},
+		{"11.0.0.0/8:443/tcp", "10.0.0.0/8:443/tcp", false}, {"1.2.3.4/32:5/udp", "0.0.0.0/0:1-65535/udp", true},
+	} {
+		in, err := ParseReach("in", c.in)
+		out, err2 := ParseReach("out", c.out)
+		if err != nil || err2 != nil || in.Within(out) != c.want {
+			t.Errorf("%s within %s: not %t", c.in, c.out, c.want)
+		}
+	}
+	for _, list := range [][]string{{"10.0.0.0/8:443-443/tcp"}, {" 10.0.0.0/8:443/tcp"}, make([]string, MaxReach+1)} {
+		if _, err := (Needs{Resources: Resources{Ingress: 1, Egress: 1}, Allow: list}).Settle(own); CodeOf(err) != CodeInvalid {
+			t.Errorf("%q: %v", list, err)
+		}
+	}
 }
 
 func TestPlainNeedsAreServedByTheFunctionsOwnSandboxes(t *testing.T) {

@@ -3,10 +3,8 @@ package client
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"sort"
 	"strconv"
@@ -16,7 +14,6 @@ import (
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/sealed"
 	"github.com/faasd-sec/faasd-sec/sealed/unseal"
-	"github.com/faasd-sec/faasd-sec/upstream"
 )
 
 // Request is an invocation. All of it is sealed to the function.
@@ -81,7 +78,7 @@ func (c *Client) Invoke(ctx context.Context, name api.FunctionName, req Request)
 			return res, err
 		}
 	}
-	res, err := c.exchange(ctx, c.entry, f, req, in)
+	res, err := c.atCoordinators(ctx, f, req, in)
 	if err == nil || !stale(err) {
 		return res, err
 	}
@@ -92,7 +89,7 @@ func (c *Client) Invoke(ctx context.Context, name api.FunctionName, req Request)
 	if fresh.desc.Sequence == f.desc.Sequence || !in.rewind() {
 		return nil, err
 	}
-	if res, err = c.exchange(ctx, c.entry, fresh, req, in); err != nil {
+	if res, err = c.atCoordinators(ctx, fresh, req, in); err != nil {
 		return nil, err
 	}
 	res.Meta.Retried = true
@@ -103,8 +100,7 @@ func (c *Client) Invoke(ctx context.Context, name api.FunctionName, req Request)
 // had the message, and that a coordinator may do better: it knows the other
 // nodes and the functions' latest revisions, and keeps callers waiting for room.
 func elsewhere(err error) bool {
-	var oe *net.OpError
-	if errors.Is(err, upstream.ErrDial) || errors.As(err, &oe) && oe.Op == "dial" { // nobody there: nothing was sent
+	if undialled(err) { // nobody there
 		return true
 	}
 	switch api.CodeOf(err) {
@@ -121,9 +117,9 @@ func stale(err error) bool {
 	return c == api.CodeStaleRevision || c == api.Code(sealed.CodeUnknownKey)
 }
 
-func (c *Client) exchange(ctx context.Context, to *entry, f *function, req Request, in *input) (_ *Response, retErr error) {
-	begun := c.cfg.Now()
-	key, err := f.desc.KeyAt(begun)
+// grantFor is a grant to the function's key that is live; the caller releases it.
+func (c *Client) grantFor(f *function, now time.Time) (*sealed.Grant, error) {
+	key, err := f.desc.KeyAt(now)
 	if err != nil {
 		return nil, &api.Error{Code: api.Code(sealed.CodeUnknownKey), Field: "function", Err: err,
 			Message: f.name.Short() + " has no key that is valid now", Remedy: "its owner deploys it again (faasd-sec deploy)"}
@@ -133,12 +129,21 @@ func (c *Client) exchange(ctx context.Context, to *entry, f *function, req Reque
 	if err != nil {
 		return nil, fmt.Errorf("client: make a grant: %w", err)
 	}
+	return g, nil
+}
+
+func (c *Client) exchange(ctx context.Context, to *entry, f *function, req Request, in *input) (_ *Response, retErr error) {
+	begun := c.cfg.Now()
+	g, err := c.grantFor(f, begun)
+	if err != nil {
+		return nil, err
+	}
 	defer g.Release()
 	sealedNeeds, err := c.sealManifest(ctx, f, req.Needs)
 	if err != nil {
 		return nil, err
 	}
-	sent, err := c.seal(g, req, in, begun, f.life(begun))
+	sent, err := c.seal(g, req, in, sealed.MessageParams{Issued: begun, Life: f.life(begun)})
 	if err != nil {
 		return nil, err
 	}
@@ -183,12 +188,11 @@ type outgoing struct {
 	trace    string // for its header; "" for none
 }
 
-func (c *Client) seal(g *sealed.Grant, req Request, in *input, now time.Time, life time.Duration) (*outgoing, error) {
+func (c *Client) seal(g *sealed.Grant, req Request, in *input, p sealed.MessageParams) (*outgoing, error) {
 	head, err := requestHead(req)
 	if err != nil {
 		return nil, err
 	}
-	p := sealed.MessageParams{Issued: now, Life: life}
 	if req.Stream {
 		p.Flags |= sealed.FlagEarlyInput
 	}

@@ -3,7 +3,9 @@ package coordinator
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"encoding/hex"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -24,9 +26,11 @@ import (
 type Async struct {
 	Queue   *queue.Queue
 	Blobs   *blob.Dir
-	Workers int           // attempts under way at once; 0 takes DefaultAsyncWorkers
-	Retry   queue.Retry   // for functions that say nothing; zero takes DefaultRetry
-	MaxAge  time.Duration // of a call of a function that says nothing; 0 takes DefaultAsyncAge
+	Workers int            // attempts under way at once; 0 takes DefaultAsyncWorkers
+	Retry   queue.Retry    // for functions that say nothing; zero takes DefaultRetry
+	Signer  crypto.Signer  // of callbacks, an SM2 key; nil: they are not signed
+	Allow   []netip.Prefix // where callbacks may go beside what they may anyway
+	MaxAge  time.Duration  // of a call of a function that says nothing; 0 takes DefaultAsyncAge
 }
 
 // Defaults of Async.
@@ -112,6 +116,17 @@ func (c *Coordinator) enqueue(ctx *fasthttp.RequestCtx, name, id string, began t
 			return gate.Unread(ctx, err)
 		}
 		defer c.budget.give(from, n)
+	}
+	if err := unwrapEvent(ctx); err != nil {
+		return err
+	}
+	if fn, err := api.ParseFunctionName(strings.SplitN(name, "/", 2)[0]); err == nil {
+		if r, err := c.routeOf(fn); err == nil && r.plain != nil {
+			if string(ctx.Request.Header.ContentType()) == api.ContentTypeSealed {
+				return gate.Unread(ctx, plainFunction(fn))
+			}
+			return c.enqueuePlain(ctx, r, id, deliver, began)
+		}
 	}
 	if len(ctx.Request.Header.Peek(api.HeaderManifest)) > 0 {
 		deep(func() { err = c.enqueueSealed(ctx, name, id, deliver, began) })

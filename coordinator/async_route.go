@@ -19,6 +19,7 @@ func (c *Coordinator) startAsync(a *Async) {
 	c.spawn(c.dispatch)
 	c.spawn(c.collectBlobs)
 	c.spawn(c.callback)
+	c.spawn(c.clock)
 }
 
 // routeAsync serves the paths of asynchronous invocations, and reports whether
@@ -30,6 +31,22 @@ func (c *Coordinator) routeAsync(ctx *fasthttp.RequestCtx, path string) bool {
 	}
 	if id, ok := strings.CutPrefix(path, api.GatewayPathResults); ok {
 		c.serveResult(ctx, id)
+		return true
+	}
+	if rest, ok := strings.CutPrefix(path, api.GatewayPathAsyncCalls); ok && (rest == "" || rest[0] == '/') {
+		out, err := c.serveCalls(ctx, strings.TrimPrefix(rest, "/"))
+		switch {
+		case err != nil:
+			c.problem(ctx, err)
+		case out == nil:
+			ctx.SetStatusCode(fasthttp.StatusNoContent)
+		default:
+			c.reply(ctx, out)
+		}
+		return true
+	}
+	if path == api.GatewayPathCallbackKey && ctx.IsGet() {
+		c.serveCallbackKeys(ctx)
 		return true
 	}
 	return false

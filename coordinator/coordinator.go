@@ -96,10 +96,12 @@ type Deps struct {
 	Enrol      Enrolment
 	Auth       *reqauth.Verifier
 	Log        *slog.Logger
+	Lead       Lead // nil: this coordinator is the only one
 	Registerer prometheus.Registerer
 	Watching   Watching
 	Trace      *tracing.Tracer // nil traces nothing
 	Majority   func() error    // tells that the store can be written; nil is always
+	Claims     Claims          // of tasks, by all coordinators; nil where this one is alone
 	Async      *Async          // nil: asynchronous invocations are refused
 }
 
@@ -138,11 +140,15 @@ type Coordinator struct {
 	news    news
 	system  *openfaas.Handler
 
+	counting counting
+	growths  sync.Map // revision digest -> *growth, of functions with a policy
+	scaler   *scaler
+
 	manifestKey  publishedKeys
 	tasks        *fence
 	async        *Async // nil for none
 	explanations explanations
-	counts       counts
+	broker       brokerKey
 }
 
 // New makes a Coordinator. ctx bounds the exchanges under way: it ends after
@@ -193,6 +199,7 @@ func New(ctx context.Context, cfg Config, dep Deps) (*Coordinator, error) {
 	c.spawn(c.prune)
 	c.spawn(c.watchMembers)
 	c.spawn(func() { c.queue.follow(c.life, dep.Mesh) })
+	c.startScaler()
 	c.startAsync(dep.Async)
 	c.met.observe(c)
 	return c, nil
@@ -287,6 +294,14 @@ func (c *Coordinator) serveGateway(ctx *fasthttp.RequestCtx) {
 		if err = c.serveLogs(ctx, strings.TrimSuffix(name, "/logs")); err == nil {
 			return
 		}
+	case isFunction && strings.HasSuffix(name, "/revisions") && ctx.IsGet():
+		out, err = c.revisionsOf(strings.TrimSuffix(name, "/revisions"))
+	case isFunction && strings.HasSuffix(name, "/rollback") && ctx.IsPost():
+		err = c.serveRollback(ctx, strings.TrimSuffix(name, "/rollback"))
+	case isFunction && strings.HasSuffix(name, "/traffic") && ctx.IsPost():
+		err = c.serveTraffic(ctx, strings.TrimSuffix(name, "/traffic"))
+	case isFunction && strings.HasSuffix(name, "/scale") && ctx.IsPost():
+		err = c.serveScale(ctx, strings.TrimSuffix(name, "/scale"))
 	case isFunction && ctx.IsGet():
 		out, err = c.describeFunction(name, ctx.QueryArgs().Has(api.GatewayQueryBrief))
 	case isFunction && ctx.IsPut():
@@ -310,7 +325,7 @@ func (c *Coordinator) serveGateway(ctx *fasthttp.RequestCtx) {
 	case path == api.GatewayPathManifestKey && ctx.IsGet():
 		out, err = c.manifestKeys()
 	case path == api.GatewayPathWaiting && ctx.IsGet():
-		out = c.queue.snapshot()
+		out = c.waitingCalls(c.queue.snapshot())
 	case strings.HasPrefix(path, api.GatewayPathWaiting+"/") && ctx.IsDelete():
 		err = c.cancelWaiting(ctx, strings.TrimPrefix(path, api.GatewayPathWaiting+"/"))
 	case isPlacement && ctx.IsGet():

@@ -56,13 +56,20 @@ func newDemand(r *route, m *manifest.Manifest) (*demand, error) {
 		}
 	}
 	asked.Ports = ports
+	for _, a := range n.Allow {
+		b := a.Reach().AppendTo(make([]byte, 0, reachSize))
+		d.own = append(d.own, b)
+		asked.Allow = append(asked.Allow, unsafe.String(unsafe.SliceData(b), len(b)))
+	}
+	defer clear(asked.Allow)
 	// What is not asked for is the function's own, as the node will see it.
 	settled, err := asked.Settle(r.limits)
 	if err != nil {
 		return nil, err
 	}
 	defer clear(settled.Ports)
-	d.json = appendNeeds(make([]byte, 0, needsSize+portSize*len(n.Ports)), d, &settled)
+	defer clear(settled.Allow)
+	d.json = appendNeeds(make([]byte, 0, needsSize+portSize*len(n.Ports)+reachSize*len(n.Allow)), d, &settled)
 	d.request = r.request
 	q := &d.request
 	q.Resources, q.Apart = settled.Resources.Add(api.AgentOverhead()), settled.Apart
@@ -80,7 +87,7 @@ func newDemand(r *route, m *manifest.Manifest) (*demand, error) {
 
 // needsKey is api.NeedsKey, and leaves the needs nowhere.
 func needsKey(revision string, settled *api.Needs) string {
-	b := append(make([]byte, 0, len(revision)+needsSize+portSize*len(settled.Ports)), revision...)
+	b := append(make([]byte, 0, len(revision)+needsSize+portSize*len(settled.Ports)+reachSize*len(settled.Allow)), revision...)
 	b = append(appendNeeds(b, &demand{}, settled), '\n')
 	sum := sha256.Sum256(b)
 	clear(b)
@@ -109,10 +116,11 @@ func (d *demand) wipe() {
 }
 
 // Bounds of appendNeeds' output, in bytes: ten numbers of 20 digits with their
-// names, and a port.
+// names, a port, and one of what may be opened.
 const (
 	needsSize = 640
 	portSize  = 64
+	reachSize = 48
 )
 
 // appendNeeds writes api.Needs as encoding/json does, which would keep them in
@@ -156,6 +164,17 @@ func appendNeeds(b []byte, d *demand, n *api.Needs) []byte {
 		b = append(strconv.AppendInt(append(b, `,"count":`...), int64(p.Count), 10), '}')
 	}
 	if len(n.Ports) > 0 {
+		b = append(b, ']')
+	}
+	for i, s := range n.Allow {
+		if i == 0 {
+			b = append(b, `,"allow":["`...)
+		} else {
+			b = append(b, `,"`...)
+		}
+		b = append(append(b, s...), '"')
+	}
+	if len(n.Allow) > 0 {
 		b = append(b, ']')
 	}
 	if n.Apart {

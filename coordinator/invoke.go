@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"strconv"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -43,7 +44,6 @@ func (c *Coordinator) serve(ctx *fasthttp.RequestCtx, name string) {
 		return
 	}
 	t.trace = c.traceHeader(ctx)
-	c.counts.add(r.name)
 	reply, p, err := c.place(&t, body, id, time.UnixMilli(int64(min(peeked.Message.Expires, 1<<62))))
 	if t.held != nil {
 		wipeStack() // what the calls that placed it have left
@@ -58,6 +58,9 @@ func (c *Coordinator) serve(ctx *fasthttp.RequestCtx, name string) {
 	status, manifested := reply.Status, t.held != nil
 	err = reply.SendTo(ctx, func(err error) {
 		p.inFlight.Add(-1)
+		if manifested {
+			r.hosting.end(p.id)
+		}
 		if err == nil && !manifested {
 			r.freed.put(p, time.Now())
 		}
@@ -82,7 +85,7 @@ func (c *Coordinator) prepare(ctx *fasthttp.RequestCtx, r *route, body *relay.Bo
 	if err != nil || t.held == nil {
 		return t, err
 	}
-	if err := c.tasks.begin(t.id, r.rec.Owner, t.deadline, time.Now()); err != nil {
+	if err := c.fence(&t, r.rec.Owner, time.Now()); err != nil {
 		t.forget()
 		return t, err
 	}
@@ -110,6 +113,7 @@ func (c *Coordinator) accept(ctx *fasthttp.RequestCtx, name string, now time.Tim
 	if err != nil {
 		return nil, nil, none, err
 	}
+	r = r.sealedFor(p.Grant.Context)
 	if err := gate.Check(&p, &r.gate, now); err != nil {
 		body.Release()
 		return nil, nil, none, err
@@ -133,7 +137,7 @@ func (c *Coordinator) place(t *task, body *relay.Body, id string, expires time.T
 		unreached := code != api.CodeNodeLost && code != api.CodeDeadline
 		if !body.Small || !t.retry.again(attempts, code, unreached) || !c.pause(t, attempts, expires) {
 			if unreached && t.held != nil {
-				c.tasks.release(t.id)
+				c.unfence(t)
 			}
 			return nil, nil, err
 		}
@@ -199,6 +203,10 @@ func (c *Coordinator) placeOnce(t *task, body *relay.Body, id string, expires ti
 			c.met.queued.Inc()
 			continue // from now on what ends is signalled; before it was not
 		}
+		if err := c.renew(t); err != nil {
+			c.queue.leave(owner)
+			return nil, nil, err
+		}
 		wctx, cancel := context.WithDeadline(c.life, deadline)
 		err = c.queue.wait(wctx, freed, c.dep.Mesh.Changed(view.Version))
 		cancel()
@@ -225,7 +233,7 @@ func (c *Coordinator) tryAll(view *api.ClusterView, t *task, body *relay.Body, i
 	look := look{seed: c.seed.Add(1), pending: func(i int) int {
 		n := view.Nodes[i]
 		return max(0, c.peers.inFlight(n.Meta.ID)-n.Load.InFlight)
-	}}
+	}, hosting: func(i int) bool { return r.hosting.there(view.Nodes[i].Meta.ID) }}
 	t.why.round()
 	for {
 		d, err := t.pick(idx, c.cfg.Weights, &look)
@@ -256,12 +264,18 @@ func (c *Coordinator) tryAll(view *api.ClusterView, t *task, body *relay.Body, i
 				return nil, nil, nil, err
 			}
 			p.inFlight.Add(1)
+			if t.held != nil {
+				r.hosting.begin(p.id)
+			}
 			reply, refusal, err := c.send(p, t, body, id)
 			t.why.offered(p.id, errors.Join(refusal, err))
 			if reply != nil {
 				return reply, p, nil, nil
 			}
 			p.inFlight.Add(-1)
+			if t.held != nil {
+				r.hosting.end(p.id)
+			}
 			if err != nil {
 				return nil, nil, nil, err
 			}
@@ -298,8 +312,14 @@ func final(code api.Code) bool {
 func (c *Coordinator) send(p *peer, t *task, body *relay.Body, id string) (*relay.Reply, error, error) {
 	r := t.r
 	until := t.until(time.Now().Add(c.cfg.StartTimeout + r.bound))
+	existing, settle := c.permit(t)
+	began := false
+	defer func() { settle(began) }()
 	req := t.request(id)
 	req.Headers = append(req.Headers, t.trace...)
+	if existing {
+		req.Headers = append(req.Headers, existingOnly)
+	}
 	told := false
 	var sent func() // what a manifest asked for is forgotten as soon as a node has been told
 	if t.held != nil {
@@ -308,7 +328,7 @@ func (c *Coordinator) send(p *peer, t *task, body *relay.Body, id string) (*rela
 	for {
 		if !body.Small {
 			// A large body can be sent once only: ask first.
-			ticket, refusal, err := c.admit(p, t, until, sent)
+			ticket, refusal, err := c.admit(p, t, until, sent, existing)
 			if api.CodeOf(refusal) == api.CodeUnknownRevision && !told {
 				told = true
 				if err := c.tell(p, r); err != nil {
@@ -338,6 +358,8 @@ func (c *Coordinator) send(p *peer, t *task, body *relay.Body, id string) (*rela
 		}
 		code := api.Code(reply.Header(api.HeaderRefused))
 		if code == "" {
+			start := reply.Header(api.HeaderStart)
+			began = start != "" && start != "warm"
 			if text, fresh := loadOf(p, reply); fresh {
 				c.news.put(text) // for Replied
 			}
@@ -363,15 +385,21 @@ func (c *Coordinator) send(p *peer, t *task, body *relay.Body, id string) (*rela
 	}
 }
 
+// clock tells a node what time it is here: one that sees it otherwise starts nothing.
+func clock() relay.Header {
+	return relay.Header{Name: api.HeaderTime, Value: strconv.FormatInt(time.Now().UnixMilli(), 10)}
+}
+
 // request is what a node is sent with the body, but for a ticket and needs.
 func (t *task) request(id string) relay.Request {
 	if t.call != nil {
 		return relay.Request{Method: t.call.method, Path: t.r.invoke, Upgrade: t.call.upgrade, All: true,
 			Headers: append(make([]relay.Header, 0, len(t.call.headers)+2), t.call.headers...)}
 	}
-	headers := make([]relay.Header, 2, 4)
+	headers := make([]relay.Header, 3, 6)
 	headers[0] = relay.Header{Name: fasthttp.HeaderContentType, Value: api.ContentTypeSealed}
 	headers[1] = relay.Header{Name: api.HeaderCallID, Value: id}
+	headers[2] = clock()
 	return relay.Request{Method: fasthttp.MethodPost, Path: t.r.invoke, Headers: headers}
 }
 
@@ -393,8 +421,12 @@ func (c *Coordinator) broken(p *peer, until time.Time, err error) (*relay.Reply,
 }
 
 // admit asks a node to hold a slot.
-func (c *Coordinator) admit(p *peer, what *task, until time.Time, sent func()) (t api.Ticket, refusal, fatal error) {
-	reply, err := p.up.PostThen(until, api.NodePathAdmit+what.r.target, relay.Empty(), sent, what.needs().headers...)
+func (c *Coordinator) admit(p *peer, what *task, until time.Time, sent func(), existing bool) (t api.Ticket, refusal, fatal error) {
+	headers := append([]relay.Header{clock()}, what.needs().headers...)
+	if existing {
+		headers = append(headers, existingOnly)
+	}
+	reply, err := p.up.PostThen(until, api.NodePathAdmit+what.r.target, relay.Empty(), sent, headers...)
 	if err != nil {
 		_, refusal, fatal = c.broken(p, until, err)
 		return t, refusal, fatal

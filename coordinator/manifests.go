@@ -214,6 +214,7 @@ func (t *task) until(limit time.Time) time.Time {
 type look struct {
 	seed    uint64
 	pending func(i int) int
+	hosting func(i int) bool
 	exclude []string
 }
 
@@ -233,7 +234,7 @@ func (t *task) pick(idx *placement.Index, w placement.Weights, l *look) (placeme
 //go:noinline
 func (t *task) decide(idx *placement.Index, w placement.Weights, l *look) placement.Decision {
 	req := t.needs().request
-	req.Seed, req.Pending, req.Exclude = l.seed, l.pending, l.exclude
+	req.Seed, req.Pending, req.Hosting, req.Exclude = l.seed, l.pending, l.hosting, l.exclude
 	if t.why != nil {
 		req.Explain, req.Terse = maxExplained, true
 	}

@@ -10,6 +10,8 @@ import (
 	"log/slog"
 	"net/http"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -470,6 +472,7 @@ func TestNeedsAsJSONAndWiped(t *testing.T) {
 	id := sealed.ID{1, 2}
 	m := &manifest.Manifest{Task: id, Needs: manifest.Needs{CPUMillis: 1 << 20, MemoryBytes: 1 << 50, StorageBytes: 1 << 50, ScratchBytes: 1 << 50, PIDs: 1 << 22,
 		IngressBPS: 1 << 50, EgressBPS: 1 << 50, AntiAffinity: manifest.ReplicasApart,
+		Allow:         []manifest.Reach{{Protocol: manifest.UDP, Network: 0xffffffff, Bits: 32, From: 65534, To: 65535}, {Protocol: manifest.TCP, Network: 10 << 24, Bits: 8, From: 443, To: 443}},
 		Ports:         []manifest.Port{{Protocol: manifest.TCP, Number: 65535, Count: 1}, {Protocol: manifest.UDP, Count: 63}},
 		Constraints:   []manifest.Requirement{{Key: "zone", Op: manifest.Equals, Value: "canary"}},
 		Architectures: []string{"amd64"}}, Priority: 9, DeadlineMS: 1 << 50}
@@ -479,6 +482,7 @@ func TestNeedsAsJSONAndWiped(t *testing.T) {
 	}
 	want, err := api.Needs{Task: id.String(), Apart: true, Priority: 9, Deadline: 1 << 50,
 		Resources: api.Resources{CPU: 1 << 20, Memory: 1 << 50, Storage: 1 << 50, Scratch: 1 << 50, PIDs: 1 << 22, Ingress: 1 << 50, Egress: 1 << 50},
+		Allow:     []string{"255.255.255.255/32:65534-65535/udp", "10.0.0.0/8:443/tcp"},
 		Ports:     []api.PortNeed{{Protocol: "tcp", Number: 65535, Count: 1}, {Protocol: "udp", Count: 63}}}.Settle(r.limits)
 	if err != nil {
 		t.Fatal(err)
@@ -493,7 +497,7 @@ func TestNeedsAsJSONAndWiped(t *testing.T) {
 	if !bytes.Equal(d.json, text) {
 		t.Errorf("%s, want %s", d.json, text)
 	}
-	if cap(d.json) != needsSize+2*portSize {
+	if cap(d.json) != needsSize+2*portSize+2*reachSize {
 		t.Error("the buffer grew, and so left a copy")
 	}
 	header, value := d.headers[0].Value, d.request.Require[0].Value
@@ -543,4 +547,66 @@ func TestFenceIsBoundedAndExpires(t *testing.T) {
 	if f.expire(now.Add(2 * time.Hour)); f.size() != 0 || len(f.count) != 0 {
 		t.Errorf("nothing came, and %d of %d owners are left", f.size(), len(f.count))
 	}
+}
+
+// A task that wants no other sandbox of its function beside it is not offered to a
+// node where this coordinator has just sent one: it is known here before the mesh
+// hears of it.
+func TestTasksApartAreNotOfferedInVain(t *testing.T) {
+	var asked *counted
+	w := newWorld(t, 3, withOpener(t, &asked))
+	b := someBounds()
+	b.Overridable = append(b.Overridable, manifest.FieldAntiAffinity)
+	slices.Sort(b.Overridable)
+	b.Overridable = slices.Compact(b.Overridable)
+	w.bounded(b)
+	hold, held := make(chan struct{}), make(chan struct{}, 3)
+	for _, n := range w.nodes {
+		var busy atomic.Bool
+		n.on(&n.invoke, func(rw http.ResponseWriter, r *http.Request) {
+			if ms, err := strconv.ParseInt(r.Header.Get(api.HeaderTime), 10, 64); err != nil || time.Since(time.UnixMilli(ms)).Abs() > time.Minute {
+				t.Errorf("the node is told the time %q", r.Header.Get(api.HeaderTime))
+			}
+			if !busy.CompareAndSwap(false, true) {
+				t.Error("offered to a node that has one")
+				refuses(api.CodeNoRoom)(rw, r)
+				return
+			}
+			defer busy.Store(false)
+			held <- struct{}{}
+			<-hold
+			io.Copy(rw, r.Body)
+		})
+	}
+	done := make(chan answer, 3)
+	for range 3 {
+		header, _ := w.wish(w.owner, func(m *manifest.Manifest) { m.Needs.AntiAffinity = manifest.ReplicasApart })
+		go func() { done <- w.task(header) }()
+		select {
+		case <-held:
+		case a := <-done:
+			t.Fatalf("%d %s", a.status, a.body)
+		case <-time.After(5 * time.Second):
+			t.Fatal("it is nowhere")
+		}
+	}
+	close(hold)
+	for range 3 {
+		if a := <-done; a.status != 200 {
+			t.Errorf("%d %s", a.status, a.body)
+		}
+	}
+	if r := w.fnRoute(); len(r.hosting.at) != 0 {
+		t.Errorf("it is still thought to be at %v", r.hosting.at)
+	}
+	w.rest()
+}
+
+func (w *world) fnRoute() *route {
+	w.t.Helper()
+	r, err := w.c.routeOf("f.ns")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return r
 }

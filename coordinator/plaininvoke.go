@@ -68,6 +68,7 @@ func (c *Coordinator) serveUnsealed(ctx *fasthttp.RequestCtx) bool {
 func (c *Coordinator) servePlain(ctx *fasthttp.RequestCtx, r *route, target string) {
 	began := time.Now()
 	id := gate.CallID(ctx)
+	r = r.share(id)
 	start := strconv.FormatInt(began.UnixNano(), 10)
 	ctx.Response.Header.Set(api.HeaderStartTime, start)
 	if !plainMethod(ctx) {
@@ -84,7 +85,7 @@ func (c *Coordinator) servePlain(ctx *fasthttp.RequestCtx, r *route, target stri
 	if body.Small && ctx.Request.Header.ConnectionUpgrade() {
 		t.call.upgrade = string(ctx.Request.Header.Peek(fasthttp.HeaderUpgrade))
 	}
-	c.counts.add(r.name)
+	r.calls.Add(1)
 	reply, p, err := c.place(&t, body, id, began.Add(r.bound+c.cfg.QueueTimeout))
 	if err != nil {
 		body.Release()

@@ -2,12 +2,9 @@ package coordinator
 
 import (
 	"bufio"
-	"context"
-	"crypto/rand"
 	"encoding/json"
 	"io"
 	"net/http"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -15,6 +12,7 @@ import (
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/anomaly"
+	"github.com/faasd-sec/faasd-sec/anomaly/anomalytest"
 	"github.com/faasd-sec/faasd-sec/api"
 )
 
@@ -130,26 +128,9 @@ func TestTasksComeFromAllNodesAndThoseMissingAreNamed(t *testing.T) {
 }
 
 func TestAnomaliesOfAllLogsAreOneStream(t *testing.T) {
-	dir := t.TempDir()
-	key, err := anomaly.OpenKey(filepath.Join(dir, "key"), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg := anomaly.DefaultConfig()
-	cfg.Dir, cfg.Node, cfg.Signer = filepath.Join(dir, "log"), "coordinator-1", key
-	log, err := anomaly.Open(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		if err := log.Close(ctx); err != nil {
-			t.Error(err)
-		}
-	})
+	log, dir := anomalytest.Open(t, "coordinator-1")
 	w := newWorld(t, 2, func(w *world) {
-		w.watching = Watching{ID: "coordinator-1", Anomalies: log, Dir: cfg.Dir}
+		w.watching = Watching{ID: "coordinator-1", Anomalies: log, Dir: dir}
 		n := w.nodes["node-1"]
 		n.on(&n.other, func(rw http.ResponseWriter, r *http.Request) {
 			if r.URL.Query().Get(api.QueryKind) != "heartbeat-missed" {

@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/manifest/internal/strict"
@@ -11,8 +12,33 @@ import (
 // MaxEncoded bounds an encoded manifest or bounds document, in bytes.
 const MaxEncoded = 16384
 
-// Version of both documents.
-const Version = 1
+// Versions of both documents. The second has lists of what may be opened, and is
+// written only where there is one: who knows the first alone reads all others.
+const (
+	Version      = 1
+	versionAllow = 2
+)
+
+// version is that of a document with lists of what may be opened, or without.
+func version(allow bool) uint64 {
+	if allow {
+		return versionAllow
+	}
+	return Version
+}
+
+func (b *Bounds) version() uint64 {
+	return version(len(b.Default.Allow)+len(b.Max.Allow) > 0 || slices.Contains(b.Overridable, FieldAllow))
+}
+
+// checkVersion holds what a document is against what its version says: there is
+// one encoding of each.
+func checkVersion(got byte, want uint64) error {
+	if uint64(got) != want {
+		return api.Invalid("manifest", "seal what this release's client encodes", fmt.Sprintf("version %d of what is version %d", got, want))
+	}
+	return nil
+}
 
 // The kinds of body that travel under role 4. They stand at the same place in
 // every version, so that neither is ever taken for the other.
@@ -54,7 +80,7 @@ func (m *Manifest) Encode() ([]byte, error) {
 	if err := m.Validate(); err != nil {
 		return nil, err
 	}
-	return encode(&manifestDoc{Version, kindManifest, m.Task, m.Suite, m.Revision, m.Needs, m.DeadlineMS, m.Priority, m.Retry})
+	return encode(&manifestDoc{version(len(m.Needs.Allow) > 0), kindManifest, m.Task, m.Suite, m.Revision, m.Needs, m.DeadlineMS, m.Priority, m.Retry})
 }
 
 // Decode reads a manifest strictly and checks it.
@@ -65,6 +91,9 @@ func Decode(b []byte) (*Manifest, error) {
 	}
 	m := &Manifest{d.Task, d.Suite, d.Revision, d.Needs, d.Deadline, d.Priority, d.Retry}
 	d = manifestDoc{} // the one copy is the caller's, see Wipe
+	if err := checkVersion(b[2], version(len(m.Needs.Allow) > 0)); err != nil {
+		return m, err
+	}
 	return m, m.Validate()
 }
 
@@ -77,7 +106,7 @@ func (b *Bounds) Encode() ([]byte, error) {
 	for i, f := range b.Overridable {
 		fields[i] = uint16(f)
 	}
-	return encode(&boundsDoc{Version, kindBounds, b.Suite, b.Revision, b.Default, b.Priority, b.Retry, b.Max, fields, b.Initiators, b.AnyInitiator})
+	return encode(&boundsDoc{b.version(), kindBounds, b.Suite, b.Revision, b.Default, b.Priority, b.Retry, b.Max, fields, b.Initiators, b.AnyInitiator})
 }
 
 // DecodeBounds reads a bounds document strictly and checks it.
@@ -91,6 +120,9 @@ func DecodeBounds(enc []byte) (*Bounds, error) {
 		fields[i] = Field(min(f, 255)) // what is unknown is refused below
 	}
 	b := &Bounds{d.Suite, d.Revision, d.Default, d.Priority, d.Retry, d.Max, fields, d.Initiators, d.Any}
+	if err := checkVersion(enc[2], b.version()); err != nil {
+		return b, err
+	}
 	return b, b.Validate()
 }
 
@@ -115,8 +147,8 @@ func decode(b []byte, kind byte, doc any) error {
 		return bad("list less", fmt.Sprintf("%d bytes, at most %d", len(b), MaxEncoded))
 	case len(b) < 5 || b[1] != 1 || b[3] != 2:
 		return bad("seal what this release's client encodes", "not a manifest or bounds document")
-	case b[2] != Version:
-		return bad("update this cluster, or use a client of its release", fmt.Sprintf("version %d is unknown, want %d", b[2], Version))
+	case b[2] != Version && b[2] != versionAllow:
+		return bad("update this cluster, or use a client of its release", fmt.Sprintf("version %d is unknown, want %d or %d", b[2], Version, versionAllow))
 	case b[4] != kind:
 		return bad("deposit bounds, open manifests", fmt.Sprintf("kind is %d, want %d", b[4], kind))
 	}

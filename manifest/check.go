@@ -99,7 +99,34 @@ func (n *Needs) validate() error {
 	if n.AntiAffinity > ReplicasApart {
 		return over("anti_affinity", uint64(n.AntiAffinity), uint64(ReplicasApart))
 	}
+	return checkReach("allow", n.Allow)
+}
+
+// checkReach checks a list of what may be opened.
+func checkReach(field string, list []Reach) error {
+	if len(list) > api.MaxReach {
+		return over(field, uint64(len(list)), api.MaxReach)
+	}
+	for i, r := range list {
+		switch {
+		case r.Protocol != TCP && r.Protocol != UDP:
+			return api.Invalid(field, "use 1 (tcp) or 2 (udp)", fmt.Sprintf("protocol %d is unknown", r.Protocol))
+		case r.Bits > 32 || r.Network&^mask(r.Bits) != 0:
+			return api.Invalid(field, "give a network's first address, and a prefix of 0 to 32 bits", "one is no network")
+		case r.From == 0 || r.To < r.From:
+			return api.Invalid(field, "use ports of 1 to 65535, the lower one first", "ports that are none")
+		case slices.Contains(list[:i], r):
+			return api.Invalid(field, "write each once", "one is repeated")
+		}
+	}
 	return nil
+}
+
+func mask(bits uint8) uint32 { return uint32(uint64(0xffffffff) << (32 - bits)) }
+
+// within reports whether o allows all that r does.
+func (r Reach) within(o Reach) bool {
+	return r.Protocol == o.Protocol && o.Bits <= r.Bits && r.Network&mask(o.Bits) == o.Network && o.From <= r.From && r.To <= o.To
 }
 
 func checkPorts(ports []Port) error {
@@ -232,6 +259,9 @@ func (b *Bounds) validateMax() error {
 		return err
 	}
 	if err := checkMax(FieldPriority, uint64(b.Priority), uint64(b.Max.Priority), MaxPriority); err != nil {
+		return err
+	}
+	if err := checkReach("max allow", b.Max.Allow); err != nil {
 		return err
 	}
 	return checkMax(FieldRetry, uint64(b.Retry.MaxAttempts), uint64(b.Max.Attempts), MaxAttempts)

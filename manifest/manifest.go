@@ -34,6 +34,7 @@ type Needs struct {
 	Constraints   []Requirement `cbor:"9,keyasint"`  // all must hold
 	Architectures []string      `cbor:"10,keyasint"` // any of them, ascending; none: all
 	AntiAffinity  AntiAffinity  `cbor:"11,keyasint"`
+	Allow         []Reach       `cbor:"12,keyasint,omitempty"` // what it may open, of version 2; none: what the node lets functions open
 }
 
 // Protocol of a port.
@@ -50,6 +51,15 @@ type Port struct {
 	Protocol Protocol `cbor:"1,keyasint"`
 	Number   uint16   `cbor:"2,keyasint"` // 0: any
 	Count    uint16   `cbor:"3,keyasint"` // 1 where Number is given
+}
+
+// Reach is what a task may open: ports of an IPv4 network.
+type Reach struct {
+	Protocol Protocol `cbor:"1,keyasint"`
+	Network  uint32   `cbor:"2,keyasint"` // its first address, most significant byte first
+	Bits     uint8    `cbor:"3,keyasint"` // of its prefix, 0 to 32
+	From     uint16   `cbor:"4,keyasint"`
+	To       uint16   `cbor:"5,keyasint"` // included
 }
 
 // Operator compares a node's label with a requirement.
@@ -116,13 +126,14 @@ const (
 	FieldDeadline
 	FieldPriority
 	FieldRetry
+	FieldAllow // key 12 of Needs
 	fieldEnd
 )
 
 // String names the field as errors do.
 func (f Field) String() string {
 	names := [...]string{"?", "cpu", "memory", "storage", "scratch", "pids", "ingress", "egress", "ports",
-		"constraints", "architectures", "anti_affinity", "deadline", "priority", "retry"}
+		"constraints", "architectures", "anti_affinity", "deadline", "priority", "retry", "allow"}
 	if int(f) >= len(names) {
 		return names[0]
 	}
@@ -154,4 +165,6 @@ type Max struct {
 	Ports        uint64 `cbor:"8,keyasint"` // in all
 	Priority     uint8  `cbor:"9,keyasint"`
 	Attempts     uint8  `cbor:"10,keyasint"`
+
+	Allow []Reach `cbor:"11,keyasint,omitempty"` // of version 2: each entry of an override is within one of these or of the default
 }

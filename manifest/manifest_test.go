@@ -30,8 +30,69 @@ func bounds() *Bounds {
 		Initiators:  []sealed.Fingerprint{{1}, {2}}}
 }
 
+var web = Reach{TCP, 10 << 24, 8, 443, 443}
+
+// allowing is full with a list of what may be opened, which takes version 2.
+func allowing() *Manifest {
+	m := full()
+	m.Needs.Allow = []Reach{web, {UDP, 0, 0, 1, 65535}}
+	return m
+}
+
+func boundsAllowing() *Bounds {
+	b := bounds()
+	b.Default.Allow, b.Max.Allow = []Reach{web}, []Reach{{TCP, 192 << 24, 8, 1, 1024}}
+	b.Overridable = append(b.Overridable, FieldAllow)
+	return b
+}
+
+// What may be opened came with version 2. What has none of it is version 1, as it
+// was, and neither is read as the other.
+func TestVersionTwoIsForListsAlone(t *testing.T) {
+	for _, m := range []*Manifest{full(), allowing()} {
+		b, err := m.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := byte(1 + min(1, len(m.Needs.Allow)))
+		if b[2] != want {
+			t.Errorf("version %d, want %d", b[2], want)
+		}
+		b[2] = 3 - want
+		if _, err := Decode(b); api.CodeOf(err) != api.CodeInvalid {
+			t.Errorf("version %d of what is version %d: %v", b[2], want, err)
+		}
+	}
+	for i, edit := range []func(*Bounds){func(b *Bounds) { b.Default.Allow = nil; b.Max.Allow = nil }, func(b *Bounds) { b.Max.Allow, b.Overridable = nil, nil }, func(b *Bounds) { b.Default.Allow, b.Overridable = nil, nil }} {
+		bo := boundsAllowing()
+		edit(bo)
+		b, err := bo.Encode()
+		if err != nil || b[2] != 2 {
+			t.Fatalf("%d: %v", i, err)
+		}
+		if got, err := DecodeBounds(b); err != nil || !reflect.DeepEqual(got.Max, bo.Max) {
+			t.Errorf("%d: %+v, %v", i, got, err)
+		}
+		b[2] = 1
+		if _, err := DecodeBounds(b); api.CodeOf(err) != api.CodeInvalid {
+			t.Errorf("%d as version 1: %v", i, err)
+		}
+	}
+	m := &Manifest{Suite: 1, Revision: sealed.Digest{1}, Needs: Needs{Allow: []Reach{web}}}
+	b, err := m.Encode()
+	if want := "\x0b\x00\x0c\x81\xa5\x01\x01\x02\x1a\x0a\x00\x00\x00\x03\x08\x04\x19\x01\xbb\x05\x19\x01\xbb\x07\x00"; err != nil || !bytes.Contains(b, []byte(want)) {
+		t.Errorf("%x, %v", b, err)
+	}
+	if got := web.Reach().String(); got != "10.0.0.0/8:443/tcp" {
+		t.Error(got)
+	}
+	if r, err := ParseReach("x", "10.0.0.0/8:443/tcp"); err != nil || r != web {
+		t.Errorf("%v, %v", r, err)
+	}
+}
+
 func TestManifestsAndBoundsComeBackAsTheyWere(t *testing.T) {
-	for _, m := range []*Manifest{full(), {Suite: 1, Revision: sealed.Digest{1}}} {
+	for _, m := range []*Manifest{full(), allowing(), {Suite: 1, Revision: sealed.Digest{1}}} {
 		b, err := m.Encode()
 		if err != nil {
 			t.Fatal(err)
@@ -119,6 +180,13 @@ func TestEveryFieldHasItsBounds(t *testing.T) {
 		{"architectures", func(m *Manifest) { m.Needs.Architectures = []string{"AMD"} }},
 		{"architectures", func(m *Manifest) { m.Needs.Architectures = []string{""} }},
 		{"anti_affinity", func(m *Manifest) { m.Needs.AntiAffinity = 3 }},
+		{"allow", func(m *Manifest) { m.Needs.Allow = []Reach{{3, 0, 0, 1, 1}} }},
+		{"allow", func(m *Manifest) { m.Needs.Allow = []Reach{{TCP, 10<<24 + 1, 8, 1, 1}} }},
+		{"allow", func(m *Manifest) { m.Needs.Allow = []Reach{{TCP, 0, 33, 1, 1}} }},
+		{"allow", func(m *Manifest) { m.Needs.Allow = []Reach{{TCP, 0, 0, 0, 1}} }},
+		{"allow", func(m *Manifest) { m.Needs.Allow = []Reach{{TCP, 0, 0, 2, 1}} }},
+		{"allow", func(m *Manifest) { m.Needs.Allow = []Reach{web, web} }},
+		{"allow", func(m *Manifest) { m.Needs.Allow = make([]Reach, api.MaxReach+1) }},
 		{"deadline", func(m *Manifest) { m.DeadlineMS = MaxDeadlineMS + 1 }},
 		{"priority", func(m *Manifest) { m.Priority = 10 }},
 		{"retry", func(m *Manifest) { m.Retry.MaxAttempts = 11 }},
@@ -145,6 +213,7 @@ func TestEveryFieldHasItsBounds(t *testing.T) {
 		{"max ports", func(b *Bounds) { b.Max.Ports = MaxPorts + 1 }},
 		{"max priority", func(b *Bounds) { b.Priority = 10 }},
 		{"max retry", func(b *Bounds) { b.Max.Attempts = 1 }},
+		{"max allow", func(b *Bounds) { b.Max.Allow = []Reach{{TCP, 1, 0, 1, 1}} }},
 		{"overridable", func(b *Bounds) { b.Overridable = []Field{fieldEnd} }},
 		{"overridable", func(b *Bounds) { b.Overridable = []Field{0} }},
 		{"overridable", func(b *Bounds) { b.Overridable = []Field{2, 1} }},
@@ -174,7 +243,7 @@ func TestHostileEncodingsAreRefused(t *testing.T) {
 	}
 	long := append([]byte("\xa9\x01\x01\x02\x01\x03\x50"), good[7:]...)
 	for name, b := range map[string][]byte{
-		"nothing": {}, "cut": good[:len(good)-1], "goes on": append(bytes.Clone(good), 0), "version 2": edit(2, 2), "kind 2": edit(4, 2), "kind 3": edit(4, 3),
+		"nothing": {}, "cut": good[:len(good)-1], "goes on": append(bytes.Clone(good), 0), "version 2": edit(2, 2), "version 3": edit(2, 3), "kind 2": edit(4, 2), "kind 3": edit(4, 3),
 		"fewer pairs": edit(0, 0xa8), "more pairs": edit(0, 0xaa), "array": edit(0, 0x89), "repeated key": edit(3, 1), "indefinite": edit(0, 0xbf),
 		"long form":     append(append(bytes.Clone(long[:24]), 0x18, 0x01), long[25:]...)[:len(long)],
 		"unordered":     edit(1, 2, 1, 1, 1),
@@ -222,14 +291,14 @@ func TestHostileEncodingsAreRefused(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	for _, m := range []*Manifest{full(), {Suite: 1, Revision: sealed.Digest{1}}} {
+	for _, m := range []*Manifest{full(), allowing(), {Suite: 1, Revision: sealed.Digest{1}}} {
 		b, err := m.Encode()
 		if err != nil {
 			f.Fatal(err)
 		}
 		f.Add(b)
 	}
-	b, err := bounds().Encode()
+	b, err := boundsAllowing().Encode()
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -26,7 +26,7 @@ func Merge(b *Bounds, wish *Manifest) (Manifest, error) {
 	}
 	out.Task, out.Suite = wish.Task, wish.Suite
 	m := merger{b: b, out: &out}
-	for _, step := range [...]func(*Manifest) error{m.numbers, m.ports, m.where, m.policy} {
+	for _, step := range [...]func(*Manifest) error{m.numbers, m.ports, m.allow, m.where, m.policy} {
 		if err := step(wish); err != nil {
 			return Manifest{}, err
 		}
@@ -89,6 +89,24 @@ func (m *merger) ports(wish *Manifest) error {
 		return err
 	}
 	m.out.Needs.Ports = slices.Clone(want)
+	return nil
+}
+
+// allow takes a list of which each entry is within one of the owner's.
+func (m *merger) allow(wish *Manifest) error {
+	want, def := wish.Needs.Allow, m.b.Default.Allow
+	if len(want) == 0 || slices.Equal(want, def) {
+		return nil
+	}
+	if err := m.may(FieldAllow); err != nil {
+		return err
+	}
+	for i, r := range want {
+		if !slices.ContainsFunc(def, r.within) && !slices.ContainsFunc(m.b.Max.Allow, r.within) {
+			return exceeds(FieldAllow, fmt.Sprintf("entry %d is not within what the function's owner allows", i+1), "ask for less, or have the owner allow it")
+		}
+	}
+	m.out.Needs.Allow = slices.Clone(want)
 	return nil
 }
 
@@ -164,5 +182,6 @@ func (r Retry) clone() Retry { r.Codes = slices.Clone(r.Codes); return r }
 // clone copies the lists too: what is merged aliases nothing.
 func (n Needs) clone() Needs {
 	n.Ports, n.Constraints, n.Architectures = slices.Clone(n.Ports), slices.Clone(n.Constraints), slices.Clone(n.Architectures)
+	n.Allow = slices.Clone(n.Allow)
 	return n
 }

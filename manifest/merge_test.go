@@ -11,6 +11,7 @@ import (
 
 func TestMergeKeepsToTheOwnersBounds(t *testing.T) {
 	fixed := func(b *Bounds) { b.Overridable = nil }
+	lists := func(b *Bounds) { *b = *boundsAllowing() }
 	for _, c := range []struct {
 		name   string
 		bounds func(*Bounds)
@@ -48,6 +49,16 @@ func TestMergeKeepsToTheOwnersBounds(t *testing.T) {
 		{"priority", nil, func(m *Manifest) { m.Priority = 5 }, "", func(m *Manifest) { m.Priority = 5 }},
 		{"priority beyond", nil, func(m *Manifest) { m.Priority = 6 }, "priority", nil},
 		{"priority fixed", fixed, func(m *Manifest) { m.Priority = 1 }, "priority", nil},
+		{"allow nothing beyond the default", nil, func(m *Manifest) { m.Needs.Allow = []Reach{web} }, "allow", nil},
+		{"the default list, fixed", func(b *Bounds) { fixed(b); b.Default.Allow = []Reach{web} }, func(m *Manifest) { m.Needs.Allow = []Reach{web} }, "", func(*Manifest) {}},
+		{"allow, fixed", func(b *Bounds) { b.Default.Allow = []Reach{web} }, func(m *Manifest) { m.Needs.Allow = []Reach{{TCP, 10 << 24, 9, 443, 443}} }, "allow", nil},
+		{"narrower than the default list", lists, func(m *Manifest) { m.Needs.Allow = []Reach{{TCP, 10<<24 + 1, 32, 443, 443}} }, "",
+			func(m *Manifest) { m.Needs.Allow = []Reach{{TCP, 10<<24 + 1, 32, 443, 443}} }},
+		{"within the most", lists, func(m *Manifest) { m.Needs.Allow = []Reach{{TCP, 192<<24 + 7, 32, 80, 1024}, web} }, "",
+			func(m *Manifest) { m.Needs.Allow = []Reach{{TCP, 192<<24 + 7, 32, 80, 1024}, web} }},
+		{"one entry beyond", lists, func(m *Manifest) { m.Needs.Allow = []Reach{web, {TCP, 192 << 24, 8, 1, 1025}} }, "allow", nil},
+		{"a wider network", lists, func(m *Manifest) { m.Needs.Allow = []Reach{{TCP, 10 << 24, 7, 443, 443}} }, "allow", nil},
+		{"another protocol", lists, func(m *Manifest) { m.Needs.Allow = []Reach{{UDP, 10 << 24, 8, 443, 443}} }, "allow", nil},
 		{"retry", nil, func(m *Manifest) { m.Retry = Retry{4, []string{"node_lost"}, true} }, "", func(m *Manifest) { m.Retry = Retry{4, []string{"node_lost"}, true} }},
 		{"retry beyond", nil, func(m *Manifest) { m.Retry.MaxAttempts = 5 }, "retry", nil},
 		{"retry fixed", fixed, func(m *Manifest) { m.Retry = Retry{MaxAttempts: 2, AfterNodeDeath: true} }, "retry", nil},

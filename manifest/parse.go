@@ -1,7 +1,9 @@
 package manifest
 
 import (
+	"encoding/binary"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -71,6 +73,31 @@ func ParsePort(name, s string) (Port, error) {
 	return p, nil
 }
 
+// ParseReach reads "10.0.0.0/8:443/tcp" or "10.0.0.0/8:8000-8099/udp".
+func ParseReach(name, s string) (Reach, error) {
+	a, err := api.ParseReach(name, strings.TrimSpace(s))
+	if err != nil {
+		return Reach{}, err
+	}
+	first := a.Net.Addr().As4()
+	r := Reach{Protocol: TCP, Network: binary.BigEndian.Uint32(first[:]), Bits: uint8(a.Net.Bits()), From: a.From, To: a.To}
+	if a.Protocol == api.ProtocolUDP {
+		r.Protocol = UDP
+	}
+	return r, nil
+}
+
+// Reach is r as nodes are told; r is valid.
+func (r Reach) Reach() api.Reach {
+	var first [4]byte
+	binary.BigEndian.PutUint32(first[:], r.Network)
+	out := api.Reach{Net: netip.PrefixFrom(netip.AddrFrom4(first), int(r.Bits)), Protocol: api.ProtocolTCP, From: r.From, To: r.To}
+	if r.Protocol == UDP {
+		out.Protocol = api.ProtocolUDP
+	}
+	return out
+}
+
 // ParseRequirement reads "zone=a", "zone!=a", "gpu" (the label is there) or "!gpu".
 func ParseRequirement(name, s string) (Requirement, error) {
 	s = strings.TrimSpace(s)
@@ -133,6 +160,6 @@ func ParseField(name, s string) (Field, error) {
 			return f, nil
 		}
 	}
-	return 0, api.Invalid(name, "use cpu, memory, storage, scratch, pids, ingress, egress, ports, require, arch, apart, deadline, priority or retry",
+	return 0, api.Invalid(name, "use cpu, memory, storage, scratch, pids, ingress, egress, ports, require, arch, apart, deadline, priority, retry or allow",
 		fmt.Sprintf("%q is no field of a manifest", s))
 }

@@ -18,6 +18,7 @@ func (m *Manifest) Wipe() {
 	}
 	clear(n.Constraints)
 	clear(n.Ports)
+	clear(n.Allow)
 	clear(n.Architectures)
 	clear(m.Retry.Codes)
 	*m = Manifest{}

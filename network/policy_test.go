@@ -419,10 +419,10 @@ func TestWantIsRefused(t *testing.T) {
 		"no host port":  {Ingress: 1e6, Egress: 1e6, Ports: []Port{{"tcp", 0, 1}}},
 		"host twice":    {Ingress: 1e6, Egress: 1e6, Ports: []Port{{"tcp", 1, 1}, {"tcp", 1, 2}}},
 		"inside twice":  {Ingress: 1e6, Egress: 1e6, Ports: []Port{{"tcp", 1, 1}, {"tcp", 2, 1}}},
-		"six":           {Ingress: 1e6, Egress: 1e6, Allow: []Allow{{netip.MustParsePrefix("::/0"), "tcp", 1, 2}}},
-		"not a network": {Ingress: 1e6, Egress: 1e6, Allow: []Allow{{netip.MustParsePrefix("10.1.2.3/8"), "tcp", 1, 2}}},
-		"no port":       {Ingress: 1e6, Egress: 1e6, Allow: []Allow{{netip.MustParsePrefix("10.0.0.0/8"), "tcp", 0, 0}}},
-		"backwards":     {Ingress: 1e6, Egress: 1e6, Allow: []Allow{{netip.MustParsePrefix("10.0.0.0/8"), "tcp", 2, 1}}},
+		"six":           {Ingress: 1e6, Egress: 1e6, Allow: []Allow{{Net: netip.MustParsePrefix("::/0"), Protocol: "tcp", From: 1, To: 2}}},
+		"not a network": {Ingress: 1e6, Egress: 1e6, Allow: []Allow{{Net: netip.MustParsePrefix("10.1.2.3/8"), Protocol: "tcp", From: 1, To: 2}}},
+		"no port":       {Ingress: 1e6, Egress: 1e6, Allow: []Allow{{Net: netip.MustParsePrefix("10.0.0.0/8"), Protocol: "tcp", From: 0, To: 0}}},
+		"backwards":     {Ingress: 1e6, Egress: 1e6, Allow: []Allow{{Net: netip.MustParsePrefix("10.0.0.0/8"), Protocol: "tcp", From: 2, To: 1}}},
 	} {
 		if err := w.check(); api.CodeOf(err) != api.CodeInvalid {
 			t.Errorf("%s: %v", name, err)
@@ -430,12 +430,12 @@ func TestWantIsRefused(t *testing.T) {
 	}
 	for _, s := range []string{"", "10.0.0.0/8", "10.0.0.0/8:80", "10.0.0.0:80/tcp", "10.0.0.0/8:x/tcp", "10.0.0.0/8:80/icmp",
 		"10.0.0.0/8:80-/tcp", "10.0.0.0/8:70000/tcp", "10.0.0.0/8:80/tcp drop"} {
-		if a, err := ParseAllow(s); err == nil {
+		if a, err := api.ParseReach("allow", s); err == nil {
 			t.Errorf("%q is %v", s, a)
 		}
 	}
 	for _, s := range []string{"10.0.0.0/8:80/tcp", "0.0.0.0/0:1-65535/udp"} {
-		if a, err := ParseAllow(s); err != nil || a.String() != s {
+		if a, err := api.ParseReach("allow", s); err != nil || a.String() != s {
 			t.Errorf("%q is %v, %v", s, a, err)
 		}
 	}

@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/faasd-sec/faasd-sec/api"
 )
 
 // The tests run on a machine of their own: TestMain starts this binary again in
@@ -352,7 +354,7 @@ func (r *rig) detach(id string) {
 func want(allow ...string) Want {
 	w := Want{Ingress: 100e6, Egress: 100e6}
 	for _, s := range allow {
-		a, err := ParseAllow(s)
+		a, err := api.ParseReach("allow", s)
 		if err != nil {
 			panic(err)
 		}

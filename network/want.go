@@ -2,9 +2,6 @@ package network
 
 import (
 	"fmt"
-	"net/netip"
-	"strconv"
-	"strings"
 
 	"github.com/faasd-sec/faasd-sec/api"
 )
@@ -31,13 +28,8 @@ type Port struct {
 	Sandbox  uint16 `json:"sandbox"`  // what the function listens on
 }
 
-// Allow is what a sandbox may open: a protocol and ports of a network.
-type Allow struct {
-	Net      netip.Prefix `json:"net"`
-	Protocol string       `json:"protocol"` // api.ProtocolTCP or api.ProtocolUDP
-	From     uint16       `json:"from"`
-	To       uint16       `json:"to"` // included
-}
+// Allow is what a sandbox may open.
+type Allow = api.Reach
 
 // Asked reports whether a task asks for the network at all.
 func Asked(n api.Needs) bool {
@@ -48,60 +40,6 @@ func Asked(n api.Needs) bool {
 // and the list its policy has.
 func WantOf(n api.Needs, ports []Port, allow []Allow) Want {
 	return Want{Ingress: n.Resources.Ingress, Egress: n.Resources.Egress, Ports: ports, Allow: allow}
-}
-
-// ParseAllow reads "10.0.0.0/8:443/tcp" or, with a range, "10.0.0.0/8:8000-8099/udp".
-func ParseAllow(s string) (Allow, error) {
-	const remedy = `write network, port or ports and protocol, as in "10.0.0.0/8:443/tcp"`
-	bad := func(why string) (Allow, error) {
-		return Allow{}, api.Invalid("allow", remedy, fmt.Sprintf("%q %s", s, why))
-	}
-	network, rest, ok := strings.Cut(s, ":")
-	ports, protocol, ok2 := strings.Cut(rest, "/")
-	if !ok || !ok2 {
-		return bad("is not an egress rule")
-	}
-	p, err := netip.ParsePrefix(network)
-	if err != nil {
-		return bad("has no network")
-	}
-	from, to, is := strings.Cut(ports, "-")
-	if !is {
-		to = from
-	}
-	f, err := strconv.ParseUint(from, 10, 16)
-	if err != nil {
-		return bad("has no port")
-	}
-	t, err := strconv.ParseUint(to, 10, 16)
-	if err != nil {
-		return bad("has no port")
-	}
-	a := Allow{Net: p, Protocol: protocol, From: uint16(f), To: uint16(t)}
-	if err := a.check(); err != nil {
-		return bad(err.Error())
-	}
-	return a, nil
-}
-
-func (a Allow) String() string {
-	ports := strconv.Itoa(int(a.From))
-	if a.To != a.From {
-		ports += "-" + strconv.Itoa(int(a.To))
-	}
-	return fmt.Sprintf("%s:%s/%s", a.Net, ports, a.Protocol)
-}
-
-func (a Allow) check() error {
-	switch {
-	case !a.Net.Addr().Is4() || a.Net != a.Net.Masked():
-		return fmt.Errorf("is for %s, which is no IPv4 network", a.Net)
-	case a.Protocol != api.ProtocolTCP && a.Protocol != api.ProtocolUDP:
-		return fmt.Errorf("is for protocol %q", a.Protocol)
-	case a.From == 0 || a.To < a.From:
-		return fmt.Errorf("is for ports %d to %d", a.From, a.To)
-	}
-	return nil
 }
 
 func (w Want) check() error {
@@ -133,7 +71,7 @@ func (w Want) check() error {
 		host[h], inside[s] = true, true
 	}
 	for _, a := range w.Allow {
-		if err := a.check(); err != nil {
+		if err := a.Check(); err != nil {
 			return api.Invalid("allow", "list IPv4 networks with tcp or udp and ports", "a rule "+err.Error())
 		}
 	}

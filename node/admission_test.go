@@ -116,7 +116,7 @@ func TestConcurrentAdmissionNeverOverCommits(t *testing.T) {
 			for range 40 {
 				f := fns[r.IntN(len(fns))]
 				ctx, cancel := context.WithTimeout(context.Background(), time.Duration(1+r.IntN(200))*time.Millisecond)
-				sl, err := w.n.acquire(ctx, w.rev(f), nil)
+				sl, err := w.n.acquire(ctx, w.rev(f), asker{})
 				cancel()
 				if err != nil {
 					switch api.CodeOf(err) {

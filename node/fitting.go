@@ -37,6 +37,12 @@ type Fitting interface {
 	Recover(ctx context.Context, live []Fitted) error
 }
 
+// Examiner is a Fitting that may refuse needs of its Parts before anything is made
+// for them: with CodeNoRoom where another node may meet them.
+type Examiner interface {
+	Examine(needs api.Needs) error
+}
+
 // Fitted is a sandbox as a Fitting sees it.
 type Fitted struct {
 	ID       string
@@ -69,8 +75,9 @@ func amounts(r api.Resources) map[string]int64 {
 	return map[string]int64{PartScratch: r.Scratch, PartIngress: r.Ingress, PartEgress: r.Egress, PartPorts: r.Ports}
 }
 
-// cover refuses needs of a part that nothing here gives.
-func (l fittings) cover(r api.Resources) error {
+// cover refuses settled needs of a part that nothing here gives, or not so.
+func (l fittings) cover(needs api.Needs) error {
+	r := needs.Resources
 	if r.Scratch|r.Ingress|r.Egress|r.Ports == 0 {
 		return nil
 	}
@@ -79,7 +86,25 @@ func (l fittings) cover(r api.Resources) error {
 			return api.Errorf(api.CodeNoRoom, "not enough %s: this node gives none", part)
 		}
 	}
+	for _, f := range l.of(r) {
+		if e, ok := f.(Examiner); ok {
+			if err := e.Examine(needs); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
+}
+
+// Lends is what a node with cfg and these fittings lends: cfg's capacity without what
+// nothing gives. It is what the mesh is to hear of.
+func Lends(cfg Config, list []Fitting) (api.Resources, error) {
+	l, err := newFittings(list)
+	if err != nil {
+		return api.Resources{}, err
+	}
+	cfg.Capacity.Ports = 2 * int64(cfg.Ports.Len())
+	return l.lent(cfg.Capacity), nil
 }
 
 // lent is capacity without the parts that nothing gives.

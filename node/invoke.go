@@ -145,7 +145,7 @@ func (n *Node) slotFor(ctx *fasthttp.RequestCtx, rev *revision, t *task, grant [
 	if ticket := ctx.Request.Header.Peek(api.HeaderTicket); len(ticket) > 0 {
 		sl, err = n.claim(string(ticket), rev)
 	} else {
-		sl, err = n.slot(rev, t, grant)
+		sl, err = n.slot(rev, t, askerOf(ctx, grant))
 	}
 	if err == nil && t != nil {
 		sl.until = t.until
@@ -153,9 +153,14 @@ func (n *Node) slotFor(ctx *fasthttp.RequestCtx, rev *revision, t *task, grant [
 	return sl, err
 }
 
+// askerOf is who sent a request. What it refers to is the request's.
+func askerOf(ctx *fasthttp.RequestCtx, grant []byte) asker {
+	return asker{grant: grant, clock: ctx.Request.Header.Peek(api.HeaderTime), at: ctx.Time(), existing: len(ctx.Request.Header.Peek(api.HeaderExisting)) > 0}
+}
+
 // slot acquires a slot within what a cold start may take, for a task with needs
 // if t is one.
-func (n *Node) slot(rev *revision, t *task, grant []byte) (slot, error) {
+func (n *Node) slot(rev *revision, t *task, by asker) (slot, error) {
 	// The common case needs no timer.
 	n.mu.Lock()
 	s := n.pick(rev)
@@ -167,7 +172,7 @@ func (n *Node) slot(rev *revision, t *task, grant []byte) (slot, error) {
 	n.mu.Unlock()
 	c, cancel := t.within(n.life, rev.start)
 	defer cancel()
-	return n.acquire(c, rev, grant)
+	return n.acquire(c, rev, by)
 }
 
 // peekRequest reads a request's clear part and refuses what no agent would take

@@ -84,6 +84,9 @@ func (n *Node) recover(ctx context.Context) error {
 		s, b, rt := a.s, a.b, a.rt
 		// A frozen agent could not dial.
 		err := rt.Thaw(ctx)
+		if _, berr := n.bound.bind(s.ports); a.distinct && berr != nil {
+			n.log.Warn("another program came to a port that a sandbox has; what comes in by it is the sandbox's", "sandbox", s.id, "err", berr)
+		}
 		if !a.distinct {
 			err = api.Errorf(api.CodeStartFailed, "another sandbox has a port of it")
 		}

@@ -57,9 +57,9 @@ func (n *Node) publishLoad() {
 // room. A
 // machine full of functions that nobody calls is not full. mu is held.
 func (n *Node) reclaimable() api.Resources {
-	free := n.ledger.free().Add(overhead(len(n.pool.idle)))
+	free, now := n.ledger.free().Add(overhead(len(n.pool.idle))), time.Now()
 	for _, s := range n.fleet {
-		if s.idle() {
+		if s.spare(now) {
 			free = free.Add(s.holds)
 		}
 	}
@@ -160,15 +160,15 @@ func (n *Node) startsNow() bool {
 // maxHosts bounds NodeLoad.Hosts.
 const maxHosts = 16
 
-// hosts are revisions of which sandboxes with needs of their own run here, and none
-// is in warm by the revision's name: those first that want no other sandbox of the
-// function beside them. mu is held.
+// hosts are revisions of which sandboxes run here, or start, and none is in warm by
+// the revision's name, for it has needs of its own or no slot free: those first that
+// want no other sandbox of the function beside them. mu is held.
 func (n *Node) hosts(warm map[string]int) []string {
 	apart := map[string]bool{}
 	for _, s := range n.fleet {
-		if s.rev.asked != nil && warm[api.RevisionKey(s.rev.digest)] == 0 {
+		if s.state < stopping && warm[api.RevisionKey(s.rev.digest)] == 0 {
 			key := api.HostKey(s.rev.digest)
-			apart[key] = apart[key] || s.rev.asked.Apart
+			apart[key] = apart[key] || s.rev.needs().Apart
 		}
 	}
 	list := slices.Collect(maps.Keys(apart))

@@ -1,18 +1,15 @@
 package node
 
 import (
-	"context"
-	"crypto/rand"
 	"encoding/json"
 	"log/slog"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/faasd-sec/faasd-sec/anomaly"
+	"github.com/faasd-sec/faasd-sec/anomaly/anomalytest"
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/cgroups"
 	"github.com/faasd-sec/faasd-sec/monitor"
@@ -99,28 +96,11 @@ func TestStatusAndAnomaliesAreServed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	key, err := anomaly.OpenKey(filepath.Join(dir, "key"), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg := anomaly.DefaultConfig()
-	cfg.Dir, cfg.Node, cfg.Signer = filepath.Join(dir, "log"), "node-1", key
-	log, err := anomaly.Open(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		if err := log.Close(ctx); err != nil {
-			t.Error(err)
-		}
-	})
+	log, dir := anomalytest.Open(t, "node-1")
 	watch := monitor.DefaultConfig()
 	w := newWorld(t, func(w *world) {
 		w.log, w.anomalies = slog.DiscardHandler, log
-		w.watching = Watching{Monitor: &watch, Cgroups: fs, Dir: cfg.Dir, Key: func() *api.LogKey { return &api.LogKey{Member: "node-1"} }}
+		w.watching = Watching{Monitor: &watch, Cgroups: fs, Dir: dir, Key: func() *api.LogKey { return &api.LogKey{Member: "node-1"} }}
 	})
 	f := w.known("hello")
 	w.invoke(f)

@@ -72,7 +72,7 @@ func (n *Node) taskOf(header []byte, rev *revision, now time.Time) (*task, error
 	if needs, err = needs.Settle(rev.limits); err != nil {
 		return nil, err
 	}
-	if err := n.fittings.cover(needs.Resources); err != nil {
+	if err := n.fittings.cover(needs); err != nil {
 		return nil, err
 	}
 	t := &task{id: needs.Task, rev: rev}
@@ -99,7 +99,8 @@ const farthest = 31 * 24 * time.Hour
 type reserved struct {
 	Resources api.Resources  `json:"resources"`
 	Apart     bool           `json:"apart,omitempty"`
-	Any       map[string]int `json:"any,omitempty"`   // protocol -> how many ports of any number it needs
+	Any       map[string]int `json:"any,omitempty"` // protocol -> how many ports of any number it needs
+	Allow     []string       `json:"allow,omitempty"`
 	Named     []Port         `json:"named,omitempty"` // and which by number
 	Ports     []Port         `json:"ports,omitempty"` // that it has
 }
@@ -110,7 +111,7 @@ func (s *sandbox) reservedText() string {
 	if s.rev.asked == nil {
 		return ""
 	}
-	r := reserved{Resources: s.rev.asked.Resources, Apart: s.rev.asked.Apart, Any: map[string]int{}, Ports: s.ports}
+	r := reserved{Resources: s.rev.asked.Resources, Apart: s.rev.asked.Apart, Allow: s.rev.asked.Allow, Any: map[string]int{}, Ports: s.ports}
 	for _, p := range s.rev.asked.Ports {
 		if p.Number > 0 {
 			r.Named = append(r.Named, Port{p.Protocol, p.Number})
@@ -124,7 +125,7 @@ func (s *sandbox) reservedText() string {
 
 // needs are those that r was written for.
 func (r *reserved) needs() api.Needs {
-	n := api.Needs{Resources: r.Resources, Apart: r.Apart}
+	n := api.Needs{Resources: r.Resources, Allow: r.Allow, Apart: r.Apart}
 	for protocol, count := range r.Any {
 		n.Ports = append(n.Ports, api.PortNeed{Protocol: protocol, Count: count})
 	}
@@ -132,6 +133,12 @@ func (r *reserved) needs() api.Needs {
 		n.Ports = append(n.Ports, api.PortNeed{Protocol: p.Protocol, Number: p.Number, Count: 1})
 	}
 	return n
+}
+
+// networked reports whether the sandboxes of r have more of a network than their
+// loopback.
+func (r *revision) networked() bool {
+	return r.limits.Ingress > 0 || r.limits.Egress > 0 || r.limits.Ports > 0
 }
 
 // bundleBytes is the room for a sealed bundle: its size is the function's, not
@@ -155,7 +162,7 @@ func (n *Node) revive(rev *revision, key, text string) (*revision, []Port, error
 		if err != nil {
 			return nil, nil, fmt.Errorf("what the sandbox has reserved: %w", err)
 		}
-		if err := n.fittings.cover(settled.Resources); err != nil {
+		if err := n.fittings.cover(settled); err != nil {
 			return nil, nil, err
 		}
 		if int64(len(r.Ports)) != settled.Resources.Ports {
@@ -189,7 +196,7 @@ func (n *Node) inTheWay(rev *revision) (victims []*sandbox, ending, ok bool) {
 	for _, s := range way {
 		switch {
 		case seen[s]:
-		case s.idle():
+		case s.spare(time.Now()):
 			victims = append(victims, s)
 		case s.state == stopping:
 			ending = true

@@ -275,6 +275,46 @@ func TestTaskSetIsBoundedAndForgets(t *testing.T) {
 	}
 }
 
+// A function that serves on the handed socket may open internet sockets where its
+// task has a network, and only there.
+func TestNetworkOpensSocketsToFunctionsOnTheHandedOne(t *testing.T) {
+	w := newWorld(t, lends)
+	var told atomic.Bool
+	w.cut = func(c api.Control) bool {
+		if c.Mounted != nil {
+			told.Store(c.Mounted.Inet)
+		}
+		return false
+	}
+	f := w.known("f")
+	for _, c := range []struct {
+		needs api.Needs
+		inet  bool
+	}{
+		{api.Needs{}, false}, {api.Needs{Resources: api.Resources{CPU: 100}}, false},
+		{api.Needs{Resources: api.Resources{Ingress: 100, Egress: 100}}, true},
+		{api.Needs{Resources: api.Resources{Ingress: 100, Egress: 100}, Allow: []string{"10.0.0.0/8:443/tcp"}}, true},
+	} {
+		if code, _ := w.ask(f, c.needs); code != "ok" {
+			t.Fatal(code)
+		}
+		for _, s := range w.fleet() {
+			if spec := w.n.spec(s, runtime.Image{}); spec.AllowInet != c.inet || told.Load() != c.inet {
+				t.Errorf("%+v: internet sockets %t, the agent was told %t", c.needs, spec.AllowInet, told.Load())
+			}
+		}
+		w.empty()
+	}
+	// Unlike lists are unlike needs; an entry that nobody reads is refused.
+	if code, refused := w.ask(f, api.Needs{Resources: api.Resources{Ingress: 1, Egress: 1}, Allow: []string{"10.0.0.1/8:443/tcp"}}); code != "invalid" || !refused {
+		t.Errorf("no network: %s", code)
+	}
+	if code, _ := w.ask(f, api.Needs{Allow: []string{"10.0.0.0/8:443/tcp"}}); code != "invalid" {
+		t.Errorf("a list without bandwidth: %s", code)
+	}
+	w.empty()
+}
+
 func TestApartMeansNoSecondSandbox(t *testing.T) {
 	w := newWorld(t)
 	f, g := w.known("f", func(d *sealed.Descriptor) { d.Config.MaxInFlight = 1 }), w.known("g")
@@ -348,6 +388,17 @@ func TestPortsAreLentToOneAndComeBack(t *testing.T) {
 	if got := w.net.on[fleet[0].id].Ports; !slices.Equal(got, fleet[0].ports) {
 		t.Errorf("the network was told of %v", got)
 	}
+	// No other program of the host comes to it while it is lent.
+	free := func() error {
+		l, err := net.Listen("tcp", fmt.Sprintf(":%d", w.cfg.Ports.Low+1))
+		if err == nil {
+			l.Close()
+		}
+		return err
+	}
+	if free() == nil {
+		t.Error("another program took a port that a sandbox has")
+	}
 	// It is idle: whoever names its port by number has it, and it has to go.
 	if code, _ := w.ask(g, onePort(w.cfg.Ports.Low+1)); code != "ok" {
 		t.Errorf("a port that an idle sandbox has: %s", code)
@@ -367,10 +418,13 @@ func TestPortsAreLentToOneAndComeBack(t *testing.T) {
 	w.n.mu.Lock()
 	_, lacking := w.n.ports.find(onePort(w.cfg.Ports.Low+1).Ports, time.Now())
 	w.n.mu.Unlock()
-	if lacking == "" {
+	if lacking == "" || free() == nil {
 		t.Error("its port is free after a crash")
 	}
 	w.empty()
+	if err := free(); err != nil {
+		t.Errorf("nobody has the port any more: %v", err)
+	}
 }
 
 func TestFittingsComeBeforeTheFunctionAndGoAfterIt(t *testing.T) {
@@ -448,6 +502,42 @@ func TestSecondCheckRefusesBeforeAnythingIsOpened(t *testing.T) {
 	w.empty()
 }
 
+// A node starts nothing for a coordinator whose clock is another.
+func TestClocksFarApartStartNothing(t *testing.T) {
+	log := &noted{t: t}
+	w := newWorld(t, func(w *world) { w.anomalies = log })
+	at := func(f function, clock string) string {
+		status, h, body := w.do("POST", api.NodePathInvoke+f.target(), w.message(f, 10), api.HeaderTime, clock)
+		if status == 200 {
+			return "ok"
+		}
+		if h.Get(api.HeaderRefused) == "" {
+			t.Errorf("%s: not refused: %d %s", clock, status, body)
+		}
+		return h.Get(api.HeaderRefused)
+	}
+	ms := func(d time.Duration) string { return fmt.Sprint(time.Now().Add(d).UnixMilli()) }
+	for i, clock := range []string{ms(-maxSkew - time.Second), ms(maxSkew + time.Second), "x", "-1", "9223372036854775807"} {
+		f := w.known(fmt.Sprintf("f%d", i))
+		if got := at(f, clock); got != string(api.CodeSecondCheck) {
+			t.Errorf("clock %s: %s", clock, got)
+		}
+		if got := log.of(anomaly.SecondCheckFailed); len(got) != 2*i+1 || got[2*i].Code != "clock" {
+			t.Errorf("clock %s: noted %+v", clock, got)
+		}
+		if status, h, _ := w.do("POST", api.NodePathAdmit+f.target(), nil, api.HeaderTime, clock); status == 200 || h.Get(api.HeaderRefused) != string(api.CodeSecondCheck) {
+			t.Errorf("a ticket: %d, %q", status, h.Get(api.HeaderRefused))
+		}
+		if got := at(f, ms(0)); got != "ok" {
+			t.Errorf("at the same time: %s", got)
+		}
+		if got := at(f, clock); got != "ok" { // what runs was checked
+			t.Errorf("warm: %s", got)
+		}
+	}
+	w.empty()
+}
+
 // What a sandbox has, written for the next life of the daemon, is read as it was,
 // and fits where the runtime keeps it.
 func TestWhatASandboxHasOutlivesTheDaemonExactly(t *testing.T) {
@@ -459,6 +549,10 @@ func TestWhatASandboxHasOutlivesTheDaemonExactly(t *testing.T) {
 		named := rapid.SliceOfNDistinct(rapid.IntRange(1, 65535), 0, 58, rapid.ID).Draw(t, "named")
 		for _, number := range named {
 			needs.Ports = append(needs.Ports, api.PortNeed{Protocol: rapid.SampledFrom([]string{"tcp", "udp"}).Draw(t, "protocol"), Number: number, Count: 1})
+		}
+		for i := range rapid.IntRange(0, api.MaxReach).Draw(t, "allow") {
+			needs.Resources.Ingress, needs.Resources.Egress = 1, 1
+			needs.Allow = append(needs.Allow, fmt.Sprintf("255.255.255.%d/32:60000-60001/tcp", 100+i))
 		}
 		for _, protocol := range []string{"tcp", "udp"} {
 			if k := rapid.IntRange(0, 3).Draw(t, protocol); k > 0 {
@@ -564,7 +658,14 @@ func TestEachPartIsGivenByOne(t *testing.T) {
 	if got := l.lent(all); got != (api.Resources{CPU: 1, Scratch: 2, Egress: 4}) {
 		t.Errorf("lent %+v", got)
 	}
-	if l.cover(all) == nil || l.cover(api.Resources{CPU: 1, Scratch: 2}) != nil || len(l.of(api.Resources{Egress: 1})) != 1 || len(l.of(all)) != 2 {
+	// What the mesh is told: a range of ports that nothing publishes is none.
+	cfg := Config{Capacity: api.Resources{CPU: 1, Scratch: 2, Egress: 4}, Ports: PortRange{Low: 31000, High: 31009}}
+	for want, list := range map[api.Resources][]Fitting{{CPU: 1}: nil, {CPU: 1, Scratch: 2}: {newFitter(PartScratch)}, {CPU: 1, Egress: 4, Ports: 20}: {newFitter(PartEgress, PartPorts)}} {
+		if got, err := Lends(cfg, list); err != nil || got != want {
+			t.Errorf("lends %+v, %v, want %+v", got, err, want)
+		}
+	}
+	if l.cover(api.Needs{Resources: all}) == nil || l.cover(api.Needs{Resources: api.Resources{CPU: 1, Scratch: 2}}) != nil || len(l.of(api.Resources{Egress: 1})) != 1 || len(l.of(all)) != 2 {
 		t.Error("what is covered is not what is given")
 	}
 }

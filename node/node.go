@@ -134,6 +134,7 @@ type Node struct {
 	fittings fittings
 	clock    clock
 	taskLog  *taskLog
+	bound    boundPorts
 	monitor  *monitor.Monitor // nil where nobody watches
 
 	life context.Context // ends after the drain; parent of all that a sandbox does
@@ -147,6 +148,7 @@ type Node struct {
 	fleet    map[string]*sandbox // by sandbox id
 	boxes    map[string]*box     // what the runtime has, by id
 	pool     pool
+	failures map[string]failure             // of starts, by revision key
 	byRev    map[string]map[string]*sandbox // revision key -> id -> sandbox
 	tickets  map[string]*ticket
 	past     []api.SandboxStatus // ended ones, newest last, bounded
@@ -229,7 +231,10 @@ func New(cfg Config, dep Deps) (*Node, error) {
 		return nil, err
 	}
 	cfg.Capacity.Ports = 2 * int64(cfg.Ports.Len())
-	lent := fits.lent(cfg.Capacity)
+	lent, err := Lends(cfg, dep.Fittings)
+	if err != nil {
+		return nil, err
+	}
 	if lent != cfg.Capacity {
 		dep.Log.Warn("nothing on this node gives all that it is to lend: the rest is not lent", "capacity", cfg.Capacity, "lent", lent)
 	}
@@ -315,6 +320,7 @@ func (n *Node) Close() {
 	n.closePool(false)
 	n.jobs.Wait()
 	n.taskLog.close()
+	n.bound.close()
 }
 
 // touch says that the load changed.

@@ -115,7 +115,7 @@ func TestBooksBalanceWhateverHappens(t *testing.T) {
 			for range 60 {
 				f := fns[r.IntN(len(fns))]
 				ctx, cancel := context.WithTimeout(context.Background(), time.Duration(1+r.IntN(300))*time.Millisecond)
-				sl, err := w.n.acquire(ctx, w.rev(f), nil)
+				sl, err := w.n.acquire(ctx, w.rev(f), asker{})
 				cancel()
 				if err != nil {
 					if api.CodeOf(err) == api.CodeInternal {

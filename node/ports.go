@@ -1,13 +1,16 @@
 package node
 
 import (
-	"context"
+	"errors"
 	"fmt"
-	"net"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/faasd-sec/faasd-sec/api"
 )
@@ -199,14 +202,16 @@ func (t *portTable) exchange(s *sandbox, p Port, needs []api.PortNeed, now time.
 }
 
 // clearPorts makes sure that the ports of s are nobody else's on this host, and
-// finds others for those that are, where any will do.
-func (n *Node) clearPorts(ctx context.Context, s *sandbox) error {
+// finds others for those that are, where any will do. They stay bound here for as
+// long as s has them: what comes in by them is sent on to the sandbox before it
+// could reach a socket of the host, and a socket keeps every other program off.
+func (n *Node) clearPorts(s *sandbox) error {
 	needs := s.rev.needs()
 	for {
 		n.mu.Lock()
 		ports := slices.Clone(s.ports)
 		n.mu.Unlock()
-		taken, err := firstTaken(ctx, ports)
+		taken, err := n.bound.bind(ports)
 		if err == nil {
 			return nil
 		}
@@ -220,30 +225,79 @@ func (n *Node) clearPorts(ctx context.Context, s *sandbox) error {
 	}
 }
 
-// firstTaken names the first of ports that cannot be bound.
-func firstTaken(ctx context.Context, ports []Port) (Port, error) {
+// boundPorts are sockets of this process on the ports that sandboxes have. They
+// neither listen nor share: another program can bind none of these.
+type boundPorts struct {
+	mu  sync.Mutex
+	fds map[Port]int
+}
+
+// bind binds those of ports that are not bound yet. It names the first that is
+// another program's.
+func (h *boundPorts) bind(ports []Port) (taken Port, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	for _, p := range ports {
-		if err := probePort(ctx, p); err != nil {
+		if _, ok := h.fds[p]; ok {
+			continue
+		}
+		fd, err := bindPort(p)
+		if err != nil {
 			return p, err
 		}
+		if h.fds == nil {
+			h.fds = map[Port]int{}
+		}
+		h.fds[p] = fd
 	}
 	return Port{}, nil
 }
 
-// probePort binds p on all addresses for a moment.
-func probePort(ctx context.Context, p Port) error {
-	addr := ":" + strconv.Itoa(p.Number)
-	var lc net.ListenConfig
-	if p.Protocol == api.ProtocolUDP {
-		c, err := lc.ListenPacket(ctx, "udp", addr)
-		if err != nil {
-			return fmt.Errorf("try port %s: %w", p, err)
+// drop lets other programs bind ports.
+func (h *boundPorts) drop(ports []Port) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, p := range ports {
+		if fd, ok := h.fds[p]; ok {
+			_ = unix.Close(fd) // there is nothing to write
+			delete(h.fds, p)
 		}
-		return c.Close()
 	}
-	l, err := lc.Listen(ctx, "tcp", addr)
+}
+
+// close drops all.
+func (h *boundPorts) close() {
+	h.mu.Lock()
+	all := slices.Collect(maps.Keys(h.fds))
+	h.mu.Unlock()
+	h.drop(all)
+}
+
+// bindPort binds p on all addresses, for nobody to connect to.
+func bindPort(p Port) (int, error) {
+	kind := unix.SOCK_STREAM
+	if p.Protocol == api.ProtocolUDP {
+		kind = unix.SOCK_DGRAM
+	}
+	var addr unix.Sockaddr = &unix.SockaddrInet6{Port: p.Number}
+	fd, err := unix.Socket(unix.AF_INET6, kind|unix.SOCK_CLOEXEC, 0)
+	if errors.Is(err, unix.EAFNOSUPPORT) { // a host without IPv6
+		addr = &unix.SockaddrInet4{Port: p.Number}
+		fd, err = unix.Socket(unix.AF_INET, kind|unix.SOCK_CLOEXEC, 0)
+	} else if err == nil {
+		err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0)
+	}
+	if err == nil && p.Protocol == api.ProtocolUDP { // what comes is nobody's
+		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 0)
+	}
+	if err == nil {
+		err = unix.Bind(fd, addr)
+	}
 	if err != nil {
-		return fmt.Errorf("try port %s: %w", p, err)
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+		return -1, fmt.Errorf("bind port %s: %w", p, err)
 	}
-	return l.Close()
+	return fd, nil
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -50,10 +51,13 @@ type sandbox struct {
 	retiring bool // takes no new invocations; those under way may end
 	inFlight int
 	lastUsed time.Time
-	lastErr  string
-	exited   bool               // its function's end is in the anomaly log
-	abort    context.CancelFunc // ends its start; nil once that is over or for an adopted one
 
+	heldUntil time.Time // until then it is kept, used or not
+	lastErr   string
+	exited    bool               // its function's end is in the anomaly log
+	abort     context.CancelFunc // ends its start; nil once that is over or for an adopted one
+
+	skew    time.Duration // of this machine's clock and the coordinator's that it starts for
 	phases  []phase       // of its start, where they are traced
 	waiting []byte        // the grant of the invocation that it starts for, if there is one
 	told    chan struct{} // closed once a load that counts it was published
@@ -237,6 +241,12 @@ func (n *Node) removeIf(s *sandbox, why string, cond func() bool) {
 func (n *Node) bury(s *sandbox, release bool) {
 	if s.up != nil {
 		s.up.Close()
+	}
+	if release { // before anybody else is lent them
+		n.mu.Lock()
+		ports := slices.Clone(s.ports)
+		n.mu.Unlock()
+		n.bound.drop(ports)
 	}
 	n.mu.Lock()
 	s.state = dead

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"fmt"
 	"sync"
 	"time"
 
@@ -68,6 +69,9 @@ func (n *Node) checkPromise(s *sandbox, b *box, img runtime.Image) error {
 	if !n.clockSteady() {
 		return n.failCheck(s, "clock", nil, "the machine's clock was set, or stood, a moment ago")
 	}
+	if s.skew > maxSkew || s.skew < -maxSkew {
+		return n.failCheck(s, "clock", nil, fmt.Sprintf("the machine's clock and the coordinator's are more than %v apart", maxSkew))
+	}
 	return nil
 }
 
@@ -87,6 +91,11 @@ func (n *Node) failCheck(s *sandbox, what string, cause error, message string) e
 	}
 	return &api.Error{Code: api.CodeSecondCheck, Field: what, Message: message, Err: cause}
 }
+
+// maxSkew is how far the clocks of a node and of the coordinator that starts
+// something there may be apart. It is well below what envelopes bear
+// (sealed.MaxClockLead), and far above what a request takes on its way.
+const maxSkew = 10 * time.Second
 
 const (
 	clockLeap  = 2 * time.Second  // wall clock against monotonic, within clockDoubt: more is no slewing

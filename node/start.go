@@ -45,6 +45,7 @@ func (n *Node) start(s *sandbox) {
 	id, way, waited := s.id, s.way, !s.hit
 	s.waiting = nil
 	n.mu.Unlock()
+	n.noteStart(s, err)
 	took := time.Since(s.began)
 	if err == nil {
 		// What waits for s goes first; all that follows can happen while the
@@ -77,7 +78,7 @@ func (e errUnfit) Unwrap() error { return e.error }
 // with a box of the pool, with another if that one is unfit, and with a sandbox
 // created for it where the pool cannot help.
 func (n *Node) bringUp(ctx context.Context, s *sandbox) error {
-	if err := n.clearPorts(ctx, s); err != nil {
+	if err := n.clearPorts(s); err != nil {
 		n.unclaim(s)
 		return err
 	}
@@ -129,7 +130,7 @@ func (n *Node) spec(s *sandbox, img runtime.Image) runtime.Spec {
 	spec := runtime.Spec{
 		Reserved: reserved,
 		Function: s.rev.name, Revision: s.rev.key(), Image: img,
-		Resources: s.rev.limits, AllowInet: s.rev.inet,
+		Resources: s.rev.limits, AllowInet: s.rev.inet || s.rev.networked(),
 		Tmpfs: []runtime.Tmpfs{{Path: secretsPath, Bytes: secretsBytes}},
 	}
 	if d := s.rev.desc; d != nil && d.Config.BundleMount != "" {
@@ -203,7 +204,7 @@ func (n *Node) become(ctx context.Context, s *sandbox, b *box, spec runtime.Spec
 		return err
 	}
 	info := rt.Info()
-	b.say(&api.Control{Mounted: &api.Mounted{UID: info.UID, GID: info.GID}})
+	b.say(&api.Control{Mounted: &api.Mounted{UID: info.UID, GID: info.GID, Inet: s.rev.networked()}})
 	n.spawn(func() { n.unlock(started, s, b) })
 	select {
 	case err := <-b.outcome:

@@ -20,6 +20,10 @@ import (
 // headerCallback asks OpenFaaS gateways to post a result elsewhere.
 const headerCallback = "X-Callback-Url"
 
+// patience is below what the server gives a small body to come, so that a longer
+// timeout of a route does not lengthen that.
+const patience = 10 * time.Second
+
 // exchange is one request on its way. The server reads it as the reply's body
 // and closes it, once there is one.
 type exchange struct {
@@ -47,6 +51,9 @@ func (x *exchange) serve() error {
 		return gate.Unread(ctx, err)
 	}
 	x.until = x.began.Add(r.Timeout)
+	if r.Timeout < patience {
+		_ = ctx.Conn().SetReadDeadline(x.until)
+	}
 	if x.body, err = relay.ReadBody(ctx, x.proxy.cfg.MaxBody); err != nil {
 		return err
 	}

@@ -277,3 +277,59 @@ func TestFollowingRequestIsServedAfterALargeBody(t *testing.T) {
 		t.Errorf("%d bytes, %v", len(b), err)
 	}
 }
+
+func TestExchangeEndsWithItsRoutesTimeout(t *testing.T) {
+	w := start(t, func(c *proxy.Config) { c.Routes[0].Timeout = 500 * time.Millisecond }, "")
+	stay := make(chan struct{})
+	defer close(stay)
+	w.cluster.Handler = func(h sealed.RequestHead, _ io.Reader) (sealed.ReplyHead, func(io.Writer) error) {
+		return sealed.ReplyHead{Status: 200}, func(out io.Writer) error {
+			if h.Path == "/half" {
+				io.WriteString(out, "half")
+			}
+			<-stay
+			return nil
+		}
+	}
+	res := w.do("GET", "/function/echo", nil)
+	if b := read(t, res); res.StatusCode != 504 || !strings.Contains(b, `"code":"deadline"`) {
+		t.Errorf("%d %s", res.StatusCode, b)
+	}
+	res = w.do("GET", "/function/echo/half", nil)
+	if b, err := io.ReadAll(res.Body); err == nil || string(b) != "half" {
+		t.Errorf("%q, %v", b, err)
+	}
+	// A body that stops coming ends too, small or large.
+	for _, size := range []int{100 << 10, 1 << 20} {
+		c := raw(t, w, fmt.Sprintf("POST /function/echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s", size, strings.Repeat("s", 9000)))
+		res, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode < 400 {
+			t.Errorf("%d bytes: %d", size, res.StatusCode)
+		}
+		c.Close()
+	}
+	waitFor(t, func() bool { return w.counted("faasd_sec_proxy_in_flight") == 0 })
+}
+
+func TestExpectationIsAnswered(t *testing.T) {
+	w := start(t, nil, "")
+	c := raw(t, w, "POST /function/echo HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")
+	r := bufio.NewReader(c)
+	if line, err := r.ReadString('\n'); err != nil || !strings.HasPrefix(line, "HTTP/1.1 100 ") {
+		t.Fatalf("%q, %v", line, err)
+	}
+	r.ReadString('\n')
+	io.WriteString(c, "body")
+	res, err := http.ReadResponse(r, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if b, err := io.ReadAll(res.Body); err != nil || string(b) != "body" || res.Header.Get("Echo-Expect") != "" {
+		t.Errorf("%q %v", b, err)
+	}
+}

@@ -26,6 +26,7 @@ const (
 	keyDead     = "dead/"   // ID: Dead
 	keyIdem     = "idem/"   // hash of function, scope and key: idem
 	keyBlob     = "blob/"   // DIGEST/ID-q or -r: a use of a blob
+	keyCallback = "key/"    // FINGERPRINT: api.CallbackKey
 	keyUntil    = "until/"  // TIME/KIND/ID: what is to be forgotten then
 )
 

@@ -93,12 +93,13 @@ func (q *Queue) forget(ctx context.Context, id string, note clientv3.Op) error {
 type Filter struct {
 	Function api.FunctionName // "" for all
 	Owner    string           // fingerprint, of the function's owner or the sender; "" for all
+	Plain    bool             // those of plain functions too
 	After    string           // id, exclusive, where a former page of dead letters ended
 	Limit    int
 }
 
 func (f *Filter) takes(fn api.FunctionName, owner, sender string) bool {
-	return (f.Function == "" || fn == f.Function) && (f.Owner == "" || owner == f.Owner || sender == f.Owner)
+	return (f.Function == "" || fn == f.Function) && (f.Owner == "" || owner == f.Owner || sender == f.Owner || f.Plain && sender == "")
 }
 
 // Waiting lists what waits or runs, as this coordinator's picture has it: by

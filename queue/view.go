@@ -28,6 +28,7 @@ type view struct {
 	lines      lines
 	dead       int64
 	woken      chan struct{} // has an element when there may be something to do
+	owing      chan struct{} // likewise, of callbacks
 }
 
 // holder is who runs a call.
@@ -41,7 +42,7 @@ const deliveryLease = "d-" // before a call's id in the name of a delivery's lea
 func (v *view) init(cfg *Config) {
 	v.cfg = cfg
 	if v.woken == nil {
-		v.woken = make(chan struct{}, 1)
+		v.woken, v.owing = make(chan struct{}, 1), make(chan struct{}, 1)
 	}
 	v.calls, v.deliveries, v.members = map[string]*Call{}, map[string]*Delivery{}, map[string]bool{}
 	v.leases, v.owners = map[string]holder{}, map[string]int{}
@@ -49,14 +50,19 @@ func (v *view) init(cfg *Config) {
 }
 
 func (v *view) wake() {
-	select {
-	case v.woken <- struct{}{}:
-	default:
+	for _, c := range []chan struct{}{v.woken, v.owing} {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
 	}
 }
 
 // Woken has an element whenever there may be something new to do.
 func (q *Queue) Woken() <-chan struct{} { return q.view.woken }
+
+// Owing is Woken for callbacks.
+func (q *Queue) Owing() <-chan struct{} { return q.view.owing }
 
 // Wake has Woken tell that there may be something to do.
 func (q *Queue) Wake() { q.view.wake() }

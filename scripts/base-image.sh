@@ -51,7 +51,8 @@ trap 'rm -rf -- "$work"' EXIT
 
 # apt builds its index anew on each call where it may not keep one.
 mkdir -p "$cache/apt"
-lists=(-o "Dir::Cache::pkgcache=$cache/apt/pkgcache.bin" -o "Dir::Cache::srcpkgcache=$cache/apt/srcpkgcache.bin")
+# Nor does it look at what is installed here, whose versions it would prefer.
+lists=(-o "Dir::Cache::pkgcache=$cache/apt/pkgcache.bin" -o "Dir::Cache::srcpkgcache=$cache/apt/srcpkgcache.bin" -o Dir::State::status=/dev/null)
 
 # The packages, then what these depend on, until nothing new turns up. Of
 # alternatives the first is taken, as apt does.

@@ -1,5 +1,5 @@
-// Package stack reads function.yml: the shape of an OpenFaaS stack file with three
-// additions inside a function, "sealed", "needs" and "build".
+// Package stack reads function.yml: the shape of an OpenFaaS stack file with four
+// additions inside a function, "sealed", "needs", "scale" and "build".
 //
 // What it promises: every value was understood. A field it does not know, a
 // quantity that does not parse or a value out of range is an error that names
@@ -73,9 +73,10 @@ type Function struct {
 	MaxInFlight int
 	Attestation []string
 
-	Needs *Needs // nil: tasks get what Resources says
-	Build *Build // nil: the image is made elsewhere
-	Line  int    // where it begins in the file
+	Scale *api.Scale // how many replicas; nil: on demand
+	Needs *Needs     // nil: tasks get what Resources says
+	Build *Build     // nil: the image is made elsewhere
+	Line  int        // where it begins in the file
 }
 
 // Callers says who may invoke a function.

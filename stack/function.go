@@ -12,7 +12,7 @@ import (
 )
 
 var functionFields = []string{"lang", "handler", "image", "fprocess", "environment", "environment_file", "secrets",
-	"constraints", "labels", "annotations", "limits", "requests", "readonly_root_filesystem", "namespace", "sealed", "needs", "build"}
+	"constraints", "labels", "annotations", "limits", "requests", "readonly_root_filesystem", "namespace", "sealed", "needs", "scale", "build"}
 
 var (
 	imageRef   = regexp.MustCompile(`^[a-z0-9][a-z0-9._/:@-]{0,254}$`)
@@ -80,7 +80,14 @@ func (p *parser) functionField(fn *Function, f pair) (err error) {
 		fn.Constraints, err = p.constraints(f.node, f.field)
 	case "labels", "annotations":
 		var m map[string]string
-		if m, err = p.stringMap(f.node, f.field); err == nil && len(m) > 0 {
+		if m, err = p.stringMap(f.node, f.field); err == nil && f.key == "annotations" && m["schedule"] != "" {
+			return p.at(resolve(f.node), f.field+".schedule", "call it from a timer of your own: faasd-sec invoke --async",
+				"nobody but a caller with a key can seal a call to a sealed function, so that the cluster cannot call it by the clock")
+		}
+		if err == nil && f.key == "labels" && fn.Scale == nil {
+			fn.Scale, err = p.scaleLabels(m, f)
+		}
+		if err == nil && len(m) > 0 && !allOfScaling(m) {
 			p.warn(f, "a sealed function is described by its signed descriptor alone")
 		}
 	case "limits":
@@ -98,6 +105,8 @@ func (p *parser) functionField(fn *Function, f pair) (err error) {
 		err = p.sealed(fn, f.node, f.field)
 	case "needs":
 		fn.Needs, err = p.needs(f.node, f.field)
+	case "scale":
+		fn.Scale, err = p.scale(f.node, f.field)
 	case "build":
 		fn.Build, err = p.build(f.node, f.field)
 	}

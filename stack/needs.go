@@ -20,8 +20,8 @@ type Needs struct {
 
 var (
 	needsNumbers = []string{"cpu", "memory", "storage", "scratch", "pids", "ingress", "egress"}
-	needsFields  = append(slices.Clone(needsNumbers), "ports", "require", "arch", "apart", "priority", "retry")
-	maxFields    = append(slices.Clone(needsNumbers), "ports", "priority", "attempts")
+	needsFields  = append(slices.Clone(needsNumbers), "ports", "allow", "require", "arch", "apart", "priority", "retry")
+	maxFields    = append(slices.Clone(needsNumbers), "ports", "allow", "priority", "attempts")
 )
 
 func (p *parser) needs(n *yaml.Node, field string) (*Needs, error) {
@@ -57,6 +57,8 @@ func (p *parser) needsDefault(b *manifest.Bounds, at pair) error {
 		switch e.key {
 		case "ports":
 			b.Default.Ports, err = each(p, e, manifest.ParsePort)
+		case "allow":
+			b.Default.Allow, err = each(p, e, manifest.ParseReach)
 		case "require":
 			b.Default.Constraints, err = each(p, e, manifest.ParseRequirement)
 		case "arch":
@@ -98,6 +100,8 @@ func (p *parser) needsMax(m *manifest.Max, at pair) error {
 		case "ports":
 			v, err = p.count(e.node, e.field, 1, 64)
 			m.Ports = uint64(v)
+		case "allow":
+			m.Allow, err = each(p, e, manifest.ParseReach)
 		case "priority":
 			v, err = p.count(e.node, e.field, 1, 9)
 			m.Priority = uint8(v)

@@ -53,7 +53,7 @@ functions:
     environment_file: [env.yml]
     secrets: [model-key]
     constraints: ["zone=a", "disk = ssd"]
-    labels: {com.openfaas.scale.min: "1"}
+    labels: {team: risk}
     limits: &l {cpu: "0.25", memory: 64Mi}
     requests: *l
     readonly_root_filesystem: true

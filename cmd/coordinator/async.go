@@ -2,12 +2,16 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"flag"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"path/filepath"
+	"strings"
 	"time"
 
+	"github.com/faasd-sec/faasd-sec/anomaly"
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/blob"
 	"github.com/faasd-sec/faasd-sec/coordinator"
@@ -24,6 +28,7 @@ type asyncOptions struct {
 	maxBody              int64
 	attempts             int
 	minWait, maxWait     time.Duration
+	callbackAllow        string
 }
 
 func (o *asyncOptions) flags(fs *flag.FlagSet) {
@@ -39,6 +44,7 @@ func (o *asyncOptions) flags(fs *flag.FlagSet) {
 	fs.IntVar(&o.attempts, "async-attempts", retry.Attempts, "attempts at an asynchronous call before it is a dead letter")
 	fs.DurationVar(&o.minWait, "async-min-wait", time.Duration(retry.MinWaitMs)*time.Millisecond, "bound of the first pause between attempts; it doubles")
 	fs.DurationVar(&o.maxWait, "async-max-wait", time.Duration(retry.MaxWaitMs)*time.Millisecond, "up to this")
+	fs.StringVar(&o.callbackAllow, "callback-allow", "", "`networks`, comma separated, to which callbacks may go although they are of this machine, its link or the cluster: 127.0.0.0/8")
 }
 
 // asyncParts opens what asynchronous invocations take.
@@ -54,10 +60,34 @@ func asyncParts(ctx context.Context, o options, st *store.Store, log *slog.Logge
 	if err != nil {
 		return nil, fmt.Errorf("asynchronous calls: %w", err)
 	}
+	signer, err := anomaly.OpenKey(filepath.Join(o.state, "callback.key"), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	allow, err := prefixes(a.callbackAllow)
+	if err != nil {
+		return nil, err
+	}
 	b, err := blob.Open(filepath.Join(o.state, "blobs"), a.maxBody)
 	if err != nil {
 		return nil, err
 	}
-	return &coordinator.Async{Queue: q, Blobs: b, Workers: a.workers, MaxAge: a.maxAge,
+	return &coordinator.Async{Queue: q, Blobs: b, Workers: a.workers, MaxAge: a.maxAge, Signer: signer, Allow: allow,
 		Retry: queue.Retry{Attempts: a.attempts, MinWaitMs: a.minWait.Milliseconds(), MaxWaitMs: a.maxWait.Milliseconds()}}, nil
+}
+
+// prefixes reads a list of networks.
+func prefixes(text string) ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for s := range strings.SplitSeq(text, ",") {
+		if s = strings.TrimSpace(s); s == "" {
+			continue
+		}
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			return nil, api.Invalid("-callback-allow", "write networks, such as 10.0.0.0/8", err.Error())
+		}
+		out = append(out, p.Masked())
+	}
+	return out, nil
 }

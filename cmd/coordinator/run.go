@@ -132,8 +132,15 @@ func run(ctx context.Context, o options) (err error) {
 		Auth:     reqauth.NewVerifier(time.Now), Log: log, Registerer: reg,
 		Watching: coordinator.Watching{ID: o.id, Anomalies: anomalies, Dir: anomalies.Path, Key: anomalies.Key},
 	}
+	deps.Secrets = &coordinator.BrokerSecrets{Client: deps.Broker, URL: deps.BrokerURL}
 	if manifests != nil {
 		deps.Manifests = manifests
+	}
+	deps.Lead = func(ctx context.Context, name string, run func(context.Context) error) error {
+		return st.Lead(ctx, name, o.id, func(ctx context.Context, _ int64) error { return run(ctx) })
+	}
+	if o.peerListen != "" || o.etcd != "" {
+		deps.Claims = st
 	}
 	if deps.Async, err = asyncParts(ctx, o, st, log); err != nil {
 		return err

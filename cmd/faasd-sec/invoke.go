@@ -28,6 +28,7 @@ type invokeFlags struct {
 	include bool
 	timeout *time.Duration
 	needs   needsFlags
+	later   laterFlags
 }
 
 func (a *app) invokeCommand() *cobra.Command {
@@ -50,8 +51,10 @@ func (a *app) invokeCommand() *cobra.Command {
 	fl.StringVar(&f.query, "query", "", "query of the request, without ?")
 	fl.BoolVar(&f.stream, "stream", false, "hand the body on while it flows, and the reply back meanwhile")
 	fl.BoolVarP(&f.include, "include", "i", false, "print the reply's status and headers before its body")
+	fl.BoolVar(&a.resend, "resend", false, "where the connection to a coordinator broke, ask the next of --gateway: the function may run twice")
 	fl.StringVar(&a.via, "via", "", "URL of a node's gateway to ask first: one hop fewer for functions it hosts; --gateway serves the rest")
 	f.needs.add(cmd)
+	f.later.add(cmd)
 	f.timeout = timeoutFlag(cmd, 5*time.Minute)
 	a.trustFlag(cmd)
 	return cmd
@@ -84,7 +87,11 @@ func (a *app) invoke(cmd *cobra.Command, function string, f *invokeFlags) (retEr
 		return err
 	}
 	defer c.Close()
-	res, err := c.Invoke(ctx, name, client.Request{Method: f.method, Path: f.path, Query: f.query, Header: header, Body: body, Stream: f.stream, Needs: needs})
+	req := client.Request{Method: f.method, Path: f.path, Query: f.query, Header: header, Body: body, Stream: f.stream, Needs: needs}
+	if f.later.async {
+		return a.invokeLater(ctx, c, name, req, &f.later)
+	}
+	res, err := c.Invoke(ctx, name, req)
 	if needs != nil && f.needs.show {
 		a.notef("task %s", needs.Task)
 	}

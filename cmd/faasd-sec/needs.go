@@ -16,6 +16,7 @@ import (
 type needsFlags struct {
 	numbers               map[manifest.Field]*string
 	ports, require, archs []string
+	allow                 []string
 	apart                 bool
 	deadline              time.Duration
 	priority              int
@@ -44,6 +45,7 @@ func (n *needsFlags) add(cmd *cobra.Command) {
 		n.numbers[x.field] = f.String(x.field.String(), "", x.usage)
 	}
 	f.StringArrayVar(&n.ports, "port", nil, "a port of the host, tcp:8080 for that one, udp for any, tcp*3 for three; repeat")
+	f.StringArrayVar(&n.allow, "allow", nil, "what it may open, 10.0.0.0/8:443/tcp or 10.0.0.0/8:8000-8099/udp, within what its owner and the node allow; repeat")
 	f.StringArrayVar(&n.require, "require", nil, "a label of the node, zone=a, zone!=a, gpu or !gpu; repeat")
 	f.StringArrayVar(&n.archs, "arch", nil, "an architecture that will do, such as amd64; repeat")
 	f.BoolVar(&n.apart, "apart", false, "on a node without another sandbox of the function")
@@ -70,6 +72,9 @@ func (n *needsFlags) parse(set *pflag.FlagSet, now time.Time) (_ *client.Needs, 
 		given = true
 	}
 	if out.Ports, err = parseAll("--port", n.ports, manifest.ParsePort); err != nil {
+		return nil, err
+	}
+	if out.Allow, err = parseAll("--allow", n.allow, manifest.ParseReach); err != nil {
 		return nil, err
 	}
 	if out.Constraints, err = parseAll("--require", n.require, manifest.ParseRequirement); err != nil {
@@ -101,7 +106,7 @@ func (n *needsFlags) parse(set *pflag.FlagSet, now time.Time) (_ *client.Needs, 
 		}
 		given = true
 	}
-	if given || n.show || len(out.Ports)+len(out.Constraints)+len(out.Architectures) > 0 {
+	if given || n.show || len(out.Ports)+len(out.Allow)+len(out.Constraints)+len(out.Architectures) > 0 {
 		return out, nil
 	}
 	return nil, nil

@@ -73,11 +73,6 @@ func (f *proxyFlags) load() (proxy.Config, error) {
 
 // proxy serves until ctx ends.
 func (a *app) proxy(ctx context.Context, cfg proxy.Config, trace tracing.Config, verbose bool) (err error) {
-	level := slog.LevelWarn
-	if verbose {
-		level = slog.LevelDebug
-	}
-	log := slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: level}))
 	a.via = first(a.via, cfg.Via)
 	callers, closeCallers, err := a.proxyCallers(&cfg)
 	if err != nil {
@@ -90,20 +85,37 @@ func (a *app) proxy(ctx context.Context, cfg proxy.Config, trace tracing.Config,
 			return err
 		}
 	}
-	reg := daemon.Registry()
+	defer clear(token)
 	trace.Service, trace.Timeout = "proxy", tracing.Default("proxy").Timeout
 	tracer, err := tracing.Open(ctx, trace)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, tracer.Close()) }()
+	return a.serveProxy(ctx, cfg, proxy.Deps{Callers: callers, Token: string(token), Log: a.logger(verbose), Trace: tracer}, func(url string) {
+		fmt.Fprintf(a.stdout, "ready     %s\n", url)
+	})
+}
+
+// logger is for what serves in the foreground.
+func (a *app) logger(verbose bool) *slog.Logger {
+	level := slog.LevelWarn
+	if verbose {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: level}))
+}
+
+// serveProxy serves until ctx ends. ready is told the URL once it listens.
+func (a *app) serveProxy(ctx context.Context, cfg proxy.Config, dep proxy.Deps, ready func(url string)) error {
+	log, reg := dep.Log, daemon.Registry()
+	dep.Registerer = reg
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
-	p, err := proxy.New(life, cfg, proxy.Deps{Callers: callers, Token: string(token), Log: log, Registerer: reg, Trace: tracer})
+	p, err := proxy.New(life, cfg, dep)
 	if err != nil {
 		return err
 	}
-	clear(token)
 	defer p.Close()
 	ln, err := listenProxy(&cfg)
 	if err != nil {
@@ -125,7 +137,7 @@ func (a *app) proxy(ctx context.Context, cfg proxy.Config, trace tracing.Config,
 		})
 		fmt.Fprintf(a.stdout, "metrics   http://%s/metrics\n", ops.Addr())
 	}
-	fmt.Fprintf(a.stdout, "ready     %s\n", proxyURL(&cfg, ln.Addr()))
+	ready(proxyURL(&cfg, ln.Addr()))
 	select {
 	case <-ctx.Done():
 	case <-g.Failed():

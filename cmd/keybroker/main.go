@@ -17,6 +17,7 @@ import (
 	"syscall"
 
 	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/daemon/harden"
 	"github.com/faasd-sec/faasd-sec/keybroker"
 	"github.com/faasd-sec/faasd-sec/keybroker/daemon"
 	"github.com/faasd-sec/faasd-sec/pki"
@@ -32,7 +33,7 @@ const (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	err := harden()
+	err := harden.Undumpable()
 	if err == nil {
 		err = run(ctx, os.Args[1:], os.Getenv, os.Stderr)
 	}

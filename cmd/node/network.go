@@ -52,7 +52,7 @@ func lendNetwork(ctx context.Context, o options, deps *node.Deps) (closeIt func(
 		if s == "" {
 			continue
 		}
-		a, err := network.ParseAllow(s)
+		a, err := api.ParseReach("network-allow", s)
 		if err != nil {
 			return nil, fmt.Errorf("-network-allow: %w", err)
 		}
@@ -69,8 +69,46 @@ func (n *networks) Parts() []string {
 	return []string{node.PartIngress, node.PartEgress, node.PartPorts}
 }
 
+var _ node.Examiner = (*networks)(nil)
+
+// Examine refuses a list of what a task may open that goes beyond what this node
+// lets functions open.
+func (n *networks) Examine(needs api.Needs) error {
+	list, err := n.list(needs)
+	if err != nil {
+		return err
+	}
+	for i, a := range list {
+		if !slices.ContainsFunc(n.allow, a.Within) {
+			e := api.Errorf(api.CodeNoRoom, "entry %d of what the task may open is not within what this node lets functions open", i+1)
+			e.Field, e.Remedy = "needs.allow", "ask for less, or have the operator extend the node's -network-allow"
+			return e
+		}
+	}
+	return nil
+}
+
+// list is what a sandbox may open: what its task asked for, or else all that this
+// node lets functions open.
+func (n *networks) list(needs api.Needs) ([]network.Allow, error) {
+	if len(needs.Allow) == 0 {
+		return n.allow, nil
+	}
+	list := make([]network.Allow, len(needs.Allow))
+	for i, s := range needs.Allow {
+		var err error
+		if list[i], err = api.ParseReach("needs.allow", s); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
+}
+
 func (n *networks) Attach(ctx context.Context, f node.Fitted) error {
-	_, err := n.manager.Attach(ctx, f.ID, fmt.Sprintf("/proc/%d/ns/net", f.PID), network.WantOf(f.Needs, inside(f), n.allow))
+	list, err := n.list(f.Needs)
+	if err == nil {
+		_, err = n.manager.Attach(ctx, f.ID, fmt.Sprintf("/proc/%d/ns/net", f.PID), network.WantOf(f.Needs, inside(f), list))
+	}
 	return err
 }
 

@@ -59,8 +59,9 @@ func run(ctx context.Context, o options) (err error) {
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 
+	known := &coordinators{first: n.Registry}
 	toRegistry := &http.Client{Transport: &http.Transport{
-		TLSClientConfig: pki.ClientConfig(identity, pki.RoleCoordinator, pki.AnyID), IdleConnTimeout: time.Minute,
+		DialContext: known.dial, TLSClientConfig: pki.ClientConfig(identity, pki.RoleCoordinator, pki.AnyID), IdleConnTimeout: time.Minute,
 	}}
 	rc := containerd.Default(o.containerd, o.namespace, filepath.Join(o.runDir, "rt"))
 	rc.Registries = map[string]containerd.Registry{n.Registry: {Client: toRegistry}}
@@ -74,12 +75,6 @@ func run(ctx context.Context, o options) (err error) {
 		return fmt.Errorf("runtime: %w", err)
 	}
 	defer func() { err = errors.Join(err, rt.Close()) }()
-
-	mesh, err := joinMesh(ctx, o, n, log)
-	if err != nil {
-		return err
-	}
-	defer mesh.Close()
 
 	evidence := &nodeKey{path: o.agent, id: n.ID, identity: identity}
 	fs, err := cgroups.Open()
@@ -108,7 +103,7 @@ func run(ctx context.Context, o options) (err error) {
 	defer func() { err = errors.Join(err, tracer.Close()) }()
 	deps := node.Deps{
 		Trace:   tracer,
-		Runtime: rt, Mesh: mesh, Log: log, Registerer: reg, Free: func() (api.Resources, error) { m, err := fs.Machine(); return m.Free, err },
+		Runtime: rt, Log: log, Registerer: reg, Free: func() (api.Resources, error) { m, err := fs.Machine(); return m.Free, err },
 		Broker:     broker,
 		Bundles:    image.NewBlobs("https://"+n.Registry, toRegistry),
 		Collectors: []node.Collector{evidence}, MeasureAgent: evidence.measure,
@@ -132,6 +127,17 @@ func run(ctx context.Context, o options) (err error) {
 		}
 		deps.ImagePolicy = image.NewVerifier(policy, n.Registry, image.NewBlobs("https://"+n.Registry, toRegistry), time.Now)
 	}
+	// The mesh is told what is really lent.
+	if o.capacity, err = node.Lends(cfg, deps.Fittings); err != nil {
+		return err
+	}
+	mesh, err := joinMesh(ctx, o, n, log)
+	if err != nil {
+		return err
+	}
+	defer mesh.Close()
+	known.mesh.Store(mesh)
+	deps.Mesh = mesh
 	nd, err := node.New(cfg, deps)
 	if err != nil {
 		return err
@@ -182,7 +188,7 @@ func run(ctx context.Context, o options) (err error) {
 		})
 	}
 	g.Go("certificate", func(ctx context.Context) error {
-		return identity.KeepRenewed(ctx, enrol.Renewer(identity, n.Coordinator))
+		return identity.KeepRenewed(ctx, enrol.Renewer(identity, known.addresses))
 	})
 	log.Info("node serves", "listen", o.listen, "capacity", o.capacity, "version", version)
 

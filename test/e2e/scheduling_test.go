@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -85,9 +84,6 @@ func TestScheduling(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.nothingHeld(t, s, bare)
-	if after := counting.counts(t); !maps.Equal(after, counting.counts(t)) {
-		t.Error("something still runs")
-	}
 	m.accounted(t, s, counting.counts(t)) // nothing has come later
 }
 
@@ -133,6 +129,7 @@ func (m *machines) accounted(t *testing.T, s *stream, ran map[string]int) {
 		}
 		if d.why != "" {
 			t.Logf("task %s, %v: %+v priority %d: %s: %s", d.id, d.took, d.needs.Needs, d.needs.Priority, d.said, d.why)
+			d.why = "" // once is enough
 		}
 		delete(ran, d.id)
 	}
