@@ -98,7 +98,7 @@ var may = map[string]string{
 	"runtime/containerd":  "api cgroups runtime runtime/containerd/daemon",
 	"node":                "anomaly api attest cgroups gate gossip monitor node/keepalive relay runtime sealed tracing",
 	"node/keepalive":      "",
-	"coordinator":         "anomaly api blob gate gossip manifest manifest/ask placement queue relay reqauth scaling schedule sealed store tracing",
+	"coordinator":         "anomaly api gate gossip manifest manifest/ask placement queue relay reqauth scaling schedule sealed store tracing",
 	"keybroker":           "api attest reqauth sealed sealed/unseal",
 	"proxy":               "api client gate relay tracing",
 	"templates":           "api",
