@@ -58,6 +58,7 @@ type Deployed struct {
 	Sequence uint64           `json:"sequence"`
 	Image    string           `json:"image"`   // repository@digest
 	Changed  bool             `json:"changed"` // false: the same revision was current before
+	Plain    bool             `json:"plain,omitempty"`
 }
 
 // Deploy makes a deployment current: it seals the bundle to the function and

@@ -85,6 +85,9 @@ func TestTheOpenAPIDocumentHasEveryRouteAndNoOther(t *testing.T) {
 			_, documented := operations[method]
 			a := w.do(strings.ToUpper(method), at(path), "", nil)
 			refused := strings.Contains(string(a.body), "is not served here") || a.status == http.StatusMethodNotAllowed
+			if !documented { // what looks like a name below another path, and what is off here whatever the method
+				refused = refused || a.status == http.StatusBadRequest || strings.Contains(string(a.body), "takes no asynchronous invocations")
+			}
 			if documented == refused {
 				t.Errorf("%s %s: documented %v, but the answer is %d %s; mend docs/openapi.yaml", method, path, documented, a.status, a.body)
 			}

@@ -73,9 +73,10 @@ type Function struct {
 	MaxInFlight int
 	Attestation []string
 
-	Needs *Needs // nil: tasks get what Resources says
-	Build *Build // nil: the image is made elsewhere
-	Line  int    // where it begins in the file
+	Needs *Needs     // nil: tasks get what Resources says
+	Plain *api.Plain // nil: it is sealed; only LoadPlain and ParsePlain set it
+	Build *Build     // nil: the image is made elsewhere
+	Line  int        // where it begins in the file
 }
 
 // Callers says who may invoke a function.

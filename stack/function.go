@@ -59,10 +59,18 @@ func (p *parser) function(e pair) (Function, error) {
 	case !imageRef.MatchString(fn.Image):
 		return fn, p.at(resolve(imageNode), e.field+".image", "write repository[:tag] in lower case, as in \"hello:latest\"", "%q is not an image reference", fn.Image)
 	}
+	if p.plain {
+		return fn, p.settlePlain(&fn, e)
+	}
 	return fn, p.memory(&fn, e)
 }
 
 func (p *parser) functionField(fn *Function, f pair) (err error) {
+	if p.plain {
+		if is, err := p.plainField(fn, f); is {
+			return err
+		}
+	}
 	switch f.key {
 	case "lang":
 		fn.Lang, err = p.optional(f.node, f.field)
