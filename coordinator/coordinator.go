@@ -126,6 +126,7 @@ type Coordinator struct {
 	jobs    sync.WaitGroup
 	index   atomic.Pointer[placement.Index]
 	routes  sync.Map // api.FunctionName -> *route
+	calls   sync.Map // api.FunctionName -> *atomic.Uint64, of functions that there were
 	queue   *waiting
 	budget  *budget
 	looks   chan struct{} // a place for each question to all nodes under way

@@ -105,6 +105,7 @@ func (c *Coordinator) accept(ctx *fasthttp.RequestCtx, name string, now time.Tim
 	if err != nil {
 		return nil, nil, none, gate.Unread(ctx, err)
 	}
+	r.calls.Add(1)
 	if r.plain != nil {
 		return nil, nil, none, gate.Unread(ctx, plainFunction(fn))
 	}

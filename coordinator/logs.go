@@ -24,57 +24,47 @@ func newMerger(c *Coordinator, name api.FunctionName, query string) *merger {
 	return &merger{c: c, path: api.NodePathLogs + string(name) + query, follow: query != "", frames: make(chan []byte, 64)}
 }
 
-// write is the body of the reply.
+// write is the body of the reply: it owns the goroutines that read from nodes
+// and ends them when the reader leaves.
 func (m *merger) write(touch func()) func(*bufio.Writer) {
 	return func(w *bufio.Writer) {
-		err := m.each(m.c.life, func(f []byte) error {
-			touch()
-			if err := api.WriteFrame(w, f); err != nil || len(m.frames) > 0 {
-				return err
-			}
-			return w.Flush()
-		})
-		if err == nil {
-			_ = w.Flush()
-		}
-	}
-}
-
-// each hands on the frames of all nodes, and nil now and then, by which take finds
-// out whether its reader is still there. It owns the goroutines that read from nodes
-// and ends them when take fails.
-func (m *merger) each(ctx context.Context, take func(frame []byte) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	done := make(chan struct{})
-	go func() { defer close(done); m.read(ctx) }()
-	defer func() {
-		cancel()
-		for { // let readers that hold a frame end
-			select {
-			case <-m.frames:
-			case <-done:
-				return
-			}
-		}
-	}()
-	alive := time.NewTicker(5 * time.Second)
-	defer alive.Stop()
-	for {
-		var f []byte
-		select {
-		case f = <-m.frames:
-		case <-alive.C:
-		case <-done:
-			for len(m.frames) > 0 {
-				if err := take(<-m.frames); err != nil {
-					return err
+		ctx, cancel := context.WithCancel(m.c.life)
+		defer cancel()
+		done := make(chan struct{})
+		go func() { defer close(done); m.read(ctx) }()
+		defer func() {
+			cancel()
+			for { // let readers that hold a frame end
+				select {
+				case <-m.frames:
+				case <-done:
+					return
 				}
 			}
-			return nil
-		}
-		if err := take(f); err != nil {
-			return err
+		}()
+		alive := time.NewTicker(5 * time.Second)
+		defer alive.Stop()
+		for {
+			var f []byte
+			select {
+			case f = <-m.frames:
+			case <-alive.C: // an empty frame shows whether the reader is still there
+			case <-done:
+				for len(m.frames) > 0 {
+					if api.WriteFrame(w, <-m.frames) != nil {
+						return
+					}
+				}
+				_ = w.Flush()
+				return
+			}
+			touch()
+			if api.WriteFrame(w, f) != nil {
+				return
+			}
+			if len(m.frames) == 0 && w.Flush() != nil {
+				return
+			}
 		}
 	}
 }

@@ -29,6 +29,7 @@ type route struct {
 	plain    *api.PlainSettings // nil for a sealed function
 	gate     gate.Function      // of a sealed function
 	bound    time.Duration      // of one invocation in a ready sandbox
+	calls    *atomic.Uint64     // of the function since this coordinator started
 	freed    freedSlots
 	hosting  hosting
 	warm     atomic.Pointer[warmth]
@@ -40,6 +41,7 @@ func (c *Coordinator) routeOf(name api.FunctionName) (*route, error) {
 	rec := c.dep.Cache.Get(name)
 	if rec == nil {
 		c.routes.Delete(name)
+		c.calls.Delete(name)
 		e := api.Errorf(api.CodeNotFound, "there is no function %q", name.Short())
 		e.Field, e.Remedy = "name", "faasd-sec list shows what is deployed"
 		return nil, e
@@ -51,6 +53,7 @@ func (c *Coordinator) routeOf(name api.FunctionName) (*route, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.calls = c.callsOf(name)
 	c.routes.Store(name, r)
 	return r, nil
 }

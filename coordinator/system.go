@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/url"
 	"sort"
+	"sync/atomic"
 
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/coordinator/openfaas"
@@ -15,7 +16,7 @@ type system struct{ *Coordinator }
 
 func (c *Coordinator) newSystem(cfg openfaas.Config) *openfaas.Handler {
 	s := system{c}
-	dep := openfaas.Deps{Functions: s, Namespaces: c, Editor: c, Logs: s, ReadBody: readBody, Origin: origin, Log: c.log}
+	dep := openfaas.Deps{Functions: s, Namespaces: c, Editor: c, ReadBody: readBody, Origin: origin, Log: c.log}
 	if c.dep.Secrets != nil {
 		dep.Secrets = c.dep.Secrets
 	}
@@ -59,5 +60,14 @@ func (s system) Function(_ context.Context, name api.FunctionName, usage bool) (
 
 func (s system) observe(f *store.Function) openfaas.Function {
 	st := s.statusOf(f)
-	return openfaas.Function{FunctionStatus: st, Invocations: uint64(s.Invocations(f.Name)), Desired: st.Replicas, Available: st.Replicas}
+	return openfaas.Function{FunctionStatus: st, Invocations: s.callsOf(f.Name).Load(), Desired: st.Replicas, Available: st.Replicas}
+}
+
+// callsOf is the counter of a function's invocations.
+func (c *Coordinator) callsOf(name api.FunctionName) *atomic.Uint64 {
+	v, ok := c.calls.Load(name)
+	if !ok {
+		v, _ = c.calls.LoadOrStore(name, &atomic.Uint64{})
+	}
+	return v.(*atomic.Uint64)
 }
