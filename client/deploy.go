@@ -40,6 +40,8 @@ type Deployment struct {
 	AnyCaller   bool
 	Callers     []sealed.Fingerprint // who may call; the owner is not implied
 	Attestation []string             // types of evidence that open the keys
+	Labels      map[string]string    // in clear, and not signed
+	Annotations map[string]string    // likewise
 	// Bounds say what tasks may ask for; nil: what Resources says, and only the
 	// owner may send manifests. Suite and Revision are filled in.
 	Bounds *manifest.Bounds
@@ -102,7 +104,7 @@ func (c *Client) Deploy(ctx context.Context, d Deployment) (Deployed, error) {
 	if err != nil {
 		return Deployed{}, descriptorError(err)
 	}
-	record := api.Revision{ImageRef: d.ImageRef}
+	record := api.Revision{ImageRef: d.ImageRef, Labels: d.Labels, Annotations: d.Annotations}
 	if m != nil {
 		record.BundleRef = "bundles/" + d.Name.Namespace() + "/" + d.Name.Function()
 		if desc.BundleBlob, err = c.pushBundle(ctx, d, m, desc, rev, record.BundleRef); err != nil {

@@ -56,6 +56,8 @@ type Function struct {
 	Environment map[string]string
 	EnvFiles    []string          // relative to Dir; Environment wins over them
 	Secrets     []string          // names
+	Labels      map[string]string // in clear, not signed
+	Annotations map[string]string // likewise
 	Constraints map[string]string // node labels that placement must match
 	Resources   api.Resources
 

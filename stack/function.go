@@ -86,11 +86,10 @@ func (p *parser) functionField(fn *Function, f pair) (err error) {
 		fn.Secrets, err = p.secrets(f.node, f.field)
 	case "constraints":
 		fn.Constraints, err = p.constraints(f.node, f.field)
-	case "labels", "annotations":
-		var m map[string]string
-		if m, err = p.stringMap(f.node, f.field); err == nil && len(m) > 0 {
-			p.warn(f, "a sealed function is described by its signed descriptor alone")
-		}
+	case "labels":
+		fn.Labels, err = p.stringMap(f.node, f.field)
+	case "annotations":
+		fn.Annotations, err = p.stringMap(f.node, f.field)
 	case "limits":
 		err = p.limits(fn, f.node, f.field)
 	case "requests":

@@ -31,6 +31,11 @@ type Function struct {
 	// record, and so with the revision.
 	Bounds []byte `json:"bounds,omitempty"`
 
+	// Labels and Annotations are a sealed function's, as its owner sent them beside
+	// the descriptor; a plain one's are in Plain.
+	Labels      map[string]string `json:"labels,omitempty"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+
 	// Version is the record's version in the store, to be named when it is
 	// replaced. It is set by reads and not stored.
 	Version int64 `json:"-"`

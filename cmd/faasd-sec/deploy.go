@@ -227,7 +227,7 @@ func (d *deployer) deployment(fn *stack.Function) (client.Deployment, error) {
 	dep := client.Deployment{Name: fn.Name, Mode: fn.Mode, Upstream: fn.Upstream, Process: fn.Process, BundlePath: fn.BundlePath,
 		Resources: fn.Resources, Read: fn.Read, Write: fn.Write, Exec: fn.Exec, Start: fn.Start, Idle: fn.Idle, MaxQueued: fn.MaxQueued,
 		MaxInFlight: fn.MaxInFlight, Constraints: fn.Constraints, AnyCaller: fn.Callers.Any, Attestation: fn.Attestation,
-		Keys: d.keys, Rotate: d.flags.rotate}
+		Keys: d.keys, Rotate: d.flags.rotate, Labels: fn.Labels, Annotations: fn.Annotations}
 	if fn.Callers.Owner {
 		dep.Callers = append(dep.Callers, d.id.SigningKey().Fingerprint())
 	}
