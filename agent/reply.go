@@ -163,7 +163,11 @@ func badHead(err error) *api.Error {
 func (s *replyStream) begin() {
 	s.first = recordBuffers.Get().(*[]byte)
 	buf := *s.first
-	for s.n < smallReply {
+	// A server that sends its header alone, and says nothing of a length, means that
+	// what follows comes when it comes: the caller is to know as much.
+	_, served := s.body.(*httpBody)
+	headFirst := served && s.size < 0 && s.body.Buffered() == 0
+	for s.n < smallReply && !headFirst {
 		m, err := s.body.Read(buf[s.n:])
 		s.n += m
 		s.used = s.n

@@ -68,6 +68,7 @@ const (
 	BrokerPathInfo     = "/v1/broker"   // GET, any role
 	BrokerPathDeposits = "/v1/deposits" // POST sealed role 5, from coordinators
 	BrokerPathAttest   = "/v1/attest"   // POST AttestRequest, from nodes
+	BrokerPathSecrets  = "/v1/secrets/" // GET NAMESPACE: names; PUT the value, DELETE NAMESPACE/NAME; from coordinators
 	BrokerPathRelease  = "/v1/release"  // POST ReleaseRequest, from nodes
 )
 

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -81,11 +82,14 @@ func (c *Client) fetch(ctx context.Context, name api.FunctionName) (*function, e
 	return f, nil
 }
 
+// errPlain marks what fails because the function is a plain one.
+var errPlain = errors.New("client: a plain function")
+
 // verify checks a status' descriptor against the pinned owner.
 func (c *Client) verify(name api.FunctionName, st api.FunctionStatus) (*function, error) {
 	if len(st.Descriptor) == 0 {
 		return nil, &api.Error{Code: api.CodeInvalid, Field: "function",
-			Message: name.Short() + " is a plain function: it has no descriptor to seal by", Remedy: "call it without sealing, or deploy it sealed"}
+			Message: name.Short() + " is a plain function: it has no descriptor to seal by", Remedy: "call it without sealing, or deploy it sealed", Err: errPlain}
 	}
 	signed, err := sealed.ParseDescriptor(st.Descriptor)
 	if err != nil {

@@ -55,7 +55,8 @@ type LogLine struct {
 // maxLogBody bounds one sealed batch in bytes; agents flush at 32 KiB.
 const maxLogBody = 512 << 10
 
-// Logs calls each with the lines of a function that this identity owns, until
+// Logs calls each with the lines of a function that this identity owns, or of a
+// plain one, whose lines come in clear and by the gateway's word, until
 // there are no more or, with follow, until ctx ends or each returns an error,
 // which is returned. A message that does not open is reported to each as its
 // error and skipped when each returns nil.
@@ -64,6 +65,13 @@ func (c *Client) Logs(ctx context.Context, name api.FunctionName, follow bool, e
 		return err
 	}
 	f, err := c.function(ctx, name)
+	if errors.Is(err, errPlain) {
+		if owner, sealedBefore := c.cfg.Pins.Owner(c.gateway.String(), name); sealedBefore {
+			return &api.Error{Code: api.CodeForbidden, Field: "owner",
+				Message: fmt.Sprintf("the gateway says that %s is a plain function, and %s is pinned as its owner", name.Short(), owner)}
+		}
+		err = nil // its lines are what the gateway says they are
+	}
 	if err != nil {
 		return err
 	}
@@ -115,9 +123,21 @@ func (c *Client) logFrame(f *function, b []byte, seen map[string]uint64, each fu
 	return nil
 }
 
+// plainLines are those of a plain function, which nobody has signed.
+func plainLines(frame api.LogFrame) []LogLine {
+	lines := make([]LogLine, len(frame.Lines))
+	for i, l := range frame.Lines {
+		lines[i] = LogLine{Time: time.Unix(0, l.Time), Stream: Stream(l.Stream), Text: l.Text, Node: frame.Node, Sandbox: frame.Sandbox}
+	}
+	return lines
+}
+
 // openLog opens one message. Logs of former revisions are shown too, so the
 // context is the one it claims; the function's signature covers it.
 func (c *Client) openLog(f *function, frame api.LogFrame) ([]LogLine, error) {
+	if f == nil {
+		return plainLines(frame), nil
+	}
 	peek, err := sealed.Peek(frame.Sealed)
 	if err != nil {
 		return nil, logError(err)

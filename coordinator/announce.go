@@ -48,6 +48,13 @@ func (c *Coordinator) tellWith(p *peer, r *route, query string) error {
 	rev := api.Revision{Descriptor: r.rec.Descriptor, ImageRef: r.rec.ImageRef, BundleRef: r.rec.BundleRef}
 	if r.rec.Plain != nil {
 		rev.Plain = &api.PlainRevision{Name: r.name, Sequence: r.rec.Sequence, Image: r.rec.ImageDigest, Function: *r.rec.Plain}
+		if len(r.rec.Plain.Secrets) > 0 {
+			signing, err := c.brokerSigning()
+			if err != nil {
+				return err
+			}
+			rev.Plain.Broker = signing
+		}
 	}
 	b, err := json.Marshal(rev)
 	if err != nil {

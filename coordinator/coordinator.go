@@ -140,7 +140,7 @@ type Coordinator struct {
 	tasks        *fence
 	async        *Async // nil for none
 	explanations explanations
-	counts       counts
+	broker       brokerKey
 }
 
 // New makes a Coordinator. ctx bounds the exchanges under way: it ends after

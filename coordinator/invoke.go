@@ -43,7 +43,6 @@ func (c *Coordinator) serve(ctx *fasthttp.RequestCtx, name string) {
 		c.problem(ctx, err)
 		return
 	}
-	c.counts.add(r.name)
 	reply, p, err := c.place(&t, body, id, time.UnixMilli(int64(min(peeked.Message.Expires, 1<<62))))
 	if t.held != nil {
 		wipeStack() // what the calls that placed it have left

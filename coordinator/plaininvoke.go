@@ -84,7 +84,7 @@ func (c *Coordinator) servePlain(ctx *fasthttp.RequestCtx, r *route, target stri
 	if body.Small && ctx.Request.Header.ConnectionUpgrade() {
 		t.call.upgrade = string(ctx.Request.Header.Peek(fasthttp.HeaderUpgrade))
 	}
-	c.counts.add(r.name)
+	r.calls.Add(1)
 	reply, p, err := c.place(&t, body, id, began.Add(r.bound+c.cfg.QueueTimeout))
 	if err != nil {
 		body.Release()

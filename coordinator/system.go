@@ -16,7 +16,7 @@ type system struct{ *Coordinator }
 
 func (c *Coordinator) newSystem(cfg openfaas.Config) *openfaas.Handler {
 	s := system{c}
-	dep := openfaas.Deps{Functions: s, Namespaces: c, Editor: c, ReadBody: readBody, Origin: origin, Log: c.log}
+	dep := openfaas.Deps{Functions: s, Namespaces: c, Editor: c, Logs: s, ReadBody: readBody, Origin: origin, Log: c.log}
 	if c.dep.Secrets != nil {
 		dep.Secrets = c.dep.Secrets
 	}

@@ -37,6 +37,9 @@ func (b *Broker) release(ctx context.Context, node string, req api.ReleaseReques
 	if !b.nodes.allow(node) {
 		return reply, &api.Error{Code: api.CodeBusy, Field: "node", Message: "this node asks for keys too often", Remedy: "retry later"}
 	}
+	if len(req.Secrets) > 0 {
+		return b.releaseSecrets(ctx, node, req, d)
+	}
 	name, err := api.ParseFunctionName(req.Function)
 	if err != nil || string(name) != req.Function {
 		return reply, api.Invalid("function", "write NAME.NAMESPACE", "it is not a full function name")
@@ -124,8 +127,7 @@ func (b *Broker) checkClaims(c attest.Claims, node string) error {
 	return nil
 }
 
-// seal makes one grant for one message: with a shared one, whoever learnt the
-// seed of one release could make others.
+// seal seals the function's keys to the sandbox.
 func (b *Broker) seal(d *decision, r *record) ([]byte, error) {
 	owner, err := r.owner()
 	if err != nil {
@@ -136,16 +138,5 @@ func (b *Broker) seal(d *decision, r *record) ([]byte, error) {
 		return nil, fmt.Errorf("keybroker: encode a release: %w", err)
 	}
 	defer clear(body)
-	now := b.cfg.Now()
-	g, err := sealed.NewGrant(sealed.GrantParams{Role: sealed.RoleRelease, Recipient: d.statement.Ephemeral, Sender: b.cfg.Identity.signer,
-		Context: d.revision, Name: string(d.function), NotBefore: now.Add(-time.Minute), NotAfter: now.Add(releaseWindow), Random: b.cfg.Random})
-	if err != nil {
-		return nil, fmt.Errorf("keybroker: seal a release: %w", err)
-	}
-	defer g.Release()
-	out, err := g.Append(nil, sealed.MessageParams{Issued: now}, body)
-	if err != nil {
-		return nil, fmt.Errorf("keybroker: seal a release: %w", err)
-	}
-	return out, nil
+	return b.sealRelease(d, body)
 }

@@ -114,6 +114,8 @@ func (s *Server) route(ctx context.Context, c *fasthttp.RequestCtx) (int, any, e
 		return s.attest(ctx, who, c)
 	case strings.HasPrefix(path, api.BrokerPathDeposits+"/") && method == "DELETE":
 		return s.remove(who, path, c)
+	case strings.HasPrefix(path, api.BrokerPathSecrets):
+		return s.secrets(who, method, path[len(api.BrokerPathSecrets):], c)
 	case path == api.BrokerPathInfo || path == api.BrokerPathDeposits || path == api.BrokerPathRelease || path == api.BrokerPathAttest:
 		return 0, nil, &api.Error{Code: api.CodeMethod, Message: method + " is not served here"}
 	}
@@ -152,6 +154,26 @@ func (s *Server) attest(ctx context.Context, who Caller, c *fasthttp.RequestCtx)
 		return 0, nil, api.Wrap(api.CodeInvalid, err, "the body is not an attest request")
 	}
 	return 204, nil, s.Broker.Attest(ctx, who.ID, req)
+}
+
+// secrets serves a coordinator, which puts secrets and never gets one.
+func (s *Server) secrets(who Caller, method, path string, c *fasthttp.RequestCtx) (int, any, error) {
+	if !who.Coordinator {
+		return 0, nil, &api.Error{Code: api.CodeForbidden, Message: "secrets come by way of a coordinator"}
+	}
+	namespace, name, one := strings.Cut(path, "/")
+	switch {
+	case !one && method == "GET":
+		names, err := s.Broker.Secrets(namespace)
+		return 200, names, err
+	case one && method == "PUT":
+		value := c.PostBody()
+		defer clear(value)
+		return 204, nil, s.Broker.PutSecret(namespace, name, value)
+	case one && method == "DELETE":
+		return 204, nil, s.Broker.DeleteSecret(namespace, name)
+	}
+	return 0, nil, &api.Error{Code: api.CodeMethod, Message: method + " is not served here"}
 }
 
 func (s *Server) remove(who Caller, path string, c *fasthttp.RequestCtx) (int, any, error) {

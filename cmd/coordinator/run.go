@@ -124,6 +124,7 @@ func run(ctx context.Context, o options) (err error) {
 		Auth:     reqauth.NewVerifier(time.Now), Log: log, Registerer: reg,
 		Watching: coordinator.Watching{ID: o.id, Anomalies: anomalies, Dir: anomalies.Path, Key: anomalies.Key},
 	}
+	deps.Secrets = &coordinator.BrokerSecrets{Client: deps.Broker, URL: deps.BrokerURL}
 	if manifests != nil {
 		deps.Manifests = manifests
 	}

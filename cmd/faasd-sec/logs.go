@@ -16,8 +16,8 @@ import (
 func (a *app) logsCommand() *cobra.Command {
 	var follow bool
 	cmd := &cobra.Command{Use: "logs FUNCTION", Short: "Print what a function of yours printed",
-		Long: "Fetch the sealed logs of a function and open them. Only the function's owner can. With --output json\n" +
-			"each line is one JSON object.",
+		Long: "Fetch the sealed logs of a function and open them. Only the function's owner can. Those of a plain\n" +
+			"function come in clear, by the gateway's word. With --output json each line is one JSON object.",
 		Args: usageArgs(cobra.ExactArgs(1)), ValidArgsFunction: a.completeFunctions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name, err := api.ParseFunctionName(args[0])

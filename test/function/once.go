@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"strings"
 	"time"
 )
 
@@ -24,6 +25,8 @@ func once(what string) (exit int) {
 			return 1
 		}
 		os.Stdout.Write(bytes.ToUpper(b))
+	case "environ":
+		fmt.Println(strings.Join(os.Environ(), "\n"))
 	case "fail":
 		fmt.Print("half a reply")
 		fmt.Fprintln(os.Stderr, "the reason")
