@@ -49,8 +49,9 @@ const CodeExceedsBounds Code = "manifest_exceeds_bounds"
 
 // Codes of tasks.
 const (
-	CodeDuplicateTask Code = "duplicate_task" // a task of this id was accepted before: it is not run twice
-	CodeCancelled     Code = "cancelled"      // who may cancel a waiting task did
+	CodeFunctionFailed Code = "function_failed" // a plain function answered with a status that is tried again
+	CodeDuplicateTask  Code = "duplicate_task"  // a task of this id was accepted before: it is not run twice
+	CodeCancelled      Code = "cancelled"       // who may cancel a waiting task did
 )
 
 // CodeSecondCheck is a node's word that what it promised did not hold any more
@@ -84,7 +85,7 @@ func statusOf(c Code) int {
 		return http.StatusServiceUnavailable
 	case CodeDeadline:
 		return http.StatusGatewayTimeout
-	case CodeNodeLost, CodeAgentRefused, CodeFunctionCrashed, CodeFunctionIO:
+	case CodeNodeLost, CodeAgentRefused, CodeFunctionFailed, CodeFunctionCrashed, CodeFunctionIO:
 		return http.StatusBadGateway
 	default: // CodeOOMKilled, CodeInternal and what is unknown
 		return http.StatusInternalServerError

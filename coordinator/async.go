@@ -117,6 +117,17 @@ func (c *Coordinator) enqueue(ctx *fasthttp.RequestCtx, name, id string, began t
 		}
 		defer c.budget.give(from, n)
 	}
+	if err := unwrapEvent(ctx); err != nil {
+		return err
+	}
+	if fn, err := api.ParseFunctionName(strings.SplitN(name, "/", 2)[0]); err == nil {
+		if r, err := c.routeOf(fn); err == nil && r.plain != nil {
+			if string(ctx.Request.Header.ContentType()) == api.ContentTypeSealed {
+				return gate.Unread(ctx, plainFunction(fn))
+			}
+			return c.enqueuePlain(ctx, r, id, deliver, began)
+		}
+	}
 	if len(ctx.Request.Header.Peek(api.HeaderManifest)) > 0 {
 		deep(func() { err = c.enqueueSealed(ctx, name, id, deliver, began) })
 		return err

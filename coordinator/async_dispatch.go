@@ -208,8 +208,13 @@ func (c *Coordinator) run(ctx context.Context, call *queue.Call, a *attempted) {
 		a.err, a.begun = err, code == api.CodeNodeLost || code == api.CodeDeadline
 		return
 	}
-	taken = reply.Status == fasthttp.StatusOK // takeReply releases it then
-	c.takeReply(a, reply)
+	if r.plain != nil {
+		taken = true
+		c.takePlain(a, call, reply)
+	} else {
+		taken = reply.Status == fasthttp.StatusOK // takeReply releases it then
+		c.takeReply(a, reply)
+	}
 	peer.inFlight.Add(-1)
 	if a.err == nil && t.held == nil {
 		r.freed.put(peer, time.Now())
@@ -227,6 +232,12 @@ func (c *Coordinator) ready(call *queue.Call, body *relay.Body) (*route, task, e
 	r, err := c.routeOf(call.Function)
 	if err != nil {
 		return nil, task{}, err
+	}
+	if r.plain != nil {
+		if call.Sender != "" {
+			return nil, task{}, plainFunction(r.name)
+		}
+		return r, c.plainTask(r, call), nil
 	}
 	p, err := sealed.Peek(body.Head)
 	if err == nil {

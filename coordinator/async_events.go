@@ -96,6 +96,30 @@ func isEvent(contentType string) bool {
 // maxEvent bounds a structured event that comes in, in bytes: it is read whole.
 const maxEvent = 8 << 20
 
+// unwrapEvent turns a request that is a structured event into one with the event's
+// data, its attributes in headers: what functions are given is a binary event.
+func unwrapEvent(ctx *fasthttp.RequestCtx) error {
+	if !isEvent(string(ctx.Request.Header.ContentType())) {
+		return nil
+	}
+	b, err := readLimited(ctx, maxEvent)
+	if err != nil {
+		ctx.SetConnectionClose()
+		return err
+	}
+	data, contentType, header, err := parseEvent(b)
+	if err != nil {
+		return err
+	}
+	ctx.Request.SetBody(data)
+	ctx.Request.Header.SetContentLength(len(data))
+	ctx.Request.Header.SetContentType(contentType)
+	for name, value := range header {
+		ctx.Request.Header.Set(name, value)
+	}
+	return nil
+}
+
 // parseEvent reads a structured event: its data, and its attributes as the
 // headers of a binary one.
 func parseEvent(b []byte) (data []byte, contentType string, header map[string]string, err error) {

@@ -19,6 +19,7 @@ func (c *Coordinator) startAsync(a *Async) {
 	c.spawn(c.dispatch)
 	c.spawn(c.collectBlobs)
 	c.spawn(c.callback)
+	c.spawn(c.clock)
 }
 
 // routeAsync serves the paths of asynchronous invocations, and reports whether

@@ -186,6 +186,13 @@ func (k *caller) post(ctx context.Context, o *queue.Owed) error {
 		return &finalError{err}
 	}
 	req.ContentLength = p.size
+	if s.Result != nil {
+		for name, values := range s.Result.Header {
+			for _, v := range values {
+				req.Header.Add(name, v)
+			}
+		}
+	}
 	for name, value := range p.header {
 		req.Header.Set(name, value)
 	}
@@ -266,7 +273,9 @@ func (c *Coordinator) payloadOf(ctx context.Context, s *queue.State) (*payload, 
 	case s.Result != nil:
 		r := s.Result
 		p := &payload{url: r.Deliver.Callback, header: resultHeader(r), size: r.Body.Size, digest: r.Body.Blob}
-		p.header[fasthttp.HeaderContentType] = r.Body.Type
+		if r.Body.Type != "" {
+			p.header[fasthttp.HeaderContentType] = r.Body.Type
+		}
 		p.open = func() (io.ReadCloser, error) { return c.resultBody(ctx, r) }
 		return p.asEvent(r.Deliver.Events, eventOf(r.ID, r.Function, eventResult, r.Ended)), nil
 	case s.Dead != nil:

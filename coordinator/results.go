@@ -97,7 +97,14 @@ func (c *Coordinator) giveResult(ctx *fasthttp.RequestCtx, id string) error {
 	if r.Failed != nil {
 		return &api.Error{Code: r.Failed.Code, Message: r.Failed.Message}
 	}
-	body, err := c.resultBody(sctx, r)
+	p, err := c.payloadOf(sctx, &s)
+	if err != nil {
+		return err
+	}
+	if r.Deliver.Events == "" && isEvent(string(ctx.Request.Header.Peek(fasthttp.HeaderAccept))) {
+		p.asEvent("structured", eventOf(r.ID, r.Function, eventResult, r.Ended))
+	}
+	body, err := p.open()
 	if err != nil {
 		return err
 	}
@@ -107,11 +114,16 @@ func (c *Coordinator) giveResult(ctx *fasthttp.RequestCtx, id string) error {
 			return err
 		}
 	}
-	for name, value := range resultHeader(r) {
+	ctx.Response.Header.SetNoDefaultContentType(true)
+	for name, values := range r.Header {
+		for _, v := range values {
+			ctx.Response.Header.Add(name, v)
+		}
+	}
+	for name, value := range p.header {
 		ctx.Response.Header.Set(name, value)
 	}
-	ctx.SetContentType(r.Body.Type)
-	ctx.SetBodyStream(body, int(r.Body.Size))
+	ctx.SetBodyStream(body, int(p.size))
 	return nil
 }
 

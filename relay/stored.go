@@ -36,3 +36,13 @@ func (r *Reply) SaveTo(w io.Writer) (n int64, err error) {
 	})
 	return n, err
 }
+
+// Each visits the headers of the reply that are for whoever gets it, names in
+// lower case.
+func (r *Reply) Each(f func(name, value string)) {
+	r.each(func(name, value string) {
+		if !connectionHeader(name) {
+			f(name, value)
+		}
+	})
+}
