@@ -82,6 +82,7 @@ var may = map[string]string{
 	"daemon/harden":       "",
 	"store":               "api",
 	"registry":            "api",
+	"backup":              "anomaly/own api enrol store",
 	"replica":             "api gate registry",
 	"queue":               "api",
 	"blob":                "api",

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/api"
@@ -21,8 +22,16 @@ import (
 
 // Config makes a Client.
 type Config struct {
-	Gateway  string           // URL of a coordinator, such as "http://127.0.0.1:8080"
-	Via      string           // URL of a node's gateway that is asked first to serve invocations; "" for none
+	Gateway string // URL of a coordinator, such as "http://127.0.0.1:8080"
+	Via     string // URL of a node's gateway that is asked first to serve invocations; "" for none
+	// Others are the URLs of the cluster's other coordinators. What Gateway does
+	// not take, since it cannot be reached or answers 503, goes to the next of
+	// them once. Pins are kept under Gateway.
+	Others []string
+	// Resend sends an invocation to the next coordinator also where the
+	// connection broke before any byte of an answer. The function may then have
+	// run already: this is for functions that may run twice.
+	Resend   bool
 	Identity *unseal.Identity // the caller's or owner's two keys; required but for List, Nodes, Broker
 	Pins     *Pins            // whom to believe; nil pins nobody
 	// TrustOnFirstUse pins an unknown owner or key broker instead of refusing.
@@ -54,8 +63,10 @@ func NewTransport() *http.Transport {
 type Client struct {
 	cfg     Config
 	gateway *url.URL
-	entry   *entry // gateway, for invocations
-	via     *entry // nil without Config.Via
+	entry   *entry       // gateway, for invocations
+	via     *entry       // nil without Config.Via
+	entries []*entry     // entry, then the other coordinators'
+	serving atomic.Int32 // index of the one that served last
 	http    *http.Client
 	opener  *unseal.Opener     // nil without identity
 	grants  *sealed.GrantCache // nil without identity
@@ -104,6 +115,9 @@ func New(cfg Config) (*Client, error) {
 	if via != nil {
 		c.via = newEntry(via, own)
 	}
+	if err := c.openOthers(own); err != nil {
+		return nil, err
+	}
 	if cfg.Identity == nil {
 		return c, nil
 	}
@@ -136,7 +150,9 @@ func (c *Client) Close() {
 		c.grants.Drop()
 	}
 	c.http.CloseIdleConnections()
-	c.entry.close()
+	for _, e := range c.entries {
+		e.close()
+	}
 	if c.via != nil {
 		c.via.close()
 	}

@@ -55,9 +55,9 @@ func (c *Client) do(ctx context.Context, k call, out any) error {
 	return nil
 }
 
-// send returns a response with a 2xx status; the caller closes its body.
-func (c *Client) send(ctx context.Context, k call) (*http.Response, error) {
-	u := *c.gateway
+// sendTo returns a response with a 2xx status; the caller closes its body.
+func (c *Client) sendTo(ctx context.Context, gateway *url.URL, k call) (*http.Response, error) {
+	u := *gateway
 	u.Path = k.path
 	u.RawQuery = k.query.Encode()
 	var body io.Reader
@@ -83,7 +83,7 @@ func (c *Client) send(ctx context.Context, k call) (*http.Response, error) {
 	}
 	res, err := c.http.Do(req)
 	if err != nil {
-		return nil, c.unreachable(err)
+		return nil, unreachable(gateway, err)
 	}
 	if res.StatusCode/100 != 2 {
 		defer res.Body.Close()

@@ -3,10 +3,8 @@ package client
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"sort"
 	"strconv"
@@ -16,7 +14,6 @@ import (
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/sealed"
 	"github.com/faasd-sec/faasd-sec/sealed/unseal"
-	"github.com/faasd-sec/faasd-sec/upstream"
 )
 
 // Request is an invocation. All of it is sealed to the function.
@@ -80,7 +77,7 @@ func (c *Client) Invoke(ctx context.Context, name api.FunctionName, req Request)
 			return res, err
 		}
 	}
-	res, err := c.exchange(ctx, c.entry, f, req, in)
+	res, err := c.atCoordinators(ctx, f, req, in)
 	if err == nil || !stale(err) {
 		return res, err
 	}
@@ -91,7 +88,7 @@ func (c *Client) Invoke(ctx context.Context, name api.FunctionName, req Request)
 	if fresh.desc.Sequence == f.desc.Sequence || !in.rewind() {
 		return nil, err
 	}
-	if res, err = c.exchange(ctx, c.entry, fresh, req, in); err != nil {
+	if res, err = c.atCoordinators(ctx, fresh, req, in); err != nil {
 		return nil, err
 	}
 	res.Meta.Retried = true
@@ -102,8 +99,7 @@ func (c *Client) Invoke(ctx context.Context, name api.FunctionName, req Request)
 // had the message, and that a coordinator may do better: it knows the other
 // nodes and the functions' latest revisions, and keeps callers waiting for room.
 func elsewhere(err error) bool {
-	var oe *net.OpError
-	if errors.Is(err, upstream.ErrDial) || errors.As(err, &oe) && oe.Op == "dial" { // nobody there: nothing was sent
+	if undialled(err) { // nobody there
 		return true
 	}
 	switch api.CodeOf(err) {

@@ -98,6 +98,7 @@ type Deps struct {
 	Registerer prometheus.Registerer
 	Watching   Watching
 	Majority   func() error // tells that the store can be written; nil is always
+	Claims     Claims       // of tasks, by all coordinators; nil where this one is alone
 	Async      *Async       // nil: asynchronous invocations are refused
 }
 

@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"context"
 	"sync"
 	"time"
 
@@ -36,16 +37,60 @@ const (
 
 func newFence() *fence { return &fence{tasks: map[sealed.ID]accepted{}, count: map[string]int{}} }
 
+// fencedUntil is how long a task is remembered: until its deadline, or as long
+// as its manifest may open where there is none.
+func fencedUntil(deadline, now time.Time) time.Time {
+	until := now.Add(shortestFence)
+	if last := now.Add(maxFenceLife); deadline.After(last) {
+		return last
+	}
+	if deadline.After(until) {
+		return deadline
+	}
+	return until
+}
+
+// Claims are the tasks of all coordinators; *store.Store keeps them.
+type Claims interface {
+	ClaimTask(ctx context.Context, id string, until time.Time) error
+	ReleaseTask(ctx context.Context, id string) error
+}
+
+// claimTimeout bounds what a task waits for the other coordinators.
+const claimTimeout = 3 * time.Second
+
+// fence makes a task this coordinator's: none has accepted it before. Where
+// that cannot be told it is refused.
+func (c *Coordinator) fence(t *task, owner string, now time.Time) error {
+	if err := c.tasks.begin(t.id, owner, t.deadline, now); err != nil || c.dep.Claims == nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(c.life, claimTimeout)
+	defer cancel()
+	err := c.dep.Claims.ClaimTask(ctx, t.id.String(), fencedUntil(t.deadline, now))
+	if err != nil && api.CodeOf(err) != api.CodeDuplicateTask {
+		c.tasks.release(t.id)
+	}
+	return err
+}
+
+// unfence lets a task come again, of which no byte reached an agent.
+func (c *Coordinator) unfence(t *task) {
+	c.tasks.release(t.id)
+	if c.dep.Claims == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(c.life, claimTimeout)
+	defer cancel()
+	if err := c.dep.Claims.ReleaseTask(ctx, t.id.String()); err != nil {
+		c.log.Warn("task not released; it may not come again", "task", t.id, "err", err)
+	}
+}
+
 // begin accepts a task, or tells that it was accepted before. It is remembered
 // until its deadline, or as long as its manifest may open where there is none.
 func (f *fence) begin(id sealed.ID, owner string, deadline, now time.Time) error {
-	until := now.Add(shortestFence)
-	if !deadline.IsZero() && deadline.After(until) {
-		until = deadline
-		if last := now.Add(maxFenceLife); until.After(last) {
-			until = last
-		}
-	}
+	until := fencedUntil(deadline, now)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if a, ok := f.tasks[id]; ok && now.Before(a.until) {

@@ -84,7 +84,7 @@ func (c *Coordinator) prepare(ctx *fasthttp.RequestCtx, r *route, body *relay.Bo
 	if err != nil || t.held == nil {
 		return t, err
 	}
-	if err := c.tasks.begin(t.id, r.rec.Owner, t.deadline, time.Now()); err != nil {
+	if err := c.fence(&t, r.rec.Owner, time.Now()); err != nil {
 		t.forget()
 		return t, err
 	}
@@ -135,7 +135,7 @@ func (c *Coordinator) place(t *task, body *relay.Body, id string, expires time.T
 		unreached := code != api.CodeNodeLost && code != api.CodeDeadline
 		if !body.Small || !t.retry.again(attempts, code, unreached) || !c.pause(t, attempts, expires) {
 			if unreached && t.held != nil {
-				c.tasks.release(t.id)
+				c.unfence(t)
 			}
 			return nil, nil, err
 		}

@@ -20,6 +20,9 @@ import (
 // adminTimeout bounds one question to the coordinator of this machine.
 const adminTimeout = 30 * time.Second
 
+// snapshotTimeout bounds the copy of a whole store, at most 8 GiB.
+const snapshotTimeout = 10 * time.Minute
+
 // RequestToken asks the coordinator that runs on dir for a join token.
 func RequestToken(ctx context.Context, dir string, role pki.Role, uses int, ttl time.Duration) (string, error) {
 	var out struct{ Token string }
@@ -53,7 +56,9 @@ func RequestDrain(ctx context.Context, dir, node string, on bool) error {
 // RequestSnapshot copies a snapshot of the store of the coordinator that runs
 // on dir to w.
 func RequestSnapshot(ctx context.Context, dir string, w io.Writer) error {
-	return admin(ctx, dir, http.MethodGet, AdminPathBackup, nil, func(r io.Reader) error {
+	ctx, cancel := context.WithTimeout(ctx, snapshotTimeout)
+	defer cancel()
+	return ask(ctx, dir, http.MethodGet, AdminPathBackup, nil, func(r io.Reader) error {
 		_, err := io.Copy(w, r)
 		return err
 	})
@@ -67,6 +72,10 @@ func decodeInto(out any) func(io.Reader) error {
 func admin(ctx context.Context, dir, method, path string, q url.Values, read func(io.Reader) error) error {
 	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
 	defer cancel()
+	return ask(ctx, dir, method, path, q, read)
+}
+
+func ask(ctx context.Context, dir, method, path string, q url.Values, read func(io.Reader) error) error {
 	tr := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", filepath.Join(dir, AdminSocket))

@@ -155,7 +155,7 @@ func TestJoiningLeavesAWorkingIdentity(t *testing.T) {
 			t.Errorf("%s: %v %v", f, st.Mode(), err)
 		}
 	}
-	if err := id.Renew(t.Context(), Renewer(id, addr)); err != nil {
+	if err := id.Renew(t.Context(), Renewer(id, func() []string { return []string{addr} })); err != nil {
 		t.Errorf("renewal: %v", err)
 	}
 }

@@ -66,17 +66,25 @@ func Join(ctx context.Context, addr, token, id, dir string) (Node, error) {
 	return n, nil
 }
 
-// Renewer asks the coordinator for a new certificate over the old one's mutual
-// TLS; it is the SignFunc of pki.Identity.KeepRenewed.
-func Renewer(i *pki.Identity, addr string) pki.SignFunc {
+// Renewer asks a coordinator for a new certificate over the old one's mutual
+// TLS, the first of addrs that can be reached; it is the SignFunc of
+// pki.Identity.KeepRenewed.
+func Renewer(i *pki.Identity, addrs func() []string) pki.SignFunc {
 	return func(ctx context.Context, csr []byte) ([]byte, error) {
 		body, err := json.Marshal(api.JoinRequest{CSR: csr})
 		if err != nil {
 			return nil, fmt.Errorf("encode renewal: %w", err)
 		}
-		var reply api.JoinReply
-		err = post(ctx, pki.ClientConfig(i, pki.RoleCoordinator, pki.AnyID), addr, api.GatewayPathRenew, body, &reply)
-		return reply.Certificate, err
+		var errs error
+		for _, addr := range addrs() {
+			var reply api.JoinReply
+			err = post(ctx, pki.ClientConfig(i, pki.RoleCoordinator, pki.AnyID), addr, api.GatewayPathRenew, body, &reply)
+			if api.CodeOf(err) != api.CodeUnavailable {
+				return reply.Certificate, err
+			}
+			errs = errors.Join(errs, err)
+		}
+		return nil, errs
 	}
 }
 

@@ -33,19 +33,22 @@ import (
 
 // Config sets up a cluster.
 type Config struct {
-	Nodes      int    // at least 1
-	State      string // everything that should survive; "" is a temporary directory, removed at the end
-	Listen     string // the gateway, host:port; port 0 chooses one
-	Bin        string // directory of the binaries
-	Containerd string // socket of a containerd to use; "" starts a private one
-	CPU        string // lent to functions by each node, such as "2" (default: all nodes together four times the cores)
-	Memory     string // lent to functions by each node, such as "2Gi" (default: all nodes together three quarters of the machine's)
-	IdleAfter  time.Duration
-	NodeArgs   []string // more flags for each node, after the cluster's own
-	Args       []string // more flags for the coordinator, likewise
-	Labels     []string // of each node in order, as the node's -labels; those without have none
-	Gateways   bool     // each node serves callers directly as well, on a free port of loopback
-	Log        *slog.Logger
+	Nodes int // at least 1
+	// Coordinators are how many share one store, 1 to 7 and odd; 0 is 1. The
+	// first listens at Listen, the others on free ports of its host.
+	Coordinators int
+	State        string // everything that should survive; "" is a temporary directory, removed at the end
+	Listen       string // the gateway, host:port; port 0 chooses one
+	Bin          string // directory of the binaries
+	Containerd   string // socket of a containerd to use; "" starts a private one
+	CPU          string // lent to functions by each node, such as "2" (default: all nodes together four times the cores)
+	Memory       string // lent to functions by each node, such as "2Gi" (default: all nodes together three quarters of the machine's)
+	IdleAfter    time.Duration
+	NodeArgs     []string // more flags for each node, after the cluster's own
+	Args         []string // more flags for the coordinator, likewise
+	Labels       []string // of each node in order, as the node's -labels; those without have none
+	Gateways     bool     // each node serves callers directly as well, on a free port of loopback
+	Log          *slog.Logger
 }
 
 // Cluster is a running cluster.
@@ -64,11 +67,14 @@ type Cluster struct {
 	broker  api.BrokerInfo
 
 	manifest api.ManifestKeys
+	others   []coordinatorPorts // of the second coordinator and those after it
 }
 
 // ports are the addresses of the parts, all on loopback.
 type ports struct {
 	gateway, cluster, gossip, ops, broker, brokerOps string
+
+	peer string // of the first coordinator's store, where it has others
 }
 
 // Gateway is the URL for callers and owners.
@@ -113,6 +119,7 @@ func Start(ctx context.Context, cfg Config) (_ *Cluster, retErr error) {
 		{"key broker", c.startBroker},
 		{"manifest opener", c.startOpener},
 		{"coordinator", c.startCoordinator},
+		{"coordinators", c.startOthers},
 		{"nodes", c.startNodes},
 		{"readiness", c.waitReady},
 	} {
@@ -135,6 +142,8 @@ func (c *Cluster) check() error {
 		return &api.Error{Code: api.CodeForbidden, Message: "sandboxes need root", Remedy: "run it with sudo"}
 	case c.cfg.Nodes < 1 || c.cfg.Nodes > 64:
 		return api.Invalid("nodes", "ask for 1 to 64", strconv.Itoa(c.cfg.Nodes))
+	case c.cfg.Coordinators < 0 || c.cfg.Coordinators > 7 || (c.cfg.Coordinators > 0 && c.cfg.Coordinators%2 == 0):
+		return api.Invalid("coordinators", "ask for 1, 3, 5 or 7: an even number bears no more losses than one fewer", strconv.Itoa(c.cfg.Coordinators))
 	}
 	host, _, err := net.SplitHostPort(c.cfg.Listen)
 	if err != nil || host == "" {
@@ -216,7 +225,7 @@ func (c *Cluster) choosePorts() error {
 			Message: c.cfg.Listen + " cannot be listened on", Remedy: "choose another with --listen"})
 	}
 	c.gateway = c.ports.gateway
-	return errs
+	return errors.Join(errs, c.chooseOthers())
 }
 
 // listenable is addr, or one of its host with a free port where its port is 0.
@@ -289,11 +298,23 @@ func (c *Cluster) startBroker(ctx context.Context) error {
 }
 
 func (c *Cluster) startCoordinator(ctx context.Context) error {
-	return c.spawn(ctx, "coordinator", "http://"+c.ports.ops+"/healthz", c.bin("coordinator"), append([]string{
+	args := []string{
 		"-state", filepath.Join(c.state, "coordinator"), "-listen", c.ports.gateway,
 		"-cluster-listen", c.ports.cluster, "-gossip-listen", c.ports.gossip,
 		"-ops-listen", c.ports.ops, "-broker", c.ports.broker,
-		"-manifest-opener", c.openerSocket(), "-basic-auth-dir", c.BasicAuth()}, c.cfg.Args...)...)
+		"-manifest-opener", c.openerSocket(), "-basic-auth-dir", c.BasicAuth()}
+	if c.ports.peer != "" {
+		args = append(args, "-peer-listen", c.ports.peer)
+	}
+	args = append(args, c.cfg.Args...)
+	first, err := c.launch("coordinator", serves(c.ports.ops), c.bin("coordinator"), args...)
+	if err != nil {
+		return err
+	}
+	if c.haveJoined() {
+		return nil // one alone is no majority: it serves once the others are there
+	}
+	return c.served(ctx, first)
 }
 
 // startOpener starts what opens manifests. As for the broker, on one's own machine

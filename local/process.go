@@ -60,6 +60,15 @@ func answers(ctx context.Context, url string) error {
 
 // spawnWith starts a part and returns when health finds that it serves.
 func (c *Cluster) spawnWith(ctx context.Context, name string, health func(context.Context) error, path string, args ...string) error {
+	p, err := c.launch(name, health, path, args...)
+	if err != nil {
+		return err
+	}
+	return c.served(ctx, p)
+}
+
+// launch starts a part and does not wait for it.
+func (c *Cluster) launch(name string, health func(context.Context) error, path string, args ...string) (*process, error) {
 	p := &process{
 		name: name, health: health, path: path, args: args,
 		log: filepath.Join(c.logs(), name+".log"), pidFile: filepath.Join(c.run, name+".pid"),
@@ -68,11 +77,13 @@ func (c *Cluster) spawnWith(ctx context.Context, name string, health func(contex
 	c.procs = append(c.procs, p)
 	started := make(chan error, 1)
 	go p.supervise(started)
-	if err := <-started; err != nil {
-		return err
-	}
+	return p, <-started
+}
+
+// served returns when a part serves.
+func (c *Cluster) served(ctx context.Context, p *process) error {
 	if err := p.waitHealthy(ctx); err != nil {
-		return fmt.Errorf("%w\n%s", err, c.lastLines(name))
+		return fmt.Errorf("%w\n%s", err, c.lastLines(p.name))
 	}
 	return nil
 }

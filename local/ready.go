@@ -10,6 +10,7 @@ import (
 	"os"
 	goruntime "runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -119,7 +120,7 @@ func (c *Cluster) Stop(ctx context.Context) error {
 	// keybroker and coordinator come first in procs.
 	for i := len(c.procs) - 1; i >= 0; i-- {
 		p := c.procs[i]
-		if p.name == "coordinator" || p.name == "keybroker" {
+		if isLast(p.name) {
 			continue
 		}
 		wg.Add(1)
@@ -127,7 +128,7 @@ func (c *Cluster) Stop(ctx context.Context) error {
 	}
 	wg.Wait()
 	for i := len(c.procs) - 1; i >= 0; i-- {
-		if p := c.procs[i]; p.name == "coordinator" || p.name == "keybroker" {
+		if p := c.procs[i]; isLast(p.name) {
 			join(p.stop(ctx))
 		}
 	}
@@ -143,3 +144,6 @@ func (c *Cluster) Stop(ctx context.Context) error {
 	}
 	return errs
 }
+
+// isLast tells the parts that nodes rely on, which stop after them.
+func isLast(name string) bool { return name == "keybroker" || strings.HasPrefix(name, "coordinator") }

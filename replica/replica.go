@@ -13,11 +13,13 @@ package replica
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"sync"
 	"time"
@@ -39,7 +41,7 @@ type Config struct {
 	Self   string                                 // host:port under which others reach this one
 	Others func() []string                        // host:port of those that are there now
 	Count  func(ctx context.Context) (int, error) // of all coordinators, those that are away too
-	Client *http.Client                           // mutual TLS that admits coordinators alone
+	TLS    *tls.Config                            // mutual, admits coordinators alone
 	Log    *slog.Logger
 }
 
@@ -47,10 +49,15 @@ type Config struct {
 // on when who asked for it gave up: the next attempt finds it done.
 const copyTimeout = 10 * time.Minute
 
+// reachTimeout is how long a coordinator that is there may take to say so.
+const reachTimeout = 3 * time.Second
+
 // Replicas are the registries of all coordinators, seen from this one.
 type Replicas struct {
 	cfg   Config
 	local Local
+	reads *http.Client // what takes longer to begin to answer is not there
+	tells *http.Client // the answer comes when the copy is made
 	life  context.Context
 	end   context.CancelFunc
 	jobs  sync.WaitGroup
@@ -59,12 +66,23 @@ type Replicas struct {
 // New makes Replicas; Close ends its copies.
 func New(ctx context.Context, local Local, cfg Config) *Replicas {
 	r := &Replicas{cfg: cfg, local: local}
+	t := &http.Transport{TLSClientConfig: cfg.TLS, DialContext: (&net.Dialer{Timeout: reachTimeout}).DialContext,
+		TLSHandshakeTimeout: reachTimeout, IdleConnTimeout: time.Minute}
+	r.tells = &http.Client{Transport: t}
+	soon := t.Clone()
+	soon.ResponseHeaderTimeout = reachTimeout
+	r.reads = &http.Client{Transport: soon}
 	r.life, r.end = context.WithCancel(ctx)
 	return r
 }
 
 // Close breaks copies off and waits for them.
-func (r *Replicas) Close() { r.end(); r.jobs.Wait() }
+func (r *Replicas) Close() {
+	r.end()
+	r.jobs.Wait()
+	r.reads.CloseIdleConnections()
+	r.tells.CloseIdleConnections()
+}
 
 // HasManifest reports whether repo has the manifest, and returns once a
 // majority of coordinators has it with all it refers to. Where that is not to
@@ -113,7 +131,7 @@ func (r *Replicas) Fetch(ctx context.Context, what api.Replicate) (bool, error) 
 // copy fetches from what.From.
 func (r *Replicas) copy(ctx context.Context, what api.Replicate) error {
 	from := func(ctx context.Context, path string) (io.ReadCloser, error) {
-		resp, err := r.ask(ctx, http.MethodGet, what.From, path, nil)
+		resp, err := ask(ctx, r.reads, http.MethodGet, what.From, path, nil)
 		if err != nil {
 			return nil, err
 		}
@@ -173,7 +191,7 @@ func lacking(have, need, all int, err error) error {
 func (r *Replicas) tell(addr string, body []byte) error {
 	ctx, cancel := context.WithTimeout(r.life, copyTimeout)
 	defer cancel()
-	resp, err := r.ask(ctx, http.MethodPost, addr, api.GatewayPathReplicate, body)
+	resp, err := ask(ctx, r.tells, http.MethodPost, addr, api.GatewayPathReplicate, body)
 	if err != nil {
 		return err
 	}
@@ -182,13 +200,13 @@ func (r *Replicas) tell(addr string, body []byte) error {
 
 // ask makes one request to another coordinator; its body is the caller's to
 // close.
-func (r *Replicas) ask(ctx context.Context, method, addr, path string, body []byte) (*http.Response, error) {
+func ask(ctx context.Context, client *http.Client, method, addr, path string, body []byte) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, "https://"+addr+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, fmt.Errorf("ask coordinator: %w", err)
 	}
 	req.Header.Set("Content-Type", api.ContentTypeJSON)
-	resp, err := r.cfg.Client.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return nil, api.Wrap(api.CodeUnavailable, err, "coordinator at "+addr+" cannot be reached")
 	}

@@ -34,6 +34,8 @@ type Store struct {
 	member *member // nil with an external etcd
 	boot   string  // drawn at Open
 
+	claims claimLeases
+
 	life context.Context // ends with Close
 	end  context.CancelFunc
 }

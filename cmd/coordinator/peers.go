@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/enrol"
@@ -116,8 +114,7 @@ func replicas(life context.Context, o options, images *registry.Registry, st *st
 			members, err := st.Members(ctx)
 			return len(members), err
 		},
-		Client: &http.Client{Transport: &http.Transport{
-			TLSClientConfig: pki.ClientConfig(identity, pki.RoleCoordinator, pki.AnyID), IdleConnTimeout: time.Minute}},
+		TLS: pki.ClientConfig(identity, pki.RoleCoordinator, pki.AnyID),
 	})
 }
 

@@ -128,6 +128,9 @@ func run(ctx context.Context, o options) (err error) {
 	if manifests != nil {
 		deps.Manifests = manifests
 	}
+	if o.peerListen != "" || o.etcd != "" {
+		deps.Claims = st
+	}
 	if deps.Async, err = asyncParts(ctx, o, st, log); err != nil {
 		return err
 	}

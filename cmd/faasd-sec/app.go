@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -38,6 +39,7 @@ type app struct {
 
 	gateway        string
 	via            string // of invoke: a node's gateway
+	resend         bool   // of invoke: at another coordinator too
 	configDir      string
 	identity       string
 	output         string
@@ -76,7 +78,7 @@ func (a *app) root() *cobra.Command {
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, err) })
 	f := root.PersistentFlags()
-	f.StringVar(&a.gateway, "gateway", "", "URL of the cluster's gateway (env "+envGateway+", "+envOpenFaaS+"; default "+defaultGateway+")")
+	f.StringVar(&a.gateway, "gateway", "", "URL of the cluster's gateway; of several coordinators all, the same one first, with commas (env "+envGateway+", "+envOpenFaaS+"; default "+defaultGateway+")")
 	f.StringVar(&a.configDir, "config-dir", "", "directory of keys and pins (env "+envConfig+"; default the user's configuration directory)")
 	f.StringVar(&a.identity, "identity", "", "name of the identity to act as (env "+envIdentity+"; default "+defaultIdentity+")")
 	f.StringVarP(&a.output, "output", "o", "text", "how to print: text or json")
@@ -88,7 +90,8 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(a.asyncCommand())
 	root.AddCommand(a.keyCommand(), a.newCommand(), a.runCommand(), a.buildCommand(), a.deployCommand(), a.invokeCommand(), a.proxyCommand(), a.sbomCommand(), a.listCommand(), a.describeCommand(),
 		a.logsCommand(), a.removeCommand(), a.tasksCommand(), a.nodesCommand(), a.topCommand(), a.auditCommand(), a.versionCommand(),
-		newUpCommand(func() (string, error) { return a.configDir, nil }, a.stdout, a.stderr), newInitCommand(a.stdout), a.nodeCommand(), a.manCommand())
+		newUpCommand(func() (string, error) { return a.configDir, nil }, a.stdout, a.stderr), newInitCommand(a.stdout), a.nodeCommand(),
+		a.coordinatorCommand(), a.backupCommand(), a.restoreCommand(), a.manCommand())
 	return root
 }
 
@@ -132,8 +135,23 @@ func (a *app) settle() error {
 	return nil
 }
 
-// gatewayURL resolves the gateway; file is what a function.yml says, if any.
+// gatewayURL resolves the gateway; file is what a function.yml says, if any. Of
+// several it is the first, under which pins are kept.
 func (a *app) gatewayURL(file string) string {
+	gateway, _, _ := strings.Cut(a.gatewayURLs(file), ",")
+	return gateway
+}
+
+// otherGateways are those of the cluster's other coordinators.
+func (a *app) otherGateways(file string) []string {
+	_, others, several := strings.Cut(a.gatewayURLs(file), ",")
+	if !several {
+		return nil
+	}
+	return strings.Split(others, ",")
+}
+
+func (a *app) gatewayURLs(file string) string {
 	return first(a.gateway, a.env(envGateway), a.env(envOpenFaaS), file, defaultGateway)
 }
 

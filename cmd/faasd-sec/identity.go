@@ -198,7 +198,11 @@ func (a *app) connect(gateway string, id *unseal.Identity) (*client.Client, erro
 	if err != nil {
 		return nil, err
 	}
-	return client.New(client.Config{Gateway: gateway, Identity: id, Pins: pins, TrustOnFirstUse: a.trustFirstUse, Via: a.via})
+	var others []string
+	if gateway == a.gatewayURL("") {
+		others = a.otherGateways("")
+	}
+	return client.New(client.Config{Gateway: gateway, Others: others, Resend: a.resend, Identity: id, Pins: pins, TrustOnFirstUse: a.trustFirstUse, Via: a.via})
 }
 
 // anonymous is a client for what the gateway tells everybody.

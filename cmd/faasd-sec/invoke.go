@@ -51,6 +51,7 @@ func (a *app) invokeCommand() *cobra.Command {
 	fl.StringVar(&f.query, "query", "", "query of the request, without ?")
 	fl.BoolVar(&f.stream, "stream", false, "hand the body on while it flows, and the reply back meanwhile")
 	fl.BoolVarP(&f.include, "include", "i", false, "print the reply's status and headers before its body")
+	fl.BoolVar(&a.resend, "resend", false, "where the connection to a coordinator broke, ask the next of --gateway: the function may run twice")
 	fl.StringVar(&a.via, "via", "", "URL of a node's gateway to ask first: one hop fewer for functions it hosts; --gateway serves the rest")
 	f.needs.add(cmd)
 	f.later.add(cmd)

@@ -55,6 +55,7 @@ Ctrl-C or SIGTERM ends them and leaves no process, mount, cgroup or socket. With
 	}
 	f := cmd.Flags()
 	f.IntVar(&cfg.Nodes, "nodes", 1, "how many nodes, each with its own state and containerd namespace")
+	f.IntVar(&cfg.Coordinators, "coordinators", 1, "how many coordinators share one store: 1, 3, 5 or 7")
 	f.StringVar(&cfg.State, "state", "", "directory that keeps everything (default: a temporary one, removed at the end)")
 	f.StringVar(&cfg.Listen, "listen", "127.0.0.1:8080", "address of the gateway; port 0 chooses a free one")
 	f.StringVar(&cfg.Containerd, "containerd", "", "socket of a containerd to use instead of a private one")
@@ -81,11 +82,16 @@ func up(ctx context.Context, cfg local.Config, configDir string, stdout io.Write
 	}()
 	// The broker was started here, by this user: that is reason enough to
 	// trust it with this user's keys.
-	if err := client.PinBroker(configDir, c.Gateway(), c.Broker()); err != nil {
-		return fmt.Errorf("pin the key broker: %w", err)
+	for _, gateway := range c.Gateways() {
+		if err := client.PinBroker(configDir, gateway, c.Broker()); err != nil {
+			return fmt.Errorf("pin the key broker: %w", err)
+		}
+		if err := client.PinOpener(configDir, gateway, c.ManifestKeys()); err != nil {
+			return fmt.Errorf("pin the manifest opener: %w", err)
+		}
 	}
-	if err := client.PinOpener(configDir, c.Gateway(), c.ManifestKeys()); err != nil {
-		return fmt.Errorf("pin the manifest opener: %w", err)
+	for _, also := range c.Gateways()[1:] {
+		fmt.Fprintf(stdout, "also      %s\n", also)
 	}
 	fmt.Fprintf(stdout, "state     %s\nnodes     %d (evidence: node-key, dev-untrusted)\npassword  %s (faas-cli login --password-stdin)\nready     %s\n",
 		c.State(), cfg.Nodes, filepath.Join(c.BasicAuth(), openfaas.PasswordFile), c.Gateway())

@@ -58,8 +58,9 @@ func run(ctx context.Context, o options) (err error) {
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 
+	known := &coordinators{first: n.Registry}
 	toRegistry := &http.Client{Transport: &http.Transport{
-		TLSClientConfig: pki.ClientConfig(identity, pki.RoleCoordinator, pki.AnyID), IdleConnTimeout: time.Minute,
+		DialContext: known.dial, TLSClientConfig: pki.ClientConfig(identity, pki.RoleCoordinator, pki.AnyID), IdleConnTimeout: time.Minute,
 	}}
 	rc := containerd.Default(o.containerd, o.namespace, filepath.Join(o.runDir, "rt"))
 	rc.Registries = map[string]containerd.Registry{n.Registry: {Client: toRegistry}}
@@ -127,6 +128,7 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer mesh.Close()
+	known.mesh.Store(mesh)
 	deps.Mesh = mesh
 	nd, err := node.New(cfg, deps)
 	if err != nil {
@@ -178,7 +180,7 @@ func run(ctx context.Context, o options) (err error) {
 		})
 	}
 	g.Go("certificate", func(ctx context.Context) error {
-		return identity.KeepRenewed(ctx, enrol.Renewer(identity, n.Coordinator))
+		return identity.KeepRenewed(ctx, enrol.Renewer(identity, known.addresses))
 	})
 	log.Info("node serves", "listen", o.listen, "capacity", o.capacity, "version", version)
 

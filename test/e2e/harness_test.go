@@ -278,6 +278,16 @@ func (c *cluster) pushTestImage(t testing.TB, repo string) string {
 // deploy deploys the test function; change sets more.
 func (c *cluster) deploy(t testing.TB, fn string, change ...func(*client.Deployment)) api.FunctionName {
 	t.Helper()
+	full, err := c.tryDeploy(t, fn, change...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return full
+}
+
+// tryDeploy is deploy where the coordinator may refuse.
+func (c *cluster) tryDeploy(t testing.TB, fn string, change ...func(*client.Deployment)) (api.FunctionName, error) {
+	t.Helper()
 	full, err := api.ParseFunctionName(fn)
 	if err != nil {
 		t.Fatal(err)
@@ -291,10 +301,8 @@ func (c *cluster) deploy(t testing.TB, fn string, change ...func(*client.Deploym
 	for _, f := range change {
 		f(&d)
 	}
-	if _, err := c.client.Deploy(t.Context(), d); err != nil {
-		t.Fatal(err)
-	}
-	return full
+	_, err = c.client.Deploy(t.Context(), d)
+	return full, err
 }
 
 func (c *cluster) fingerprint() sealed.Fingerprint {
