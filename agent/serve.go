@@ -37,7 +37,8 @@ func (a *Agent) newServer() *fasthttp.Server {
 	return &fasthttp.Server{
 		Handler: a.handle, StreamRequestBody: true, MaxRequestBodySize: math.MaxInt, // sizes are bounded where they cost memory
 		ReadTimeout: api.DefaultReadTimeout, IdleTimeout: 2 * time.Minute,
-		ReadBufferSize: 8 << 10, WriteBufferSize: 8 << 10, Concurrency: 2048,
+		ReadBufferSize:  20 << 10, // a plain request's header, which a gateway takes up to 16 KiB of
+		WriteBufferSize: 8 << 10, Concurrency: 2048,
 		NoDefaultServerHeader: true, NoDefaultDate: true, NoDefaultContentType: true, DisablePreParseMultipartForm: true,
 		SecureErrorLogMessage: true, Logger: discardLogger{}, CloseOnShutdown: true,
 	}

@@ -138,9 +138,11 @@ type world struct {
 	release  func(*unseal.Release)
 	kills    func() int64
 
-	holdBundle chan struct{} // if set, the bundle is not sent
-	late       chan struct{} // if set, the sandbox is bound when it closes
-	waiting    []byte        // the grant of who waits, if any
+	holdBundle chan struct{}  // if set, the bundle is not sent
+	late       chan struct{}  // if set, the sandbox is bound when it closes
+	waiting    []byte         // the grant of who waits, if any
+	openly     *api.PlainBind // the sandbox is bound to a plain function
+	secrets    map[string][]byte
 }
 
 func must[T any](t testing.TB) func(T, error) T {
@@ -368,7 +370,11 @@ func (n *testNode) frame(f api.Control, pid int) {
 			if w.late != nil {
 				<-w.late
 			}
-			reply(api.Control{Bind: &api.Bind{Descriptor: w.signed, Image: w.image}})
+			bind := &api.Bind{Descriptor: w.signed, Image: w.image}
+			if w.openly != nil {
+				bind = &api.Bind{Plain: w.openly, Image: w.image}
+			}
+			reply(api.Control{Bind: bind})
 			if w.waiting != nil {
 				reply(api.Control{Waiting: &api.Waiting{Grant: w.waiting}})
 			}
@@ -409,6 +415,12 @@ func (n *testNode) frame(f api.Control, pid int) {
 	case f.AskOOM != nil:
 		reply(api.Control{OOM: &api.OOM{ID: f.AskOOM.ID, Kills: w.kills()}})
 	case f.Log != nil:
+		for _, l := range f.Log.Lines {
+			n.logs = append(n.logs, logRecord{Time: l.Time, Stream: uint(l.Stream), Text: l.Text})
+		}
+		if w.openly != nil {
+			return
+		}
 		batch, err := w.openLog(f.Log.Sealed)
 		if err != nil {
 			w.t.Errorf("log: %v", err)
@@ -428,12 +440,17 @@ func (w *world) sealRelease(statement []byte) ([]byte, error) {
 		w.release(rel)
 	}
 	body, err := unseal.EncodeRelease(rel)
+	name := w.desc.FullName()
+	if w.openly != nil {
+		body, err = cbor.Marshal(w.secrets)
+		name = string(w.openly.Function.Name)
+	}
 	if err != nil {
 		return nil, err
 	}
 	now := time.Now()
 	g, err := sealed.NewGrant(sealed.GrantParams{Role: sealed.RoleRelease, Recipient: sealed.PublicKey(s.Ephemeral),
-		Sender: w.broker.Signer(), Context: w.revision, Name: w.desc.FullName(), NotBefore: now.Add(-time.Minute), NotAfter: now.Add(5 * time.Minute)})
+		Sender: w.broker.Signer(), Context: w.revision, Name: name, NotBefore: now.Add(-time.Minute), NotAfter: now.Add(5 * time.Minute)})
 	if err != nil {
 		return nil, err
 	}

@@ -119,7 +119,7 @@ func (c *Coordinator) plainTask(r *route, call *queue.Call) task {
 			p.headers = append(p.headers, relay.Header{Name: name, Value: v})
 		}
 	}
-	c.callsOf(r.name).Add(1)
+	r.calls.Add(1)
 	return task{c: c, r: r, name: call.ID, known: r.unbound, call: p}
 }
 

@@ -120,7 +120,7 @@ func target(uri string) (fn api.FunctionName, path, query string, err error) {
 	if !ok {
 		if strings.HasPrefix(full, asyncPrefix) {
 			return "", "", "", &api.Error{Code: api.CodeInvalid, Field: "path", Message: "the proxy serves no asynchronous invocations: it would have to keep their results open",
-				Remedy: "call " + api.GatewayPathInvoke + "NAME and wait for the reply"}
+				Remedy: "call " + api.GatewayPathInvoke + "NAME and wait for the reply, or use faasd-sec invoke --async"}
 		}
 		return "", "", "", &api.Error{Code: api.CodeNotFound, Field: "path", Message: "only functions are served here",
 			Remedy: "call " + api.GatewayPathInvoke + "NAME[.NAMESPACE][/PATH]; everything else is the gateway's"}

@@ -200,9 +200,7 @@ type Request struct {
 	All     bool   // keep all headers of the reply, whatever Options.Fields
 }
 
-// Do is PostThen of any method. A request with a small body and an idempotent
-// method may be sent again, over a new connection, where a kept one ended before
-// anything of a reply came.
+// Do is PostThen of any method.
 func (u *Upstream) Do(until time.Time, r Request, body *Body) (*Reply, error) {
 	if time.Until(until) <= 0 {
 		return nil, fmt.Errorf("post %s: %w", r.Path, context.DeadlineExceeded)
@@ -221,7 +219,7 @@ func (u *Upstream) doSmall(until time.Time, r *Request, body *Body) (*Reply, err
 	if err := u.enter(until); err != nil {
 		return nil, fmt.Errorf("post %s: %w", path, err)
 	}
-	req := &upstream.Request{Method: r.Method, Small: body.Head, Deadline: until, Sent: r.Sent, Upgrade: r.Upgrade, All: r.All,
+	req := &upstream.Request{Method: r.Method, Small: body.Head, Deadline: until, Sent: r.Sent, Upgrade: r.Upgrade, All: r.All, Once: true,
 		Header: make([]upstream.Field, len(headers))}
 	req.Path, req.Query, _ = strings.Cut(path, "?")
 	for i, h := range headers {

@@ -33,6 +33,7 @@ type Request struct {
 
 	Deadline time.Time // of the whole exchange, zero for none
 	Upgrade  string    // the protocol to go over to, with a status of 101; empty for none
+	Once     bool      // never send it again, whatever its method
 	All      bool      // keep all headers of the reply, whatever Config.Fields
 	Wipe     bool      // the header is not to stay in memory: no buffer that was used for it is kept
 	Sent     func()    // called when the request is on its way, before the reply is awaited; may be nil
@@ -138,7 +139,7 @@ func (c *Client) do(ctx context.Context, r *Request, fresh bool) (_ *Response, r
 	}
 	if err != nil {
 		// It may have closed the kept connection with our request unread.
-		again := !cn.fresh && r.Body == nil && idempotent(r.Method)
+		again := !cn.fresh && r.Body == nil && r.again()
 		r.on(nil)
 		c.put(cn, false)
 		return nil, again, fmt.Errorf("send request: %w", err)
@@ -165,7 +166,7 @@ func (c *Client) do(ctx context.Context, r *Request, fresh bool) (_ *Response, r
 		h, _, err = readHead(cn.br, only, most)
 	}
 	if err != nil {
-		again := inline && n == 0 && !cn.fresh && idempotent(r.Method) && connectionEnded(err)
+		again := inline && n == 0 && !cn.fresh && r.again() && connectionEnded(err)
 		if srcErr := resp.Close(); srcErr != nil {
 			return nil, false, srcErr
 		}
@@ -183,6 +184,9 @@ func headSize(r *Request, host string) int {
 	}
 	return n
 }
+
+// again reports whether it may be sent once more.
+func (r *Request) again() bool { return !r.Once && idempotent(r.Method) }
 
 func idempotent(method string) bool {
 	switch method {

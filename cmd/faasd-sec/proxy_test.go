@@ -3,7 +3,14 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -151,5 +158,65 @@ func TestProxyServesAUnixSocketOfItsUserAlone(t *testing.T) {
 	}
 	if code, _, _ := s.run("", "proxy", "--listen", "0.0.0.0:0"); code != exitInvalid {
 		t.Errorf("every address: exit %d", code)
+	}
+}
+
+// selfSigned writes a certificate for 127.0.0.1 and its key.
+func selfSigned(t *testing.T, dir string) *x509.CertPool {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, block := range map[string]*pem.Block{"cert.pem": {Type: "CERTIFICATE", Bytes: der}, "key.pem": {Type: "PRIVATE KEY", Bytes: private}} {
+		if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	return pool
+}
+
+func TestProxyServesOtherMachinesOverTLSWithAToken(t *testing.T) {
+	s := deployedHello(t)
+	dir := t.TempDir()
+	pool := selfSigned(t, dir)
+	s.file(filepath.Join(dir, "token"), "0123456789abcdef0123")
+	config := s.file(filepath.Join(dir, "proxy.yml"), "listen: 0.0.0.0:0\ntoken_file: token\ntls: {certificate: cert.pem, key: key.pem}\nroutes: [{functions: [hello]}]\n")
+	url, _ := s.serving("proxy", "--config", config)
+	_, port, err := net.SplitHostPort(strings.TrimPrefix(url, "https://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr := &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: pool}}
+	for token, want := range map[string]int{"Bearer 0123456789abcdef0123": 201, "": 401} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://127.0.0.1:"+port+"/function/hello", strings.NewReader(strings.Repeat("x", 400<<10)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Proxy-Authorization", token)
+		res, err := (&http.Client{Transport: tr}).Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		if err != nil || res.StatusCode != want || want == 201 && len(b) != 400<<10 {
+			t.Errorf("token %q: %d, %d bytes, %v", token, res.StatusCode, len(b), err)
+		}
+	}
+	if code, _, errs := s.run("", "proxy", "--config", config, "--listen", "127.0.0.1:0", "--metrics", "0.0.0.0:0"); code != exitInvalid {
+		t.Errorf("metrics for everybody: exit %d %s", code, errs)
 	}
 }
