@@ -95,6 +95,10 @@ func desk(t *testing.T) (d *Desk, l *ledger, addr, dir string) {
 		t.Fatal(err)
 	}
 	s := &http.Server{TLSConfig: pki.OptionalPeerConfig(id, pki.RoleNode), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == api.GatewayPathJoinCoordinator {
+			serveCoordinator(w, r, d)
+			return
+		}
 		var req api.JoinRequest
 		var reply api.JoinReply
 		err := json.NewDecoder(r.Body).Decode(&req)
@@ -110,17 +114,31 @@ func desk(t *testing.T) (d *Desk, l *ledger, addr, dir string) {
 				reply.Certificate, err = d.Renew(p.ID, req.CSR)
 			}
 		}
-		if err != nil {
-			p := api.ProblemOf(err, "")
-			w.WriteHeader(p.Status)
-			json.NewEncoder(w).Encode(p)
-			return
-		}
-		json.NewEncoder(w).Encode(reply)
+		answer(w, reply, err)
 	})}
 	go s.ServeTLS(ln, "", "")
 	t.Cleanup(func() { s.Close() })
 	return d, l, ln.Addr().String(), dir
+}
+
+func serveCoordinator(w http.ResponseWriter, r *http.Request, d *Desk) {
+	var req api.CoordinatorJoin
+	var reply api.CoordinatorJoined
+	err := json.NewDecoder(r.Body).Decode(&req)
+	if err == nil {
+		reply, err = d.JoinCoordinator(r.Context(), req)
+	}
+	answer(w, reply, err)
+}
+
+func answer(w http.ResponseWriter, reply any, err error) {
+	if err != nil {
+		p := api.ProblemOf(err, "")
+		w.WriteHeader(p.Status)
+		json.NewEncoder(w).Encode(p)
+		return
+	}
+	json.NewEncoder(w).Encode(reply)
 }
 
 func token(t *testing.T, d *Desk, uses int) string {

@@ -658,6 +658,13 @@ func TestEachPartIsGivenByOne(t *testing.T) {
 	if got := l.lent(all); got != (api.Resources{CPU: 1, Scratch: 2, Egress: 4}) {
 		t.Errorf("lent %+v", got)
 	}
+	// What the mesh is told: a range of ports that nothing publishes is none.
+	cfg := Config{Capacity: api.Resources{CPU: 1, Scratch: 2, Egress: 4}, Ports: PortRange{Low: 31000, High: 31009}}
+	for want, list := range map[api.Resources][]Fitting{{CPU: 1}: nil, {CPU: 1, Scratch: 2}: {newFitter(PartScratch)}, {CPU: 1, Egress: 4, Ports: 20}: {newFitter(PartEgress, PartPorts)}} {
+		if got, err := Lends(cfg, list); err != nil || got != want {
+			t.Errorf("lends %+v, %v, want %+v", got, err, want)
+		}
+	}
 	if l.cover(api.Needs{Resources: all}) == nil || l.cover(api.Needs{Resources: api.Resources{CPU: 1, Scratch: 2}}) != nil || len(l.of(api.Resources{Egress: 1})) != 1 || len(l.of(all)) != 2 {
 		t.Error("what is covered is not what is given")
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -52,6 +53,7 @@ func main() {
 	mux.HandleFunc("/sleep", sleep)
 	mux.HandleFunc("/fill", fill)
 	mux.HandleFunc("/dial", dial)
+	mux.HandleFunc("/put", put)
 	mux.Handle("/once", new(ran))
 	mux.HandleFunc("/crash", func(http.ResponseWriter, *http.Request) { os.Exit(3) })
 	mux.HandleFunc("/log", func(_ http.ResponseWriter, r *http.Request) {
@@ -71,6 +73,18 @@ func listen() (net.Listener, error) {
 		return net.Listen("tcp", "127.0.0.1:"+port)
 	}
 	return net.Listen("tcp", "127.0.0.1:8080")
+}
+
+// put writes the body into a file, and on the disk.
+func put(w http.ResponseWriter, r *http.Request) {
+	f, err := os.Create(r.URL.Query().Get("path"))
+	if err == nil {
+		_, err = io.Copy(f, r.Body)
+		err = errors.Join(err, f.Sync(), f.Close())
+	}
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInsufficientStorage)
+	}
 }
 
 // dial says whether the TCP address it is given can be reached.

@@ -1,0 +1,123 @@
+package client_test
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/client"
+	"github.com/faasd-sec/faasd-sec/client/clienttest"
+)
+
+// first is a coordinator that answers with a code, or breaks off after it has
+// read the whole request.
+func (c *cluster) first(code api.Code, asked *atomic.Int64) string {
+	c.t.Helper()
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		io.Copy(io.Discard, r.Body)
+		if code == "" {
+			panic(http.ErrAbortHandler)
+		}
+		clienttest.Fail(w, api.Errorf(code, "no"))
+	}))
+	c.t.Cleanup(srv.Close)
+	return srv.URL
+}
+
+func closedAddress(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return "http://" + ln.Addr().String()
+}
+
+func TestTheNextCoordinatorIsAskedOnce(t *testing.T) {
+	c, _, _ := deployed(t)
+	var asked atomic.Int64
+	for _, transport := range []http.RoundTripper{nil, client.NewTransport()} { // both ways to send
+		for name, gateway := range map[string]string{"gone": closedAddress(t), "unavailable": c.first(api.CodeUnavailable, &asked),
+			"draining": c.first(api.CodeDraining, &asked)} {
+			cl := c.client(identity(t), firstUse, func(cfg *client.Config) {
+				cfg.Gateway, cfg.Others, cfg.Transport = gateway, []string{c.URL}, transport
+			})
+			before := asked.Load()
+			for range 3 {
+				if err := echoed(t, cl); err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+			}
+			// It stays with the one that served.
+			if n := asked.Load() - before; n > 1 {
+				t.Errorf("%s: asked %d times", name, n)
+			}
+		}
+	}
+	alone := c.client(identity(t), firstUse, func(cfg *client.Config) {
+		cfg.Gateway, cfg.Others = closedAddress(t), []string{closedAddress(t)}
+	})
+	wantCode(t, echoed(t, alone), api.CodeUnavailable)
+}
+
+func TestACallThatMayHaveRunIsAskedAgainOnlyIfItMay(t *testing.T) {
+	c, _, _ := deployed(t)
+	var broken, second atomic.Int64
+	gateway := c.brokenInvocations(&broken)
+	c.Intercept = func(_ http.ResponseWriter, r *http.Request) bool {
+		if strings.HasPrefix(r.URL.Path, api.GatewayPathInvoke) {
+			second.Add(1)
+		}
+		return false
+	}
+	for _, transport := range []http.RoundTripper{nil, client.NewTransport()} {
+		cl := c.client(identity(t), firstUse, func(cfg *client.Config) {
+			cfg.Gateway, cfg.Others, cfg.Transport = gateway, []string{c.URL}, transport
+		})
+		wantCode(t, echoed(t, cl), api.CodeUnavailable)
+		if second.Load() != 0 {
+			t.Fatal("it was sent a second time")
+		}
+		again := c.client(identity(t), firstUse, func(cfg *client.Config) {
+			cfg.Gateway, cfg.Others, cfg.Resend, cfg.Transport = gateway, []string{c.URL}, true, transport
+		})
+		if err := echoed(t, again); err != nil || second.Swap(0) != 1 {
+			t.Errorf("%v", err)
+		}
+	}
+	// What a coordinator decided another would decide as well.
+	refusing := c.client(identity(t), firstUse, func(cfg *client.Config) {
+		cfg.Gateway, cfg.Others, cfg.Resend = c.first(api.CodeForbidden, &broken), []string{c.URL}, true
+	})
+	wantCode(t, echoed(t, refusing), api.CodeForbidden)
+}
+
+// brokenInvocations is a coordinator that tells of functions and breaks off
+// when one is invoked.
+func (c *cluster) brokenInvocations(n *atomic.Int64) string {
+	c.t.Helper()
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasPrefix(r.URL.Path, api.GatewayPathInvoke) {
+			to, err := url.Parse(c.URL)
+			if err != nil {
+				c.t.Error(err)
+			}
+			httputil.NewSingleHostReverseProxy(to).ServeHTTP(w, r)
+			return
+		}
+		n.Add(1)
+		io.Copy(io.Discard, r.Body)
+		panic(http.ErrAbortHandler)
+	}))
+	c.t.Cleanup(srv.Close)
+	return srv.URL
+}
