@@ -22,7 +22,7 @@ func TestOpenFaaS(t *testing.T) {
 		run  func(*testing.T, *cluster)
 	}{
 		{"auth", testAuth}, {"functions", testFunctions}, {"verbatim", testVerbatim}, {"usage", testUsage}, {"secrets", testSecrets}, {"namespaces", testNamespaces}, {"info", testInfo}, {"healthz", testHealthz},
-		{"logs", testLogs}, {"invoke", testInvoke}, {"limits of invocations", testInvokeLimits}, {"contract", testContract},
+		{"logs", testLogs}, {"invoke", testInvoke}, {"limits of invocations", testInvokeLimits}, {"contract", testContract}, {"async", testAsync},
 		{"faas-cli", testFaasCLI},
 	} {
 		t.Run(part.name, func(t *testing.T) { part.run(t, c) })
