@@ -33,12 +33,15 @@ const (
 	NodePathInvoke    = "/v1/invoke/"    // POST NAME?rev=HEX&seq=N, sealed body
 	NodePathPlain     = "/v1/plain/"     // any method, NAME?rev=HEX&seq=N, a plain function's request; see HeaderTarget
 	NodePathAdmit     = "/v1/admit/"     // POST NAME?rev=HEX&seq=N, replies Ticket
-	NodePathRevisions = "/v1/revisions/" // PUT HEX[?prefetch=1], body Revision
-	NodePathFunctions = "/v1/functions/" // DELETE NAME[?keep=HEX]: stop its sandboxes but those of revision keep
+	NodePathRevisions = "/v1/revisions/" // PUT HEX[?prefetch=1][&keep=HEX], body Revision; all others of the function but those kept are forgotten
+	NodePathFunctions = "/v1/functions/" // DELETE NAME[?keep=HEX&keep=HEX]: stop its sandboxes but those of these revisions
 	NodePathLogs      = "/v1/logs/"      // GET NAME?follow=1&after=N, replies frames of LogFrame
 	NodePathDrain     = "/v1/drain"      // PUT: take nothing new until DELETE, over restarts too
 	NodePathSandboxes = "/v1/sandboxes"  // GET ?function=NAME, replies []SandboxStatus
 )
+
+// NodeQueryKeep names a revision that serves; it may be repeated.
+const NodeQueryKeep = "keep"
 
 // NodeQueryPrefetch asks a node that is told a revision to pull its image too.
 const NodeQueryPrefetch = "prefetch"
@@ -94,6 +97,12 @@ type Revision struct {
 	// never given them.
 	Labels      map[string]string `json:"labels,omitempty"`
 	Annotations map[string]string `json:"annotations,omitempty"`
+	// Restore is of a former revision that is signed anew: its bounds and scale are
+	// those it had.
+	Restore bool `json:"restore,omitempty"`
+	// Scale is how many replicas the owner wants; nil: on demand. Nobody has to trust
+	// it: it is not part of what is signed with the function.
+	Scale *Scale `json:"scale,omitempty"`
 	// Plain is there instead of Descriptor for a plain function. Of what an owner
 	// sends in it to deploy one the Function alone counts.
 	Plain *PlainRevision `json:"plain,omitempty"`
@@ -114,17 +123,22 @@ const MaxSecrets = 512 << 10
 // FunctionStatus is one function as the gateway lists it. It holds what the
 // operator may see and no more.
 type FunctionStatus struct {
-	Name      FunctionName    `json:"name"`
-	Revision  string          `json:"revision"` // hex
-	Owner     string          `json:"owner"`    // fingerprint, hex
-	Image     string          `json:"image"`    // repository@digest
-	Mode      string          `json:"mode"`     // of a sealed function; ModePlain for all others
-	Sealed    bool            `json:"sealed"`
-	Resources Resources       `json:"resources"`
-	Sequence  uint64          `json:"sequence"`
-	UpdatedAt int64           `json:"updated_at"` // unix seconds
-	Replicas  int             `json:"replicas"`   // running sandboxes, by gossip
-	Sandboxes []SandboxStatus `json:"sandboxes,omitempty"`
+	Name      FunctionName     `json:"name"`
+	Revision  string           `json:"revision"` // hex
+	Owner     string           `json:"owner"`    // fingerprint, hex
+	Image     string           `json:"image"`    // repository@digest
+	Mode      string           `json:"mode"`     // of a sealed function; ModePlain for all others
+	Sealed    bool             `json:"sealed"`
+	Resources Resources        `json:"resources"`
+	Sequence  uint64           `json:"sequence"`
+	UpdatedAt int64            `json:"updated_at"` // unix seconds
+	Replicas  int              `json:"replicas"`   // sandboxes that run or start, by their nodes' word; with GatewayQueryBrief the nodes that have any, by gossip
+	Available int              `json:"available"`  // of these, ready
+	Scale     *Scale           `json:"scale,omitempty"`
+	Rollout   *Rollout         `json:"rollout,omitempty"` // the last one
+	Serving   []RevisionStatus `json:"serving,omitempty"` // where there is more than one revision
+	Set       *int             `json:"set,omitempty"`     // replicas, by hand, until the load asks for another number
+	Sandboxes []SandboxStatus  `json:"sandboxes,omitempty"`
 	// Descriptor is the signed descriptor; only in the reply for one function.
 	Descriptor []byte `json:"descriptor,omitempty"`
 	Plain      *Plain `json:"plain,omitempty"` // as deployed, of a plain function

@@ -51,6 +51,9 @@ func (b *bench) cold(ctx context.Context) error {
 	for _, p := range b.programs {
 		list = append(list, b.firstCall(b.world, watch, p.lang, "cold/pool-hit/"+p.lang, startPooled))
 	}
+	// The same of a function whose replicas a policy counts: what the count costs.
+	policy := api.DefaultScale()
+	list = append(list, b.firstCall(b.world, watch, "go", "cold/scale-from-zero/go", startPooled, func(d *client.Deployment) { d.Scale = &policy }))
 	for _, side := range []struct {
 		name  string
 		args  []string
@@ -134,7 +137,7 @@ func (b *bench) poolMiss(w *world, watch nodeWatch) trial {
 
 // firstCall is the first invocation of a function that was deployed for it and
 // is removed afterwards. It counts if its sandbox was found as start says.
-func (b *bench) firstCall(w *world, watch nodeWatch, lang, name, start string) trial {
+func (b *bench) firstCall(w *world, watch nodeWatch, lang, name, start string, change ...func(*client.Deployment)) trial {
 	var fn api.FunctionName
 	return trial{
 		contender: contender{row: name, floor: "cold/runc-floor/" + lang, unit: "ms", call: func(ctx context.Context) error {
@@ -145,7 +148,7 @@ func (b *bench) firstCall(w *world, watch nodeWatch, lang, name, start string) t
 			return err
 		}},
 		before: func(ctx context.Context) (err error) {
-			if fn, err = w.deploy(ctx, lang); err != nil {
+			if fn, err = w.deploy(ctx, lang, change...); err != nil {
 				return err
 			}
 			if err := learn(ctx, w.client, fn); err != nil {

@@ -98,21 +98,24 @@ func (w *world) close() error {
 }
 
 // deploy makes one new function of a pushed image.
-func (w *world) deploy(ctx context.Context, lang string) (api.FunctionName, error) {
+func (w *world) deploy(ctx context.Context, lang string, change ...func(*client.Deployment)) (api.FunctionName, error) {
 	w.serial++
 	fn, err := api.ParseFunctionName(fmt.Sprintf("%s-%d", lang, w.serial))
 	if err != nil {
 		return "", err
 	}
-	_, err = w.client.Deploy(ctx, client.Deployment{
+	d := client.Deployment{
 		Name: fn, ImageRef: "bench/" + lang, ImageDigest: w.pushed[lang], Mode: "http", Upstream: "unix",
 		Resources: api.Resources{CPU: 2000, Memory: 512 << 20, PIDs: 128, Tmp: 64 << 20}, MaxInFlight: 256,
 		Exec: time.Minute, Attestation: []string{"node-key"}, Callers: []sealed.Fingerprint{w.id.SigningKey().Fingerprint()},
 		Keys: w.keyring, PushBundle: func(ctx context.Context, repo string, blob *os.File, size int64) (string, error) {
 			return w.remote.PushBlob(ctx, repo, blob, size)
 		},
-	})
-	if err != nil {
+	}
+	for _, f := range change {
+		f(&d)
+	}
+	if _, err := w.client.Deploy(ctx, d); err != nil {
 		return "", fmt.Errorf("deploy %s: %w", fn.Short(), err)
 	}
 	return fn, nil

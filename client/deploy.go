@@ -46,6 +46,8 @@ type Deployment struct {
 	// owner may send manifests. Suite and Revision are filled in.
 	Bounds *manifest.Bounds
 
+	Scale *api.Scale // how many replicas; nil: on demand
+
 	Keys   *Keyring
 	Rotate bool // with a new decryption key
 	// PushBundle stores a sealed bundle in the cluster's registry under repo and
@@ -104,7 +106,7 @@ func (c *Client) Deploy(ctx context.Context, d Deployment) (Deployed, error) {
 	if err != nil {
 		return Deployed{}, descriptorError(err)
 	}
-	record := api.Revision{ImageRef: d.ImageRef, Labels: d.Labels, Annotations: d.Annotations}
+	record := api.Revision{ImageRef: d.ImageRef, Scale: d.Scale, Labels: d.Labels, Annotations: d.Annotations}
 	if m != nil {
 		record.BundleRef = "bundles/" + d.Name.Namespace() + "/" + d.Name.Function()
 		if desc.BundleBlob, err = c.pushBundle(ctx, d, m, desc, rev, record.BundleRef); err != nil {

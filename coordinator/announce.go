@@ -21,6 +21,11 @@ func (c *Coordinator) announce(f *store.Function) {
 	if err != nil {
 		return // the next invocation says why
 	}
+	if f.Next != nil {
+		if r = r.beside(f.Next.Revision); r == nil {
+			return
+		}
+	}
 	view := c.dep.Mesh.Snapshot()
 	req := r.request
 	if len(r.rec.Bounds) > 0 {
@@ -35,7 +40,7 @@ func (c *Coordinator) announce(f *store.Function) {
 			return
 		}
 		p := c.peers.get(view.Nodes[cand.Index])
-		if err := c.tellWith(p, r, "?"+api.NodeQueryPrefetch+"=1"); err != nil {
+		if err := c.tellWith(p, r, api.NodeQueryPrefetch+"=1"); err != nil {
 			c.log.Info("a node could not be told of a revision ahead", "function", r.name, "node", p.id, "err", err)
 		}
 	}
@@ -45,7 +50,7 @@ func (c *Coordinator) announce(f *store.Function) {
 func (c *Coordinator) tell(p *peer, r *route) error { return c.tellWith(p, r, "") }
 
 func (c *Coordinator) tellWith(p *peer, r *route, query string) error {
-	rev := api.Revision{Descriptor: r.rec.Descriptor, ImageRef: r.rec.ImageRef, BundleRef: r.rec.BundleRef}
+	rev := api.Revision{Descriptor: r.rec.Descriptor, ImageRef: r.rec.ImageRef, BundleRef: r.rec.BundleRef, Scale: r.rec.Scale}
 	if r.rec.Plain != nil {
 		rev.Plain = &api.PlainRevision{Name: r.name, Sequence: r.rec.Sequence, Image: r.rec.ImageDigest, Function: *r.rec.Plain}
 		if len(r.rec.Plain.Secrets) > 0 {
@@ -60,6 +65,15 @@ func (c *Coordinator) tellWith(p *peer, r *route, query string) error {
 	if err != nil {
 		return fmt.Errorf("encode revision: %w", err)
 	}
-	_, err = c.ask(c.life, p, http.MethodPut, api.NodePathRevisions+r.hex+query, b)
+	whole := r.whole
+	if now, err := c.routeOf(r.name); err == nil {
+		whole = now.whole // r may have waited
+	}
+	if keep := keepQuery(whole).Encode(); query == "" {
+		query = keep
+	} else {
+		query += "&" + keep
+	}
+	_, err = c.ask(c.life, p, http.MethodPut, api.NodePathRevisions+r.hex+"?"+query, b)
 	return err
 }

@@ -241,6 +241,7 @@ func (c *Coordinator) ready(call *queue.Call, body *relay.Body) (*route, task, e
 	}
 	p, err := sealed.Peek(body.Head)
 	if err == nil {
+		r = r.sealedFor(p.Grant.Context)
 		err = gate.Check(&p, &r.gate, now)
 	}
 	if err != nil {

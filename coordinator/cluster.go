@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -56,12 +57,12 @@ func (c *Coordinator) everyNode(f func(*peer)) {
 	wg.Wait()
 }
 
-// retire stops a function's sandboxes everywhere, but those of revision keep.
+// retire stops a function's sandboxes everywhere, but those of revisions keep.
 // A node that cannot be reached stops them when they are idle.
-func (c *Coordinator) retire(name api.FunctionName, keep string) {
+func (c *Coordinator) retire(name api.FunctionName, keep ...string) {
 	path := api.NodePathFunctions + string(name)
-	if keep != "" {
-		path += "?keep=" + keep
+	if len(keep) > 0 {
+		path += "?" + url.Values{api.NodeQueryKeep: keep}.Encode()
 	}
 	c.everyNode(func(p *peer) {
 		if _, err := c.ask(c.life, p, http.MethodDelete, path, nil); err != nil {

@@ -95,6 +95,7 @@ type Deps struct {
 	Enrol      Enrolment
 	Auth       *reqauth.Verifier
 	Log        *slog.Logger
+	Lead       Lead // nil: this coordinator is the only one
 	Registerer prometheus.Registerer
 	Watching   Watching
 	Majority   func() error // tells that the store can be written; nil is always
@@ -136,6 +137,10 @@ type Coordinator struct {
 	seed    atomic.Uint64
 	news    news
 	system  *openfaas.Handler
+
+	counting counting
+	growths  sync.Map // revision digest -> *growth, of functions with a policy
+	scaler   *scaler
 
 	manifestKey  publishedKeys
 	tasks        *fence
@@ -192,6 +197,7 @@ func New(ctx context.Context, cfg Config, dep Deps) (*Coordinator, error) {
 	c.spawn(c.prune)
 	c.spawn(c.watchMembers)
 	c.spawn(func() { c.queue.follow(c.life, dep.Mesh) })
+	c.startScaler()
 	c.startAsync(dep.Async)
 	c.met.observe(c)
 	return c, nil
@@ -286,6 +292,14 @@ func (c *Coordinator) serveGateway(ctx *fasthttp.RequestCtx) {
 		if err = c.serveLogs(ctx, strings.TrimSuffix(name, "/logs")); err == nil {
 			return
 		}
+	case isFunction && strings.HasSuffix(name, "/revisions") && ctx.IsGet():
+		out, err = c.revisionsOf(strings.TrimSuffix(name, "/revisions"))
+	case isFunction && strings.HasSuffix(name, "/rollback") && ctx.IsPost():
+		err = c.serveRollback(ctx, strings.TrimSuffix(name, "/rollback"))
+	case isFunction && strings.HasSuffix(name, "/traffic") && ctx.IsPost():
+		err = c.serveTraffic(ctx, strings.TrimSuffix(name, "/traffic"))
+	case isFunction && strings.HasSuffix(name, "/scale") && ctx.IsPost():
+		err = c.serveScale(ctx, strings.TrimSuffix(name, "/scale"))
 	case isFunction && ctx.IsGet():
 		out, err = c.describeFunction(name, ctx.QueryArgs().Has(api.GatewayQueryBrief))
 	case isFunction && ctx.IsPut():

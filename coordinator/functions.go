@@ -102,6 +102,11 @@ func (c *Coordinator) putFunction(ctx *fasthttp.RequestCtx, path string) (*api.F
 	if err != nil {
 		return nil, api.Invalid("descriptor", "deploy again", err.Error())
 	}
+	if rec.Scale != nil {
+		if err := rec.Scale.Check("scale"); err != nil {
+			return nil, err
+		}
+	}
 	if l := d.Config.Resources; l.CPUMillis == 0 || l.MemoryBytes == 0 || l.PIDs == 0 {
 		return nil, api.Invalid("limits", "set cpu, memory and pids: nothing runs without a limit", "one of them is 0")
 	}
@@ -128,13 +133,26 @@ func (c *Coordinator) putFunction(ctx *fasthttp.RequestCtx, path string) (*api.F
 	if err != nil {
 		return nil, err
 	}
+	if rec.Restore {
+		past, err := c.past(sctx, name)
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range past {
+			if f.Revision == rev.String() {
+				blob, rec.Scale = f.Bounds, f.Scale
+				break
+			}
+		}
+	}
 	lim := d.Config.Resources
 	f := store.Function{
 		Name: name, Revision: rev.String(), Owner: caller.Fingerprint.String(), Sequence: d.Sequence,
 		Descriptor: rec.Descriptor, ImageRef: rec.ImageRef, ImageDigest: d.Config.Image, BundleRef: rec.BundleRef,
 		Resources: api.Resources{CPU: int64(lim.CPUMillis), Memory: int64(lim.MemoryBytes), PIDs: int64(lim.PIDs), Tmp: int64(lim.TmpBytes)},
-		UpdatedAt: time.Now().Unix(), Bounds: blob, Labels: rec.Labels, Annotations: rec.Annotations,
+		UpdatedAt: time.Now().Unix(), Bounds: blob, Scale: rec.Scale, Labels: rec.Labels, Annotations: rec.Annotations,
 	}
+	f = c.follow(old, f)
 	version, err := c.dep.Store.PutFunction(sctx, f, expected)
 	if err != nil {
 		return nil, err
@@ -143,12 +161,9 @@ func (c *Coordinator) putFunction(ctx *fasthttp.RequestCtx, path string) (*api.F
 	if err := c.dep.Cache.Wait(sctx, version); err != nil {
 		return nil, api.Wrap(api.CodeUnavailable, err, "stored, but not yet visible here")
 	}
-	c.log.Info("function stored", "function", name, "revision", f.Revision, "owner", f.Owner, "sequence", f.Sequence)
-	if old != nil && old.Revision != f.Revision {
-		c.spawn(func() { c.retire(name, f.Revision) })
-	}
-	c.spawn(func() { c.announce(&f) })
-	st := c.statusOf(&f)
+	c.log.Info("function stored", "function", name, "revision", rev.String(), "owner", f.Owner, "sequence", d.Sequence)
+	c.followed(old, &f)
+	st := c.statusOf(&f, nil)
 	return &st, nil
 }
 
@@ -180,8 +195,8 @@ func mayReplace(old *store.Function, d *sealed.Descriptor, caller reqauth.Caller
 		e.Field, e.Remedy = "name", "choose another name or namespace"
 		return e
 	}
-	if d.Sequence <= old.Sequence {
-		e := api.Errorf(api.CodeConflict, "sequence %d is not above the stored %d", d.Sequence, old.Sequence)
+	if newest := old.Newest(); d.Sequence <= newest {
+		e := api.Errorf(api.CodeConflict, "sequence %d is not above the stored %d", d.Sequence, newest)
 		e.Field, e.Remedy = "sequence", "deploy again: an older descriptor must not come back"
 		return e
 	}
@@ -228,7 +243,8 @@ func (c *Coordinator) deleteFunction(ctx *fasthttp.RequestCtx, path string) erro
 		return err
 	}
 	c.log.Info("function removed", "function", name)
-	c.retire(name, "")
+	c.forgetHistory(name)
+	c.retire(name)
 	return nil
 }
 
@@ -249,10 +265,10 @@ func (c *Coordinator) owned(sctx context.Context, ctx *fasthttp.RequestCtx, name
 }
 
 func (c *Coordinator) listFunctions() []api.FunctionStatus {
-	snap := c.dep.Cache.Snapshot()
+	snap, n := c.dep.Cache.Snapshot(), c.looked()
 	out := make([]api.FunctionStatus, 0, len(snap.Functions))
 	for _, f := range snap.Functions {
-		out = append(out, c.statusOf(f))
+		out = append(out, c.statusOf(f, n))
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
 	return out
@@ -272,7 +288,11 @@ func (c *Coordinator) describeFunction(path string, brief bool) (*api.FunctionSt
 	if err != nil {
 		return nil, err
 	}
-	st := c.statusOf(r.rec)
+	var n *census
+	if !brief {
+		n = c.looked()
+	}
+	st := c.statusOf(r.rec, n)
 	st.Descriptor = r.rec.Descriptor
 	if brief {
 		return &st, nil
@@ -286,8 +306,9 @@ func (c *Coordinator) describeFunction(path string, brief bool) (*api.FunctionSt
 	return &st, nil
 }
 
-// statusOf describes a stored function. Replicas come from gossip.
-func (c *Coordinator) statusOf(f *store.Function) api.FunctionStatus {
+// statusOf describes a stored function. Without a census replicas come from gossip,
+// which knows of each node whether it has any.
+func (c *Coordinator) statusOf(f *store.Function, n *census) api.FunctionStatus {
 	st := api.FunctionStatus{
 		Name: f.Name, Revision: f.Revision, Owner: f.Owner, Image: f.ImageRef + "@" + f.ImageDigest, Sealed: f.Plain == nil,
 		Resources: f.Resources, Sequence: f.Sequence, UpdatedAt: f.UpdatedAt, Plain: f.Plain, CreatedAt: f.CreatedAt,
@@ -298,10 +319,22 @@ func (c *Coordinator) statusOf(f *store.Function) api.FunctionStatus {
 	} else if d, err := sealed.ParseDescriptor(f.Descriptor); err == nil {
 		st.Mode = string(d.Unverified().Config.Mode)
 	}
+	st.Scale, st.Set, st.Rollout = f.Scale, f.Replicas, f.Rollout
+	if len(f.Serving()) > 1 {
+		st.Serving = servingStatus(f, n)
+	}
+	if n != nil {
+		for _, rev := range f.Serving() {
+			sum := n.sum(rev.Revision)
+			st.Replicas, st.Available = st.Replicas+sum.Ready+sum.Starting, st.Available+sum.Ready
+		}
+		return st
+	}
 	key := api.RevisionKey(f.Revision)
 	for _, n := range c.dep.Mesh.Snapshot().Nodes {
 		if n.Load.Warm[key] > 0 {
 			st.Replicas++
+			st.Available++
 		}
 	}
 	return st

@@ -112,6 +112,7 @@ func (c *Coordinator) accept(ctx *fasthttp.RequestCtx, name string, now time.Tim
 	if err != nil {
 		return nil, nil, none, err
 	}
+	r = r.sealedFor(p.Grant.Context)
 	if err := gate.Check(&p, &r.gate, now); err != nil {
 		body.Release()
 		return nil, nil, none, err
@@ -200,6 +201,10 @@ func (c *Coordinator) placeOnce(t *task, body *relay.Body, id string, expires ti
 			defer turn.end()
 			c.met.queued.Inc()
 			continue // from now on what ends is signalled; before it was not
+		}
+		if err := c.renew(t); err != nil {
+			c.queue.leave(owner)
+			return nil, nil, err
 		}
 		wctx, cancel := context.WithDeadline(c.life, deadline)
 		err = c.queue.wait(wctx, freed, c.dep.Mesh.Changed(view.Version))
@@ -306,7 +311,13 @@ func final(code api.Code) bool {
 func (c *Coordinator) send(p *peer, t *task, body *relay.Body, id string) (*relay.Reply, error, error) {
 	r := t.r
 	until := t.until(time.Now().Add(c.cfg.StartTimeout + r.bound))
+	existing, settle := c.permit(t)
+	began := false
+	defer func() { settle(began) }()
 	req := t.request(id)
+	if existing {
+		req.Headers = append(req.Headers, existingOnly)
+	}
 	told := false
 	var sent func() // what a manifest asked for is forgotten as soon as a node has been told
 	if t.held != nil {
@@ -315,7 +326,7 @@ func (c *Coordinator) send(p *peer, t *task, body *relay.Body, id string) (*rela
 	for {
 		if !body.Small {
 			// A large body can be sent once only: ask first.
-			ticket, refusal, err := c.admit(p, t, until, sent)
+			ticket, refusal, err := c.admit(p, t, until, sent, existing)
 			if api.CodeOf(refusal) == api.CodeUnknownRevision && !told {
 				told = true
 				if err := c.tell(p, r); err != nil {
@@ -345,6 +356,8 @@ func (c *Coordinator) send(p *peer, t *task, body *relay.Body, id string) (*rela
 		}
 		code := api.Code(reply.Header(api.HeaderRefused))
 		if code == "" {
+			start := reply.Header(api.HeaderStart)
+			began = start != "" && start != "warm"
 			if text, fresh := loadOf(p, reply); fresh {
 				c.news.put(text) // for Replied
 			}
@@ -381,7 +394,7 @@ func (t *task) request(id string) relay.Request {
 		return relay.Request{Method: t.call.method, Path: t.r.invoke, Upgrade: t.call.upgrade, All: true,
 			Headers: append(make([]relay.Header, 0, len(t.call.headers)+2), t.call.headers...)}
 	}
-	headers := make([]relay.Header, 3, 5)
+	headers := make([]relay.Header, 3, 6)
 	headers[0] = relay.Header{Name: fasthttp.HeaderContentType, Value: api.ContentTypeSealed}
 	headers[1] = relay.Header{Name: api.HeaderCallID, Value: id}
 	headers[2] = clock()
@@ -406,8 +419,12 @@ func (c *Coordinator) broken(p *peer, until time.Time, err error) (*relay.Reply,
 }
 
 // admit asks a node to hold a slot.
-func (c *Coordinator) admit(p *peer, what *task, until time.Time, sent func()) (t api.Ticket, refusal, fatal error) {
-	reply, err := p.up.PostThen(until, api.NodePathAdmit+what.r.target, relay.Empty(), sent, append([]relay.Header{clock()}, what.needs().headers...)...)
+func (c *Coordinator) admit(p *peer, what *task, until time.Time, sent func(), existing bool) (t api.Ticket, refusal, fatal error) {
+	headers := append([]relay.Header{clock()}, what.needs().headers...)
+	if existing {
+		headers = append(headers, existingOnly)
+	}
+	reply, err := p.up.PostThen(until, api.NodePathAdmit+what.r.target, relay.Empty(), sent, headers...)
 	if err != nil {
 		_, refusal, fatal = c.broken(p, until, err)
 		return t, refusal, fatal

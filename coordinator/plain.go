@@ -30,6 +30,15 @@ func (c *Coordinator) PutPlain(ctx context.Context, name api.FunctionName, p api
 	if err != nil {
 		return false, err
 	}
+	scale, err := api.ScaleOf(p.Labels)
+	if err != nil {
+		return false, err
+	}
+	if scale == nil { // as with OpenFaaS, a replica is there before the first call
+		always := api.DefaultScale()
+		always.Zero = false
+		scale = &always
+	}
 	if c.dep.Resolver == nil {
 		e := api.Errorf(api.CodeUnavailable, "this coordinator takes no plain functions")
 		e.Remedy = "seal the function: faasd-sec deploy"
@@ -62,13 +71,14 @@ func (c *Coordinator) PutPlain(ctx context.Context, name api.FunctionName, p api
 	}
 	now := time.Now()
 	f := store.Function{Name: name, Revision: rev, Sequence: uint64(now.UnixMilli()), Plain: &p, ImageRef: ref, ImageDigest: digest,
-		Resources: settings.Resources, UpdatedAt: now.Unix(), CreatedAt: now.Unix()}
+		Resources: settings.Resources, UpdatedAt: now.Unix(), CreatedAt: now.Unix(), Scale: scale}
 	if old != nil {
-		if old.Revision == rev && old.ImageRef == ref {
+		if old.Revision == rev && old.ImageRef == ref && old.Next == nil {
 			return false, nil
 		}
-		f.Sequence, f.CreatedAt = max(f.Sequence, old.Sequence+1), old.CreatedAt
+		f.Sequence, f.CreatedAt = max(f.Sequence, old.Newest()+1), old.CreatedAt
 	}
+	f = c.follow(old, f)
 	version, err := c.dep.Store.PutFunction(ctx, f, expected)
 	if err != nil {
 		return false, err
@@ -77,10 +87,7 @@ func (c *Coordinator) PutPlain(ctx context.Context, name api.FunctionName, p api
 		return false, api.Wrap(api.CodeUnavailable, err, "stored, but not yet visible here")
 	}
 	c.log.Info("plain function stored", "function", name, "revision", rev, "image", ref+"@"+digest)
-	if old != nil && old.Revision != rev {
-		c.spawn(func() { c.retire(name, rev) })
-	}
-	c.spawn(func() { c.announce(&f) })
+	c.followed(old, &f)
 	return old == nil, nil
 }
 
@@ -97,7 +104,7 @@ func (c *Coordinator) putPlain(name api.FunctionName, rec api.Revision) (*api.Fu
 	if err != nil {
 		return nil, err
 	}
-	st := c.statusOf(r.rec)
+	st := c.statusOf(r.rec, nil)
 	return &st, nil
 }
 
@@ -124,7 +131,8 @@ func (c *Coordinator) DeletePlain(ctx context.Context, name api.FunctionName) er
 		return api.Wrap(api.CodeUnavailable, err, "removed, but not yet gone here")
 	}
 	c.log.Info("plain function removed", "function", name)
-	c.spawn(func() { c.retire(name, "") })
+	c.forgetHistory(name)
+	c.spawn(func() { c.retire(name) })
 	return nil
 }
 

@@ -68,6 +68,7 @@ func (c *Coordinator) serveUnsealed(ctx *fasthttp.RequestCtx) bool {
 func (c *Coordinator) servePlain(ctx *fasthttp.RequestCtx, r *route, target string) {
 	began := time.Now()
 	id := gate.CallID(ctx)
+	r = r.share(id)
 	start := strconv.FormatInt(began.UnixNano(), 10)
 	ctx.Response.Header.Set(api.HeaderStartTime, start)
 	if !plainMethod(ctx) {

@@ -16,6 +16,9 @@ import (
 // route is a function as the hot path needs it, made once per stored record.
 type route struct {
 	rec      *store.Function
+	whole    *store.Function // the function's record, of which rec is a revision
+	others   []*route        // of a function's current revision: those that serve beside it
+	former   bool            // a newer revision was deployed: the key broker releases keys for that alone
 	name     api.FunctionName
 	revision sealed.Digest
 	hex      string
@@ -31,6 +34,7 @@ type route struct {
 	bound    time.Duration      // of one invocation in a ready sandbox
 	calls    *atomic.Uint64     // of the function since this coordinator started
 	freed    freedSlots
+	growth   *growth // nil where nodes start as many replicas as invocations need
 	hosting  hosting
 	warm     atomic.Pointer[warmth]
 	maxAge   time.Duration // of queued requests, 0 for none
@@ -53,9 +57,68 @@ func (c *Coordinator) routeOf(name api.FunctionName) (*route, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.calls = c.callsOf(name)
+	for _, other := range rec.Serving()[1:] {
+		o, err := newRoute(other)
+		if err != nil {
+			return nil, err
+		}
+		r.others = append(r.others, o)
+	}
+	policy, bounded := policyOf(rec)
+	for _, o := range append([]*route{r}, r.others...) {
+		o.whole, o.calls = rec, c.callsOf(name)
+		o.former = o.plain == nil && o.rec.Sequence < rec.Newest()
+		if bounded {
+			o.growth = c.growthOf(o.hex, policy.Max)
+		}
+	}
 	c.routes.Store(name, r)
 	return r, nil
+}
+
+// beside finds a revision that serves; nil where it does not.
+func (r *route) beside(revision string) *route {
+	if r.hex == revision {
+		return r
+	}
+	for _, o := range r.others {
+		if o.hex == revision {
+			return o
+		}
+	}
+	return nil
+}
+
+// sealedFor finds the revision that a message was sealed for, or the current one.
+func (r *route) sealedFor(revision sealed.Digest) *route {
+	if r.revision != revision {
+		for _, o := range r.others {
+			if o.revision == revision {
+				return o
+			}
+		}
+	}
+	return r
+}
+
+// renew goes by the function's record as it is now, for a task that waits. What was
+// sealed for a revision that does not serve any more is refused; a plain function's
+// call goes to the one that does.
+func (c *Coordinator) renew(t *task) error {
+	r := t.r
+	now, err := c.routeOf(r.name)
+	switch {
+	case err != nil:
+		return err
+	case now == r || now.beside(r.hex) != nil:
+		return nil
+	case now.plain != nil && t.call != nil:
+		t.r, t.known = now, now.unbound
+		return nil
+	}
+	e := api.Errorf(api.CodeStaleRevision, "another revision of %s took its place while this waited", r.name)
+	e.Remedy = "fetch the descriptor, verify it and seal again"
+	return e
 }
 
 func newRoute(rec *store.Function) (*route, error) {

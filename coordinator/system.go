@@ -16,7 +16,7 @@ type system struct{ *Coordinator }
 
 func (c *Coordinator) newSystem(cfg openfaas.Config) *openfaas.Handler {
 	s := system{c}
-	dep := openfaas.Deps{Functions: s, Namespaces: c, Editor: c, Logs: s, ReadBody: readBody, Origin: origin, Log: c.log}
+	dep := openfaas.Deps{Functions: s, Scaler: s, Namespaces: c, Editor: c, Logs: s, ReadBody: readBody, Origin: origin, Log: c.log}
 	if c.dep.Secrets != nil {
 		dep.Secrets = c.dep.Secrets
 	}
@@ -26,9 +26,10 @@ func (c *Coordinator) newSystem(cfg openfaas.Config) *openfaas.Handler {
 // Functions implements openfaas.Functions.
 func (s system) Functions(namespace string) []openfaas.Function {
 	var out []openfaas.Function
+	n := s.looked()
 	for name, f := range s.dep.Cache.Snapshot().Functions {
 		if name.Namespace() == namespace {
-			out = append(out, s.observe(f))
+			out = append(out, s.observe(f, n))
 		}
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
@@ -41,7 +42,7 @@ func (s system) Function(_ context.Context, name api.FunctionName, usage bool) (
 	if err != nil {
 		return openfaas.Function{}, err
 	}
-	f := s.observe(r.rec)
+	f := s.observe(r.rec, s.looked())
 	if !usage {
 		return f, nil
 	}
@@ -58,9 +59,18 @@ func (s system) Function(_ context.Context, name api.FunctionName, usage bool) (
 	return f, err
 }
 
-func (s system) observe(f *store.Function) openfaas.Function {
-	st := s.statusOf(f)
-	return openfaas.Function{FunctionStatus: st, Invocations: s.callsOf(f.Name).Load(), Desired: st.Replicas, Available: st.Replicas}
+func (s system) observe(f *store.Function, n *census) openfaas.Function {
+	st := s.statusOf(f, n)
+	out := openfaas.Function{FunctionStatus: st, Invocations: s.callsOf(f.Name).Load(), Desired: st.Replicas, Available: st.Available}
+	if want, decided := s.scaler.wanted.Load(f.Name); decided {
+		out.Desired = want.(int)
+	}
+	return out
+}
+
+// ScaleFunction implements openfaas.Scaler.
+func (s system) ScaleFunction(ctx context.Context, name api.FunctionName, n int) error {
+	return s.setReplicas(ctx, name, n)
 }
 
 // callsOf is the counter of a function's invocations.

@@ -33,6 +33,18 @@ func (w *waiting) snapshot() []api.WaitingTask {
 	return out
 }
 
+// waitingFor counts what waits for one function.
+func (w *waiting) waitingFor(name api.FunctionName) (n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for t := range w.all {
+		if t.name == name && t.waits() {
+			n++
+		}
+	}
+	return n
+}
+
 // waits reports whether t stands in its line or tries to find room. Else its
 // attempt has settled: most likely it runs.
 func (t *turn) waits() bool { return t.stands != nil || t.trying }

@@ -66,6 +66,7 @@ func (n *Node) enter(s *sandbox) (first bool) {
 	s.inFlight++
 	s.lastUsed = time.Now()
 	s.rev.habit.begin(s.lastUsed)
+	s.rev.served++
 	return s.inFlight == 1
 }
 
@@ -74,6 +75,8 @@ type asker struct {
 	grant []byte    // that the invocation came with, for the agent of a new sandbox; nil for none
 	clock []byte    // what the coordinator's showed, as HeaderTime has it; empty where it does not say
 	at    time.Time // when that was read
+
+	existing bool // no sandbox may be made for it: the function has as many as it may
 }
 
 // skew is how far this machine's clock is ahead of the coordinator's, by its word;
@@ -93,7 +96,7 @@ func (a asker) skew() time.Duration {
 // is starting, or in a new one that it reserves for, giving up boxes of the pool
 // and then stopping idle sandboxes of others if that makes the room. It refuses rather than over-commits. The check and the
 // reservation are one step under the node's mutex. What
-// is known of who asks goes with a new sandbox.
+// is known of who asks goes with a new sandbox, where one may be made for it.
 func (n *Node) acquire(ctx context.Context, rev *revision, by asker) (slot, error) {
 	if rev.full.Load() {
 		return slot{}, api.Errorf(api.CodeBusy, "this node remembers too many messages of the function; try again when some have expired")
@@ -108,12 +111,12 @@ func (n *Node) acquire(ctx context.Context, rev *revision, by asker) (slot, erro
 		}
 		s := n.pick(rev)
 		if s == nil {
-			claimed, ports, lacking := n.admit(rev)
-			if lacking == "" {
-				s = n.newSandbox(rev, newSandboxID())
-				n.ports.take(s, ports)
-				s.claimed, s.waiting, s.skew = claimed, bytes.Clone(by.grant), by.skew()
-				n.spawn(func() { n.start(s) })
+			if by.existing {
+				n.mu.Unlock()
+				return slot{}, api.Errorf(api.CodeBusy, "the function has as many replicas as it may, and their slots here are taken")
+			}
+			var lacking string
+			if s, lacking = n.begin(rev, by); s != nil {
 			} else if victims, ok := n.makeRoom(rev); ok {
 				wait := n.changed
 				n.mu.Unlock()
@@ -185,6 +188,20 @@ func (n *Node) acquire(ctx context.Context, rev *revision, by asker) (slot, erro
 		}
 		return sl, nil
 	}
+}
+
+// begin reserves for a new sandbox of rev and has it start; nil where that is not
+// possible, with what is lacking. mu is held.
+func (n *Node) begin(rev *revision, by asker) (s *sandbox, lacking string) {
+	claimed, ports, lacking := n.admit(rev)
+	if lacking != "" {
+		return nil, lacking
+	}
+	s = n.newSandbox(rev, newSandboxID())
+	n.ports.take(s, ports)
+	s.claimed, s.waiting, s.skew = claimed, bytes.Clone(by.grant), by.skew()
+	n.spawn(func() { n.start(s) })
+	return s, ""
 }
 
 // pick chooses a sandbox of rev with a free slot: ready before frozen before
@@ -284,7 +301,7 @@ func (n *Node) makeRoom(rev *revision) (victims []*sandbox, ok bool) {
 	for _, s := range n.fleet {
 		switch {
 		case gone[s]:
-		case s.idle() && s.rev.key() != rev.key():
+		case s.spare(time.Now()) && s.rev.key() != rev.key():
 			idle = append(idle, s)
 		case s.state == stopping:
 			free, ending, gone[s] = free.Add(s.holds), true, true

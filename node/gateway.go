@@ -74,7 +74,7 @@ func (g *gateway) invoke(ctx *fasthttp.RequestCtx, name string) {
 	}
 	n.met.inFlight.Inc()
 	var reply *relay.Reply
-	sl, err := n.slot(rev, nil, asker{grant: body.Head[:peek.GrantLen()]})
+	sl, err := n.slot(rev, nil, asker{grant: body.Head[:peek.GrantLen()], existing: rev.rec.Scale != nil})
 	if err == nil {
 		if reply, err = n.deliver(sl, peek, body, id); err != nil {
 			sl.release()

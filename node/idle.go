@@ -50,11 +50,11 @@ func (n *Node) reapIdle() {
 			n.mu.Lock()
 			var idle, rest []*sandbox
 			for _, s := range n.fleet {
-				if !s.idle() {
+				if !s.idle() { // what is held stands frozen, but stays
 					continue
 				}
 				switch unused := now.Sub(s.lastUsed); {
-				case unused >= n.keepFor(s):
+				case unused >= n.keepFor(s) && !s.held(now):
 					idle = append(idle, s)
 				case s.state == ready && !s.unfreezable && n.cfg.FreezeAfter > 0 && unused >= n.cfg.FreezeAfter:
 					rest = append(rest, s)

@@ -154,7 +154,7 @@ func (n *Node) slotFor(ctx *fasthttp.RequestCtx, rev *revision, t *task, grant [
 
 // askerOf is who sent a request. What it refers to is the request's.
 func askerOf(ctx *fasthttp.RequestCtx, grant []byte) asker {
-	return asker{grant: grant, clock: ctx.Request.Header.Peek(api.HeaderTime), at: ctx.Time()}
+	return asker{grant: grant, clock: ctx.Request.Header.Peek(api.HeaderTime), at: ctx.Time(), existing: len(ctx.Request.Header.Peek(api.HeaderExisting)) > 0}
 }
 
 // slot acquires a slot within what a cold start may take, for a task with needs

@@ -57,9 +57,9 @@ func (n *Node) publishLoad() {
 // room. A
 // machine full of functions that nobody calls is not full. mu is held.
 func (n *Node) reclaimable() api.Resources {
-	free := n.ledger.free().Add(overhead(len(n.pool.idle)))
+	free, now := n.ledger.free().Add(overhead(len(n.pool.idle))), time.Now()
 	for _, s := range n.fleet {
-		if s.idle() {
+		if s.spare(now) {
 			free = free.Add(s.holds)
 		}
 	}

@@ -196,7 +196,7 @@ func (n *Node) inTheWay(rev *revision) (victims []*sandbox, ending, ok bool) {
 	for _, s := range way {
 		switch {
 		case seen[s]:
-		case s.idle():
+		case s.spare(time.Now()):
 			victims = append(victims, s)
 		case s.state == stopping:
 			ending = true

@@ -146,6 +146,7 @@ type Node struct {
 	fleet    map[string]*sandbox // by sandbox id
 	boxes    map[string]*box     // what the runtime has, by id
 	pool     pool
+	failures map[string]failure             // of starts, by revision key
 	byRev    map[string]map[string]*sandbox // revision key -> id -> sandbox
 	tickets  map[string]*ticket
 	past     []api.SandboxStatus // ended ones, newest last, bounded

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -45,6 +47,8 @@ type revision struct {
 	habit  *habit
 	full   *atomic.Bool           // the function has more than its share of what all may have remembered
 	bind   atomic.Pointer[[]byte] // what bindFrame returned
+
+	served uint64 // invocations that began; the node's mutex guards it
 
 	asked *api.Needs // of sandboxes for needs of their own, settled; nil: the limits are the descriptor's
 	warm  string     // with asked: api.NeedsKey, under which the mesh hears of them
@@ -155,8 +159,15 @@ func (r *revisions) get(digest string) (*revision, bool) {
 	return rev, ok
 }
 
+// all is every revision this node was told.
+func (r *revisions) all() []*revision {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return slices.Collect(maps.Values(r.byHash))
+}
+
 // put checks rec against digest and keeps it.
-func (r *revisions) put(digest string, rec api.Revision) (*revision, error) {
+func (r *revisions) put(digest string, rec api.Revision, keep ...string) (*revision, error) {
 	rev, err := r.parse(digest, rec)
 	if err != nil {
 		return nil, err
@@ -167,7 +178,7 @@ func (r *revisions) put(digest string, rec api.Revision) (*revision, error) {
 	if known && old.seq >= rev.seq {
 		return old, nil // told twice, or late
 	}
-	if err := r.forget(rev); err != nil {
+	if err := r.forget(rev, keep); err != nil {
 		return nil, err
 	}
 	r.mu.RLock()
@@ -202,19 +213,20 @@ func (r *revisions) put(digest string, rec api.Revision) (*revision, error) {
 }
 
 // forget drops the function's former revisions: this node may have been away
-// when it was told to. Sandboxes keep the one they serve.
-func (r *revisions) forget(next *revision) error {
+// when it was told to. Those named stay, and then no others. Sandboxes keep the one
+// they serve.
+func (r *revisions) forget(next *revision, keep []string) error {
 	return r.dropIf(func(old *revision) bool {
-		return old.name == next.name && old.seq < next.seq && old.digest != next.digest
+		return old.name == next.name && old.digest != next.digest && (len(keep) > 0 || old.seq < next.seq) && !slices.Contains(keep, old.digest)
 	})
 }
 
 // drop forgets all revisions of a function but keep. Its replay set stays: a
 // message of a removed function must not open in one deployed again.
-func (r *revisions) drop(name api.FunctionName, keep string) error {
+func (r *revisions) drop(name api.FunctionName, keep ...string) error {
 	r.write.Lock()
 	defer r.write.Unlock()
-	return r.dropIf(func(rev *revision) bool { return rev.name == name && rev.digest != keep })
+	return r.dropIf(func(rev *revision) bool { return rev.name == name && !slices.Contains(keep, rev.digest) })
 }
 
 // dropIf forgets revisions. write is held.

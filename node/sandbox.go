@@ -51,9 +51,11 @@ type sandbox struct {
 	retiring bool // takes no new invocations; those under way may end
 	inFlight int
 	lastUsed time.Time
-	lastErr  string
-	exited   bool               // its function's end is in the anomaly log
-	abort    context.CancelFunc // ends its start; nil once that is over or for an adopted one
+
+	heldUntil time.Time // until then it is kept, used or not
+	lastErr   string
+	exited    bool               // its function's end is in the anomaly log
+	abort     context.CancelFunc // ends its start; nil once that is over or for an adopted one
 
 	skew    time.Duration // of this machine's clock and the coordinator's that it starts for
 	waiting []byte        // the grant of the invocation that it starts for, if there is one

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -40,6 +41,10 @@ func (n *Node) serve(ctx *fasthttp.RequestCtx) {
 		if err == nil {
 			return
 		}
+	case path == api.NodePathReplicas && method == fasthttp.MethodGet:
+		out = n.serveReplicas(ctx)
+	case strings.HasPrefix(path, api.NodePathReplicas+"/") && method == fasthttp.MethodPut:
+		out, err = n.serveReplicaOrder(ctx, path[len(api.NodePathReplicas)+1:])
 	case path == api.NodePathSandboxes && method == fasthttp.MethodGet:
 		out, err = n.serveSandboxes(ctx)
 	case path == api.NodePathStatus && method == fasthttp.MethodGet:
@@ -156,7 +161,7 @@ func (n *Node) servePutRevision(ctx *fasthttp.RequestCtx, digest string) error {
 	if err := json.Unmarshal(body, &rec); err != nil {
 		return api.Invalid("body", "send a revision as JSON", err.Error())
 	}
-	rev, err := n.revs.put(digest, rec)
+	rev, err := n.revs.put(digest, rec, keeps(ctx)...)
 	if err != nil {
 		return err
 	}
@@ -173,21 +178,30 @@ func (n *Node) servePutRevision(ctx *fasthttp.RequestCtx, digest string) error {
 	return nil
 }
 
-// serveRetire stops the sandboxes of all revisions of a function but one, each
-// after its invocations under way.
+// keeps are the revisions of a function that a coordinator names as those that
+// serve now.
+func keeps(ctx *fasthttp.RequestCtx) (list []string) {
+	for _, b := range ctx.QueryArgs().PeekMulti(api.NodeQueryKeep) {
+		list = append(list, string(b))
+	}
+	return list
+}
+
+// serveRetire stops the sandboxes of all revisions of a function but those named,
+// each after its invocations under way.
 func (n *Node) serveRetire(ctx *fasthttp.RequestCtx, name string) error {
-	keep := string(ctx.QueryArgs().Peek("keep"))
-	if err := n.revs.drop(api.FunctionName(name), keep); err != nil {
+	keep := keeps(ctx)
+	if err := n.revs.drop(api.FunctionName(name), keep...); err != nil {
 		return err
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, s := range n.fleet {
-		if string(s.rev.name) == name && s.rev.digest != keep {
+		if string(s.rev.name) == name && !slices.Contains(keep, s.rev.digest) {
 			n.spawn(func() { n.retire(s) })
 		}
 	}
-	if keep == "" {
+	if len(keep) == 0 {
 		n.logs.drop(api.FunctionName(name))
 	}
 	return nil

@@ -45,6 +45,7 @@ func (n *Node) start(s *sandbox) {
 	id, way, waited := s.id, s.way, !s.hit
 	s.waiting = nil
 	n.mu.Unlock()
+	n.noteStart(s, err)
 	took := time.Since(s.began)
 	if err == nil {
 		// What waits for s goes first; all that follows can happen while the

@@ -33,6 +33,7 @@ type Memory struct {
 	known bool
 	used  time.Time // when somebody last called
 	past  []advice  // within the window; later ones are lower
+	seen  int       // replicas at the last decision
 }
 
 // advice is what the load alone would have asked for.
@@ -47,7 +48,7 @@ func (m Memory) Want() int { return m.want }
 // Set is what somebody decided by hand: it holds until the load asks for more, or
 // has done with fewer for the whole of the window.
 func (m Memory) Set(now time.Time, n int) Memory {
-	return Memory{want: n, known: true, used: now, past: []advice{{now, n}}}
+	return Memory{want: n, known: true, used: now, past: []advice{{now, n}}, seen: math.MaxInt}
 }
 
 // Decision is how many replicas there should be, and why.
@@ -61,16 +62,21 @@ func Decide(p api.Scale, m Memory, now time.Time, l Load) (Memory, Decision) {
 	least := max(1, p.Min)
 	most := max(least, p.Max)
 	if !m.known {
-		m = m.Set(now, l.Replicas)
+		m = m.Set(now, min(l.Replicas, most))
 	}
 	if m.used.IsZero() || l.busy() {
 		m.used = now
 	}
 	if idle := now.Sub(m.used); p.Zero && !l.busy() && (m.want == 0 || idle >= time.Duration(p.ZeroAfter)*time.Millisecond) {
-		m.want, m.past = 0, []advice{{now, 0}}
+		m.want, m.past, m.seen = 0, []advice{{now, 0}}, l.Replicas
 		return m, Decision{0, "nobody calls it"}
 	}
 	asked, why := need(&p, m.want, &l)
+	if grown := l.Replicas > max(m.seen, m.want); grown && l.busy() && l.Replicas > asked {
+		// Invocations had them started since the last decision, and for a reason.
+		asked, why = l.Replicas, "invocations started them"
+	}
+	m.seen = l.Replicas
 	asked = min(max(asked, least), most)
 	if asked > m.want {
 		m.want, m.past = asked, []advice{{now, asked}}

@@ -1,5 +1,5 @@
-// Package stack reads function.yml: the shape of an OpenFaaS stack file with three
-// additions inside a function, "sealed", "needs" and "build".
+// Package stack reads function.yml: the shape of an OpenFaaS stack file with four
+// additions inside a function, "sealed", "needs", "scale" and "build".
 //
 // What it promises: every value was understood. A field it does not know, a
 // quantity that does not parse or a value out of range is an error that names
@@ -75,6 +75,7 @@ type Function struct {
 	MaxInFlight int
 	Attestation []string
 
+	Scale *api.Scale // how many replicas; nil: on demand
 	Needs *Needs     // nil: tasks get what Resources says
 	Plain *api.Plain // nil: it is sealed; only LoadPlain and ParsePlain set it
 	Build *Build     // nil: the image is made elsewhere

@@ -12,7 +12,7 @@ import (
 )
 
 var functionFields = []string{"lang", "handler", "image", "fprocess", "environment", "environment_file", "secrets",
-	"constraints", "labels", "annotations", "limits", "requests", "readonly_root_filesystem", "namespace", "sealed", "needs", "build"}
+	"constraints", "labels", "annotations", "limits", "requests", "readonly_root_filesystem", "namespace", "sealed", "needs", "scale", "build"}
 
 var (
 	imageRef   = regexp.MustCompile(`^[a-z0-9][a-z0-9._/:@-]{0,254}$`)
@@ -87,7 +87,9 @@ func (p *parser) functionField(fn *Function, f pair) (err error) {
 	case "constraints":
 		fn.Constraints, err = p.constraints(f.node, f.field)
 	case "labels":
-		fn.Labels, err = p.stringMap(f.node, f.field)
+		if fn.Labels, err = p.stringMap(f.node, f.field); err == nil && fn.Scale == nil {
+			fn.Scale, err = p.scaleLabels(fn.Labels, f)
+		}
 	case "annotations":
 		fn.Annotations, err = p.stringMap(f.node, f.field)
 		if err == nil && fn.Annotations["schedule"] != "" {
@@ -109,6 +111,8 @@ func (p *parser) functionField(fn *Function, f pair) (err error) {
 		err = p.sealed(fn, f.node, f.field)
 	case "needs":
 		fn.Needs, err = p.needs(f.node, f.field)
+	case "scale":
+		fn.Scale, err = p.scale(f.node, f.field)
 	case "build":
 		fn.Build, err = p.build(f.node, f.field)
 	}

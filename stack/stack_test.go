@@ -53,7 +53,7 @@ functions:
     environment_file: [env.yml]
     secrets: [model-key]
     constraints: ["zone=a", "disk = ssd"]
-    labels: {com.openfaas.scale.min: "1"}
+    labels: {team: risk}
     limits: &l {cpu: "0.25", memory: 64Mi}
     requests: *l
     readonly_root_filesystem: true
@@ -90,7 +90,7 @@ functions:
 		Process:     []string{"python3", "/function/main file.py", "--x=a b"},
 		Environment: map[string]string{"A": "1", "B": "true", "C": "", "D": "$HOME ${X} a$b", "E": "full", "F": ""},
 		EnvFiles:    []string{"env.yml"}, Secrets: []string{"model-key"},
-		Labels: map[string]string{"com.openfaas.scale.min": "1"}, Constraints: map[string]string{"zone": "a", "disk": "ssd"},
+		Labels: map[string]string{"team": "risk"}, Constraints: map[string]string{"zone": "a", "disk": "ssd"},
 		Resources: api.Resources{CPU: 250, Memory: 64 << 20, PIDs: 32, Tmp: 16 << 20, ReadBps: 10e6, WriteBps: 1 << 20},
 		Mode:      "streaming", Upstream: "unix", Bundle: "model", BundlePath: "/opt/model",
 		Callers: stack.Callers{Owner: true, Listed: []string{"00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"}},

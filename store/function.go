@@ -36,6 +36,20 @@ type Function struct {
 	Labels      map[string]string `json:"labels,omitempty"`
 	Annotations map[string]string `json:"annotations,omitempty"`
 
+	// Scale is how many replicas it is to have; nil: on demand. Replicas is what
+	// somebody set by hand at ReplicasAt, in unix milliseconds; nil: nothing.
+	Scale      *api.Scale `json:"scale,omitempty"`
+	Replicas   *int       `json:"replicas,omitempty"`
+	ReplicasAt int64      `json:"replicas_at,omitempty"`
+
+	// Next is the revision that is to follow once it is ready, Beside are those that
+	// serve with this one. Highest is the highest sequence of those that came to
+	// nothing.
+	Next    *Function    `json:"next,omitempty"`
+	Beside  []Beside     `json:"beside,omitempty"`
+	Rollout *api.Rollout `json:"rollout,omitempty"` // the last one
+	Highest uint64       `json:"highest,omitempty"`
+
 	// Version is the record's version in the store, to be named when it is
 	// replaced. It is set by reads and not stored.
 	Version int64 `json:"-"`

@@ -128,6 +128,9 @@ func run(ctx context.Context, o options) (err error) {
 	if manifests != nil {
 		deps.Manifests = manifests
 	}
+	deps.Lead = func(ctx context.Context, name string, run func(context.Context) error) error {
+		return st.Lead(ctx, name, o.id, func(ctx context.Context, _ int64) error { return run(ctx) })
+	}
 	if o.peerListen != "" || o.etcd != "" {
 		deps.Claims = st
 	}

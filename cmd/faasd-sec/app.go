@@ -88,6 +88,7 @@ func (a *app) root() *cobra.Command {
 		panic(err) // the flag is defined above
 	}
 	root.AddCommand(a.asyncCommand())
+	root.AddCommand(a.scaleCommand(), a.rollbackCommand(), a.trafficCommand())
 	root.AddCommand(a.keyCommand(), a.newCommand(), a.runCommand(), a.buildCommand(), a.deployCommand(), a.invokeCommand(), a.proxyCommand(), a.sbomCommand(), a.listCommand(), a.describeCommand(),
 		a.logsCommand(), a.removeCommand(), a.tasksCommand(), a.nodesCommand(), a.topCommand(), a.auditCommand(), a.versionCommand(),
 		newUpCommand(func() (string, error) { return a.configDir, nil }, a.stdout, a.stderr), newInitCommand(a.stdout), a.nodeCommand(),

@@ -34,6 +34,7 @@ type deployFlags struct {
 	plain    bool
 	secrets  map[string]string
 	timeout  *time.Duration
+	noWait   bool
 }
 
 func (a *app) deployCommand() *cobra.Command {
@@ -54,6 +55,7 @@ func (a *app) deployCommand() *cobra.Command {
 	f.BoolVar(&d.rotate, "rotate", false, "give the function a new decryption key; the former one is taken for another day")
 	f.BoolVar(&d.plain, "plain", false, "deploy as plain functions: nothing of them is sealed, as with OpenFaaS")
 	f.StringToStringVar(&d.secrets, "secret", nil, "a secret's `NAME=FILE` (default CONFIG-DIR/secrets/NAME); repeat")
+	f.BoolVar(&d.noWait, "no-wait", false, "do not wait until the new revision serves")
 	d.timeout = timeoutFlag(cmd, 10*time.Minute)
 	a.trustFlag(cmd)
 	return cmd
@@ -93,6 +95,9 @@ func (a *app) deploy(ctx context.Context, names []string, d *deployFlags) error 
 	var done []client.Deployed
 	for _, fn := range list {
 		result, err := one.deploy(ctx, fn)
+		if err == nil && !d.noWait {
+			err = one.await(ctx, result)
+		}
 		if err != nil {
 			return errors.Join(err, a.printDeployed(done))
 		}
@@ -227,7 +232,7 @@ func (d *deployer) deployment(fn *stack.Function) (client.Deployment, error) {
 	dep := client.Deployment{Name: fn.Name, Mode: fn.Mode, Upstream: fn.Upstream, Process: fn.Process, BundlePath: fn.BundlePath,
 		Resources: fn.Resources, Read: fn.Read, Write: fn.Write, Exec: fn.Exec, Start: fn.Start, Idle: fn.Idle, MaxQueued: fn.MaxQueued,
 		MaxInFlight: fn.MaxInFlight, Constraints: fn.Constraints, AnyCaller: fn.Callers.Any, Attestation: fn.Attestation,
-		Keys: d.keys, Rotate: d.flags.rotate, Labels: fn.Labels, Annotations: fn.Annotations}
+		Keys: d.keys, Rotate: d.flags.rotate, Scale: fn.Scale, Labels: fn.Labels, Annotations: fn.Annotations}
 	if fn.Callers.Owner {
 		dep.Callers = append(dep.Callers, d.id.SigningKey().Fingerprint())
 	}

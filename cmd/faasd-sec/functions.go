@@ -105,7 +105,17 @@ func (a *app) printFunction(st api.FunctionStatus) error {
 	if st.Resources.Scratch > 0 {
 		line("scratch", "%s on disk, encrypted", bytesText(st.Resources.Scratch))
 	}
-	line("replicas", "%d", st.Replicas)
+	line("replicas", "%d, of these %d ready", st.Replicas, st.Available)
+	line("scaling", "%s", scaleText(st.Scale))
+	for _, s := range st.Serving {
+		line(s.State, "revision %s, %d replicas%s", short(s.Revision), s.Replicas, percentText(s.Percent))
+	}
+	if st.Rollout != nil {
+		line("rollout", "%s", rolloutText(st.Rollout))
+	}
+	if st.Set != nil {
+		line("set by hand", "%d replicas", *st.Set)
+	}
 	line("updated", "%s", time.Unix(st.UpdatedAt, 0).UTC().Format(time.RFC3339))
 	if len(st.Descriptor) == 0 {
 		line("kind", "plain: it has no descriptor, nothing is sealed")

@@ -301,7 +301,15 @@ func (c *cluster) tryDeploy(t testing.TB, fn string, change ...func(*client.Depl
 	for _, f := range change {
 		f(&d)
 	}
-	_, err = c.client.Deploy(t.Context(), d)
+	if _, err := c.client.Deploy(t.Context(), d); err != nil {
+		return full, err
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	roll, err := c.client.AwaitRollout(ctx, full)
+	if err == nil && roll != nil && roll.State == api.RolloutFailed {
+		err = api.Errorf(roll.Code, "revision %s was taken back: %s", roll.To, roll.Reason)
+	}
 	return full, err
 }
 

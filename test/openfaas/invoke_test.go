@@ -145,6 +145,7 @@ func testFaasCLI(t *testing.T, c *cluster) {
 		{"list", func() reply { return c.cli.list("openfaas-fn") }, 200},
 		{"describe", func() reply { return c.cli.describe("app", "openfaas-fn") }, 200},
 		{"invoke", func() reply { return c.cli.invoke("POST", "app", "x") }, 200},
+		{"scale", func() reply { return c.cli.scale("app", "openfaas-fn", 1) }, 202},
 		{"namespaces", func() reply { return c.cli.send("GET", "/system/namespaces", nil) }, 200},
 		{"version", func() reply { return c.cli.send("GET", "/system/info", nil) }, 200},
 		{"logs", func() reply {

@@ -21,7 +21,8 @@ func TestOpenFaaS(t *testing.T) {
 		name string
 		run  func(*testing.T, *cluster)
 	}{
-		{"auth", testAuth}, {"functions", testFunctions}, {"verbatim", testVerbatim}, {"usage", testUsage}, {"secrets", testSecrets}, {"namespaces", testNamespaces}, {"info", testInfo}, {"healthz", testHealthz},
+		{"auth", testAuth}, {"functions", testFunctions}, {"verbatim", testVerbatim}, {"readiness", testReadiness}, {"usage", testUsage},
+		{"scale", testScale}, {"secrets", testSecrets}, {"namespaces", testNamespaces}, {"info", testInfo}, {"healthz", testHealthz},
 		{"logs", testLogs}, {"invoke", testInvoke}, {"limits of invocations", testInvokeLimits}, {"contract", testContract}, {"async", testAsync},
 		{"faas-cli", testFaasCLI},
 	} {

@@ -1,0 +1,486 @@
+package coordinator
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/placement"
+	"github.com/faasd-sec/faasd-sec/scaling"
+	"github.com/faasd-sec/faasd-sec/store"
+)
+
+const (
+	controlEvery = 500 * time.Millisecond
+	holdFor      = time.Minute      // that nodes keep replicas when they hear nothing more
+	holdAgain    = 15 * time.Second // between orders that change nothing
+	orderTimeout = 5 * time.Second  // for a node to begin what it is to
+	orderRounds  = 3                // over nodes that refuse
+	setFresh     = 10 * time.Second // that a number set by hand before this controller began is acted on
+)
+
+// scaler sees to it that functions with a policy have as many replicas as that
+// asks for. Every coordinator counts; one controls.
+type scaler struct {
+	c     *Coordinator
+	kick  chan struct{}
+	begun time.Time
+	known map[api.FunctionName]*scaled // the controller's own
+
+	wanted sync.Map // api.FunctionName -> int: replicas decided on here, of functions with a policy
+}
+
+// scaled is what the controller remembers of one function.
+type scaled struct {
+	memory scaling.Memory
+	setAt  int64 // of the number set by hand that memory has
+	served map[string]uint64
+	cpu    map[string]int64
+	looked time.Time
+	rate   float64
+	millis float64
+	holds  map[holder]holding
+	why    string
+	lacks  string
+
+	beside map[string]*scaled // of revisions that take a share of the calls, by digest
+}
+
+func newScaled() *scaled {
+	return &scaled{served: map[string]uint64{}, cpu: map[string]int64{}, holds: map[holder]holding{}, beside: map[string]*scaled{}}
+}
+
+// holder is a revision on a node.
+type holder struct{ node, revision string }
+
+// holding is what was last ordered there.
+type holding struct {
+	hold int
+	at   time.Time
+}
+
+// Lead runs a part of which one coordinator of the cluster is to have one, in this
+// one whenever it is its turn, and returns when ctx ends.
+type Lead func(ctx context.Context, name string, run func(context.Context) error) error
+
+// startScaler begins to count, and to control when it is this coordinator's turn.
+func (c *Coordinator) startScaler() {
+	c.scaler = &scaler{c: c, kick: make(chan struct{}, 1)}
+	c.spawn(c.scaler.watch)
+	c.spawn(func() {
+		lead := c.dep.Lead
+		if lead == nil {
+			lead = func(ctx context.Context, _ string, run func(context.Context) error) error { return run(ctx) }
+		}
+		if err := lead(c.life, "scaling", c.scaler.control); err != nil && c.life.Err() == nil {
+			c.log.Error("replicas are not controlled by this coordinator any more", "err", err)
+		}
+	})
+}
+
+// wake has the controller look at once.
+func (s *scaler) wake() {
+	select {
+	case s.kick <- struct{}{}:
+	default:
+	}
+}
+
+// watch keeps what bounds growth current, in every coordinator.
+func (s *scaler) watch() {
+	tick := time.NewTicker(controlEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.c.life.Done():
+			return
+		case <-tick.C:
+			s.learn()
+		}
+	}
+}
+
+// learn takes a census for the functions whose replicas are bounded, if there are
+// any, and forgets the counters of the others.
+func (s *scaler) learn() *census {
+	c := s.c
+	bounded, cpu := map[string]api.Scale{}, false
+	for _, f := range c.dep.Cache.Snapshot().Functions {
+		if p, ok := policyOf(f); ok {
+			cpu = cpu || p.Type == api.ScaleCPU
+			for _, rev := range f.Serving() {
+				bounded[rev.Revision] = p
+			}
+		}
+	}
+	c.growths.Range(func(k, _ any) bool {
+		if _, ok := bounded[k.(string)]; !ok {
+			c.growths.Delete(k)
+		}
+		return true
+	})
+	if len(bounded) == 0 {
+		return nil
+	}
+	n := c.count(controlEvery/2, cpu)
+	for rev, p := range bounded {
+		sum := n.sum(rev)
+		c.growthOf(rev, p.Max).learn(p.Max, sum.Ready+sum.Starting, n.asked)
+	}
+	return n
+}
+
+// control is the controller. It ends with ctx.
+func (s *scaler) control(ctx context.Context) error {
+	s.begun, s.known = time.Now(), map[api.FunctionName]*scaled{}
+	tick := time.NewTicker(controlEvery)
+	defer tick.Stop()
+	for {
+		s.round(ctx)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.c.life.Done():
+			return nil
+		case <-tick.C:
+		case <-s.kick:
+		}
+	}
+}
+
+// round looks at every function once.
+func (s *scaler) round(ctx context.Context) {
+	functions := s.c.dep.Cache.Snapshot().Functions
+	for name := range s.known {
+		if functions[name] == nil {
+			delete(s.known, name)
+			s.wanted.Delete(name)
+		}
+	}
+	var wg sync.WaitGroup
+	var n *census
+	for name, rec := range functions {
+		f := s.known[name]
+		if f == nil {
+			f = newScaled()
+			if rec.ReplicasAt < s.begun.Add(-setFresh).UnixMilli() {
+				f.setAt = rec.ReplicasAt // it was acted on long ago
+			}
+			s.known[name] = f
+		}
+		if _, managed := policyOf(rec); !managed && rec.ReplicasAt == f.setAt && len(f.holds) == 0 && len(rec.Serving()) == 1 {
+			continue
+		}
+		if n == nil {
+			if n = s.learn(); n == nil {
+				n = s.c.count(controlEvery/2, false)
+			}
+		}
+		wg.Add(1)
+		go func() { defer wg.Done(); s.govern(ctx, rec, f, n) }()
+	}
+	wg.Wait()
+}
+
+// govern decides on one function, and has nodes do it.
+func (s *scaler) govern(ctx context.Context, rec *store.Function, f *scaled, n *census) {
+	r, err := s.c.routeOf(rec.Name)
+	if err != nil {
+		return // whoever calls it hears why
+	}
+	s.drained(ctx, rec)
+	if rec.Next != nil && s.roll(ctx, rec, r, f, n) {
+		return // the next round goes by what was stored
+	}
+	now := time.Now()
+	policy, managed := policyOf(rec)
+	if !managed {
+		s.wanted.Delete(rec.Name)
+	}
+	if rec.ReplicasAt != f.setAt {
+		f.setAt = rec.ReplicasAt
+		if rec.Replicas != nil {
+			f.memory = f.memory.Set(now, *rec.Replicas)
+		}
+	} else if !managed { // it was, or is while revisions change
+		hold := rec.Next != nil
+		for h := range f.holds {
+			if !hold {
+				delete(f.holds, h)
+			}
+		}
+		if hold {
+			_ = s.order(ctx, r, f, n, nil, 0) // logged where it failed
+		}
+		return
+	}
+	if managed {
+		s.governShares(ctx, rec, r, policy, f, n)
+	}
+	load := s.loadOf(rec, f, n)
+	want := 0
+	if managed {
+		var d scaling.Decision
+		f.memory, d = scaling.Decide(policy, f.memory, now, load)
+		if rec.Next != nil && r.former {
+			d.Want = min(d.Want, load.Replicas)
+		}
+		if want = d.Want; want != load.Replicas && d.Why != f.why {
+			f.why = d.Why
+			s.c.log.Info("replicas", "function", rec.Name, "want", want, "have", load.Replicas, "why", d.Why)
+		}
+	}
+	if managed {
+		s.wanted.Store(rec.Name, want)
+	}
+	if err := s.reconcile(ctx, r, f, n, want); err != nil && err.Error() != f.lacks {
+		f.lacks = err.Error()
+		s.c.log.Warn("fewer replicas than wanted", "function", rec.Name, "want", want, "err", err)
+	}
+}
+
+// governShares decides on the revisions that take a share of a function's calls:
+// each has its share of the minimum, and follows its own load.
+func (s *scaler) governShares(ctx context.Context, rec *store.Function, r *route, policy api.Scale, f *scaled, n *census) {
+	for rev := range f.beside {
+		if !serves(rec, rev) {
+			delete(f.beside, rev)
+		}
+	}
+	for _, b := range rec.Beside {
+		o := r.beside(b.Function.Revision)
+		if b.Percent == 0 || o == nil {
+			continue
+		}
+		g := f.beside[o.hex]
+		if g == nil {
+			g = newScaled()
+			f.beside[o.hex] = g
+		}
+		p := policy
+		p.Min = max(1, (p.Min*b.Percent+99)/100)
+		var d scaling.Decision
+		g.memory, d = scaling.Decide(p, g.memory, time.Now(), s.loadOf(b.Function, g, n))
+		if err := s.reconcile(ctx, o, g, n, d.Want); err != nil && err.Error() != g.lacks {
+			g.lacks = err.Error()
+			s.c.log.Warn("fewer replicas than wanted", "function", rec.Name, "revision", o.hex, "want", d.Want, "err", err)
+		}
+	}
+}
+
+// loadOf sums up what a function does.
+func (s *scaler) loadOf(rec *store.Function, f *scaled, n *census) scaling.Load {
+	sum := n.sum(rec.Revision)
+	l := scaling.Load{Replicas: sum.Ready + sum.Starting, InFlight: sum.InFlight + s.c.queue.waitingFor(rec.Name), Slots: sum.Slots}
+	if took := n.asked.Sub(f.looked); took >= controlEvery/2 {
+		served, cpu := uint64(0), int64(0)
+		for node, t := range n.nodes {
+			r := t.of(rec.Revision)
+			key := node + rec.Revision
+			if was, known := f.served[key]; known && r.Served > was {
+				served += r.Served - was
+			}
+			if was, known := f.cpu[key]; known && r.CPUMicros > was {
+				cpu += r.CPUMicros - was
+			}
+			f.served[key], f.cpu[key] = r.Served, r.CPUMicros
+		}
+		if !f.looked.IsZero() {
+			// Two thirds of what was, so that one look counts for little.
+			f.rate = smooth(f.rate, float64(served)/took.Seconds())
+			f.millis = smooth(f.millis, float64(cpu)/1000/took.Seconds())
+		}
+		f.looked = n.asked
+	}
+	l.Rate, l.CPU = f.rate, f.millis
+	return l
+}
+
+// smooth averages over a few looks, and comes to nothing.
+func smooth(was, now float64) float64 {
+	if v := was + (now-was)/3; v > 0.05 {
+		return v
+	}
+	return 0
+}
+
+// reconcile brings a revision to want replicas: more are spread over the nodes
+// with the fewest, fewer go where the most are.
+func (s *scaler) reconcile(ctx context.Context, r *route, f *scaled, n *census, want int) (refused error) {
+	sum := n.sum(r.hex)
+	have := sum.Ready + sum.Starting
+	view := s.c.dep.Mesh.Snapshot()
+	more := map[string]int{}
+	missing := want - have
+	if g := r.growth; g != nil && missing > 0 {
+		missing -= g.more() // some were started since, by invocations
+	}
+	if missing <= 0 {
+		return s.order(ctx, r, f, n, more, max(0, have-want))
+	}
+	req, err := s.c.requestOf(r)
+	if err != nil {
+		return err
+	}
+	for range orderRounds {
+		if missing <= 0 || ctx.Err() != nil {
+			break
+		}
+		req.Seed = s.c.seed.Add(1)
+		chosen, d := placement.Spread(view, req, s.c.cfg.Weights, missing, func(i int) int {
+			id := view.Nodes[i].Meta.ID
+			t := n.nodes[id].of(r.hex)
+			return t.Ready + t.Starting + more[id]
+		})
+		if len(chosen) == 0 {
+			if refused == nil {
+				refused = api.Errorf(api.CodeNoRoom, "no node can take it: %s", d.Summary())
+			}
+			break
+		}
+		asked := map[string]int{}
+		for _, i := range chosen {
+			asked[view.Nodes[i].Meta.ID]++
+		}
+		var mu sync.Mutex
+		s.each(view, asked, func(p *peer, k int) {
+			t := n.nodes[p.id].of(r.hex)
+			was := t.Ready + t.Starting + more[p.id]
+			reply, err := s.send(ctx, r, p, api.ReplicaOrder{Hold: was + k, HoldMs: holdFor.Milliseconds()})
+			mu.Lock()
+			defer mu.Unlock()
+			got := max(0, reply.Held-was)
+			if err == nil && reply.Refused != "" {
+				err = api.Errorf(reply.Refused, "node %s: %s", p.id, reply.Reason)
+			}
+			if err != nil {
+				refused = err
+				req.Exclude = append(req.Exclude, p.id)
+			}
+			if got > 0 {
+				more[p.id] += got
+				missing -= got
+				f.holds[holder{p.id, r.hex}] = holding{was + got, time.Now()}
+				if r.growth != nil {
+					r.growth.begun(got)
+				}
+			}
+		})
+	}
+	if rerr := s.order(ctx, r, f, n, more, 0); refused == nil {
+		refused = rerr
+	}
+	if missing <= 0 {
+		return nil
+	}
+	return refused
+}
+
+// each runs f for nodes at once.
+func (s *scaler) each(view *api.ClusterView, asked map[string]int, f func(*peer, int)) {
+	var wg sync.WaitGroup
+	for _, v := range view.Nodes {
+		if k, ok := asked[v.Meta.ID]; ok {
+			p := s.c.peers.get(v)
+			wg.Add(1)
+			go func() { defer wg.Done(); f(p, k) }()
+		}
+	}
+	wg.Wait()
+}
+
+// order has every node keep what it has of a revision, but for excess replicas,
+// which end. What is known to be held for a while yet is not ordered again; nor is
+// what was begun in this round, more.
+func (s *scaler) order(ctx context.Context, r *route, f *scaled, n *census, more map[string]int, excess int) (failed error) {
+	have := map[string]int{}
+	for id, t := range n.nodes {
+		if x := t.of(r.hex); x.Ready+x.Starting > 0 {
+			have[id] = x.Ready + x.Starting
+		}
+	}
+	stop := map[string]int{}
+	for ; excess > 0; excess-- {
+		at := "" // most replicas, then fewest invocations, then by name
+		for id, k := range have {
+			if k > 0 && (at == "" || k > have[at] || k == have[at] && less3(n, r.hex, id, at)) {
+				at = id
+			}
+		}
+		if at == "" {
+			break
+		}
+		have[at]--
+		stop[at]++
+	}
+	asked := map[string]int{}
+	now := time.Now()
+	for id, k := range have {
+		last := f.holds[holder{id, r.hex}]
+		if stop[id] > 0 || more[id] == 0 && (last.hold != k || now.Sub(last.at) > holdAgain) {
+			asked[id] = k
+		}
+	}
+	for h := range f.holds {
+		if h.revision == r.hex && have[h.node] == 0 && more[h.node] == 0 && now.Sub(f.holds[h].at) > holdAgain {
+			delete(f.holds, h)
+		}
+	}
+	var mu sync.Mutex
+	s.each(s.c.dep.Mesh.Snapshot(), asked, func(p *peer, k int) {
+		_, err := s.send(ctx, r, p, api.ReplicaOrder{Hold: k, Stop: stop[p.id], HoldMs: holdFor.Milliseconds()})
+		mu.Lock()
+		defer mu.Unlock()
+		if err != nil {
+			failed = err
+			return
+		}
+		f.holds[holder{p.id, r.hex}] = holding{k, now}
+	})
+	return failed
+}
+
+// less3 reports whether a replica should rather end on node a than on b.
+func less3(n *census, revision, a, b string) bool {
+	x, y := n.nodes[a].of(revision), n.nodes[b].of(revision)
+	return x.InFlight < y.InFlight || x.InFlight == y.InFlight && a < b
+}
+
+// send gives one order.
+func (s *scaler) send(ctx context.Context, r *route, p *peer, o api.ReplicaOrder) (reply api.ReplicaReply, err error) {
+	ctx, cancel := context.WithTimeout(ctx, orderTimeout)
+	defer cancel()
+	body, err := json.Marshal(o)
+	if err != nil {
+		return reply, err
+	}
+	path := api.NodePathReplicas + "/" + r.target
+	b, err := s.c.ask(ctx, p, http.MethodPut, path, body)
+	if api.CodeOf(err) == api.CodeUnknownRevision {
+		if err = s.c.tell(p, r); err == nil {
+			b, err = s.c.ask(ctx, p, http.MethodPut, path, body)
+		}
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &reply)
+	}
+	if err != nil && ctx.Err() == nil {
+		s.c.log.Warn("a node did not take an order for replicas", "function", r.name, "node", p.id, "err", err)
+	}
+	return reply, err
+}
+
+// requestOf is what a replica of r needs of a node.
+func (c *Coordinator) requestOf(r *route) (placement.Request, error) {
+	if len(r.rec.Bounds) == 0 {
+		return r.request, nil
+	}
+	d, err := c.defaults(r)
+	if err != nil {
+		return placement.Request{}, err
+	}
+	return d.request, nil
+}
