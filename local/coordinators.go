@@ -62,7 +62,7 @@ func (c *Cluster) chooseOthers() error {
 			addr *string
 			host string
 		}{{&p.gateway, host}, {&p.cluster, "127.0.0.1"}, {&p.gossip, "127.0.0.1"}, {&p.ops, "127.0.0.1"}} {
-			if *at.addr, err = freePort(at.host); err != nil {
+			if *at.addr, err = c.port(at.host); err != nil {
 				return err
 			}
 		}
@@ -89,7 +89,7 @@ func (c *Cluster) peerAddresses() ([]string, error) {
 	}
 	all := make([]string, c.cfg.Coordinators)
 	for i := range all {
-		if all[i], err = freePort("127.0.0.1"); err != nil {
+		if all[i], err = c.port("127.0.0.1"); err != nil {
 			return nil, err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/anomaly/own"
@@ -17,6 +18,7 @@ import (
 	"github.com/faasd-sec/faasd-sec/manifest/ask"
 	"github.com/faasd-sec/faasd-sec/pki"
 	"github.com/faasd-sec/faasd-sec/registry"
+	"github.com/faasd-sec/faasd-sec/replica"
 	"github.com/faasd-sec/faasd-sec/reqauth"
 	"github.com/faasd-sec/faasd-sec/store"
 )
@@ -120,7 +122,7 @@ func run(ctx context.Context, o options) (err error) {
 			TLSClientConfig: pki.ClientConfig(identity, pki.RoleKeyBroker, pki.AnyID), IdleConnTimeout: time.Minute}},
 		BrokerURL: "https://" + o.broker, Registry: reps.Through(images.ServeFastHTTP), Images: reps,
 		Majority: st.Majority,
-		Resolver: &image.Resolver{Own: images.Digest, Keychain: o.registryAuth, Insecure: o.insecure},
+		Resolver: &image.Resolver{Own: ownImages(images, reps), Keychain: o.registryAuth, Insecure: o.insecure},
 		Auth:     reqauth.NewVerifier(time.Now), Log: log, Registerer: reg,
 		Watching: coordinator.Watching{ID: o.id, Anomalies: anomalies, Dir: anomalies.Path, Key: anomalies.Key},
 	}
@@ -183,4 +185,19 @@ func manifestOpener(o options) (*ask.Client, error) {
 	cfg := ask.DefaultConfig(o.opener)
 	cfg.ServerUID = o.openerUID
 	return ask.New(cfg)
+}
+
+// ownImages resolves images in the cluster's registry: a tag where it was pushed, a digest
+// wherever one of the coordinators has it.
+func ownImages(images *registry.Registry, reps *replica.Replicas) func(ctx context.Context, repo, tag string) (string, error) {
+	return func(ctx context.Context, repo, tag string) (string, error) {
+		digest, err := images.Digest(ctx, repo, tag)
+		if err != nil || digest != "" || !strings.HasPrefix(tag, "sha256:") {
+			return digest, err
+		}
+		if there, err := reps.HasManifest(ctx, repo, tag); err != nil || !there {
+			return "", err
+		}
+		return tag, nil
+	}
 }
