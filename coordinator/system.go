@@ -68,6 +68,14 @@ func (s system) observe(f *store.Function, n *census) openfaas.Function {
 	return out
 }
 
+// PutPlain implements openfaas.Functions. As with OpenFaaS, a function that says
+// nothing of it has a replica before the first call, and keeps one.
+func (s system) PutPlain(ctx context.Context, name api.FunctionName, p api.Plain) (created bool, err error) {
+	always := api.DefaultScale()
+	always.Zero = false
+	return s.putPlainScaled(ctx, name, p, &always)
+}
+
 // ScaleFunction implements openfaas.Scaler.
 func (s system) ScaleFunction(ctx context.Context, name api.FunctionName, n int) error {
 	return s.setReplicas(ctx, name, n)
