@@ -96,7 +96,7 @@ var may = map[string]string{
 	"runtime/containerd":  "api cgroups runtime runtime/containerd/daemon",
 	"node":                "anomaly api attest cgroups gate gossip monitor node/keepalive relay runtime sealed",
 	"node/keepalive":      "",
-	"coordinator":         "anomaly api blob gate gossip manifest manifest/ask placement queue relay reqauth scaling schedule sealed store",
+	"coordinator":         "anomaly api gate gossip manifest manifest/ask placement queue relay reqauth scaling schedule sealed store",
 	"keybroker":           "api attest reqauth sealed sealed/unseal",
 	"proxy":               "api client gate relay",
 	"templates":           "api",

@@ -159,6 +159,8 @@ func (c *Cluster) startOther(ctx context.Context, i int) (*process, error) {
 			return nil, err
 		}
 		args = append(args, "-join", c.ports.cluster, "-join-token", "@"+file)
+	} else if err := enrol.Save(dir, enrol.PeersFile, enrol.Peers{Gossip: []string{c.ports.gossip}}); err != nil {
+		return nil, err // ports differ from one run to the next: it would look for the others where they were
 	}
 	args = append(args, c.cfg.Args...)
 	return c.launch(coordinatorName(i), serves(p.ops), c.bin("coordinator"), args...)
