@@ -61,6 +61,9 @@ func (s system) Function(_ context.Context, name api.FunctionName, usage bool) (
 
 func (s system) observe(f *store.Function, n *census) openfaas.Function {
 	st := s.statusOf(f, n)
+	if f.Next != nil && f.Next.Plain != nil {
+		st.Plain, st.UpdatedAt = f.Next.Plain, f.Next.UpdatedAt // what was deployed last, also before it serves
+	}
 	out := openfaas.Function{FunctionStatus: st, Invocations: s.callsOf(f.Name).Load(), Desired: st.Replicas, Available: st.Available}
 	if want, decided := s.scaler.wanted.Load(f.Name); decided {
 		out.Desired = want.(int)
