@@ -24,6 +24,7 @@ const (
 	HeaderNeeds         = "X-Faasd-Sec-Needs"    // from a coordinator to a node: the task's Needs as JSON
 	HeaderForwardedHost = "X-Forwarded-Host"     // of a plain call: the host that its caller asked for
 	HeaderInternal      = "X-OpenFaaS-Internal"  // on a reply to a plain call: the platform's own words, not the function's
+	HeaderTrace         = "Traceparent"          // W3C Trace Context, of whoever traces
 	HeaderTarget        = "X-Faasd-Sec-Target"   // of a plain function's request on its way: path and query for the function
 	HeaderFunctionErr   = "X-Faasd-Sec-Error"    // inside a sealed reply's head, and on a plain function's reply: a Code of the platform's own
 )

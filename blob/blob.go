@@ -86,10 +86,10 @@ func (d *Dir) Put(r io.Reader) (digest string, size int64, release func(), retEr
 		return "", 0, nil, fmt.Errorf("blobs: %w", err)
 	}
 	digest = hex.EncodeToString(h.Sum(nil))
-	release = d.hold(digest)
+	end := d.hold(digest)
 	defer func() {
 		if retErr != nil {
-			release()
+			end()
 		}
 	}()
 	if err := os.Rename(f.Name(), d.file(digest)); err != nil {
@@ -101,7 +101,7 @@ func (d *Dir) Put(r io.Reader) (digest string, size int64, release func(), retEr
 	if err := f.Close(); err != nil {
 		return "", 0, nil, fmt.Errorf("blobs: %w", err)
 	}
-	return digest, size, release, nil
+	return digest, size, end, nil
 }
 
 func (d *Dir) file(digest string) string { return filepath.Join(d.path, digest) }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto"
 	"encoding/hex"
+	"io"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -14,7 +15,6 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"github.com/faasd-sec/faasd-sec/api"
-	"github.com/faasd-sec/faasd-sec/blob"
 	"github.com/faasd-sec/faasd-sec/gate"
 	"github.com/faasd-sec/faasd-sec/queue"
 	"github.com/faasd-sec/faasd-sec/relay"
@@ -25,12 +25,20 @@ import (
 // them refuses those.
 type Async struct {
 	Queue   *queue.Queue
-	Blobs   *blob.Dir
+	Blobs   Bodies
 	Workers int            // attempts under way at once; 0 takes DefaultAsyncWorkers
 	Retry   queue.Retry    // for functions that say nothing; zero takes DefaultRetry
 	Signer  crypto.Signer  // of callbacks, an SM2 key; nil: they are not signed
 	Allow   []netip.Prefix // where callbacks may go beside what they may anyway
 	MaxAge  time.Duration  // of a call of a function that says nothing; 0 takes DefaultAsyncAge
+}
+
+// Bodies keeps what is too large for a record: a *blob.Dir where the coordinator is
+// alone, *queue.Chunks where there are several.
+type Bodies interface {
+	Put(r io.Reader) (name string, size int64, release func(), err error)
+	Get(name string) (io.ReadCloser, error)
+	Collect(ctx context.Context, age time.Duration, used func(context.Context, string) (bool, error)) (int, error)
 }
 
 // Defaults of Async.
@@ -166,12 +174,12 @@ func (c *Coordinator) enqueueSealed(ctx *fasthttp.RequestCtx, name, id string, d
 		return err
 	}
 	ctx.Response.Header.Set(api.HeaderCallID, call.ID)
-	if err := c.tasks.begin(t.id, r.rec.Owner, t.deadline, began); err != nil {
+	if err := c.fence(&t, r.rec.Owner, began); err != nil {
 		return err
 	}
 	if err := c.keep(ctx, call, body); err != nil {
 		if api.CodeOf(err) != api.CodeConflict {
-			c.tasks.release(t.id)
+			c.unfence(&t)
 		}
 		return err
 	}
@@ -218,7 +226,7 @@ func (c *Coordinator) keep(ctx *fasthttp.RequestCtx, call queue.Call, body *rela
 			return err
 		}
 		defer release()
-		call.Body.Blob, call.Body.Size, key.Digest = digest, size, digest
+		call.Body.Blob, call.Body.Size, key.Digest = digest, size, digest[len(digest)-64:]
 	}
 	sctx, cancel := context.WithTimeout(c.life, storeTimeout)
 	defer cancel()

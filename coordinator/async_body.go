@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/api"
-	"github.com/faasd-sec/faasd-sec/blob"
 	"github.com/faasd-sec/faasd-sec/queue"
 	"github.com/faasd-sec/faasd-sec/relay"
 )
@@ -70,7 +69,7 @@ const (
 
 // spill takes a reply's body: a small one in memory, a larger one into the blobs.
 type spill struct {
-	blobs   *blob.Dir
+	blobs   Bodies
 	buf     bytes.Buffer
 	pipe    *io.PipeWriter
 	done    chan struct{}

@@ -98,8 +98,35 @@ func TestAcceptedCallRunsAndItsResultIsThereAsItCame(t *testing.T) {
 		if _, err := w.async.Blobs.Collect(t.Context(), 0, w.async.Queue.BlobUsed); err != nil {
 			t.Fatal(err)
 		}
-		n, _, err := w.async.Blobs.Usage()
+		n, _, err := w.async.Blobs.(*blob.Dir).Usage()
 		return err == nil && n == 3
+	})
+}
+
+// Where there are several coordinators large bodies are in the store itself.
+func TestLargeBodiesInPieces(t *testing.T) {
+	w := asyncWorld(t, 1, func(w *world) { w.async.Blobs = w.async.Queue.NewChunks(t.Context(), 4<<20, 64<<20) })
+	w.eventually("it is registered", w.async.Queue.Registered)
+	for _, size := range []int{100 << 10, 300 << 10, 512<<10 - 500, 3 << 20} {
+		msg := w.message(size, time.Minute)
+		a := w.later(msg)
+		if a.status != 202 {
+			t.Fatalf("%d bytes: %d %s %v", size, a.status, a.body, a.err)
+		}
+		r := w.result(a.header.Get(api.HeaderCallID))
+		if r.status != 200 || !bytes.Equal(r.body, msg) {
+			t.Errorf("%d bytes: %d, %d bytes back", size, r.status, len(r.body))
+		}
+	}
+	if a := w.later(w.message(5<<20, time.Minute)); a.code != api.CodeTooLarge {
+		t.Errorf("%d %s %v", a.status, a.body, a.err)
+	}
+	// Four requests that are over and the half of one too large go; four results stay.
+	var n int
+	w.eventually("what is not used goes", func() bool {
+		m, err := w.async.Blobs.Collect(t.Context(), 0, nil)
+		n += m
+		return err == nil && n == 5
 	})
 }
 

@@ -272,7 +272,7 @@ func (c *Coordinator) payloadOf(ctx context.Context, s *queue.State) (*payload, 
 	switch {
 	case s.Result != nil:
 		r := s.Result
-		p := &payload{url: r.Deliver.Callback, header: resultHeader(r), size: r.Body.Size, digest: r.Body.Blob}
+		p := &payload{url: r.Deliver.Callback, header: resultHeader(r), size: r.Body.Size, digest: r.Body.Blob[max(0, len(r.Body.Blob)-64):]}
 		if r.Body.Type != "" {
 			p.header[fasthttp.HeaderContentType] = r.Body.Type
 		}

@@ -43,6 +43,7 @@ func (c *Coordinator) serve(ctx *fasthttp.RequestCtx, name string) {
 		c.problem(ctx, err)
 		return
 	}
+	t.trace = c.traceHeader(ctx)
 	reply, p, err := c.place(&t, body, id, time.UnixMilli(int64(min(peeked.Message.Expires, 1<<62))))
 	if t.held != nil {
 		wipeStack() // what the calls that placed it have left
@@ -316,6 +317,7 @@ func (c *Coordinator) send(p *peer, t *task, body *relay.Body, id string, warm b
 	began := false
 	defer func() { settle(began) }()
 	req := t.request(id)
+	req.Headers = append(req.Headers, t.trace...)
 	if existing {
 		req.Headers = append(req.Headers, existingOnly)
 	}

@@ -60,6 +60,15 @@ func (c *Coordinator) PutPlain(ctx context.Context, name api.FunctionName, p api
 	if err != nil {
 		return false, err
 	}
+	if !api.NamesRegistry(ref) { // the cluster's own: it must not be lost with one coordinator
+		there, err := c.dep.Images.HasManifest(ctx, api.Repository(ref), digest)
+		if err != nil {
+			return false, err
+		}
+		if !there {
+			return false, api.Invalid("image", "push it again", "the registry has no "+api.Repository(ref)+"@"+digest)
+		}
+	}
 	rev, err := p.Revision(name, digest)
 	if err != nil {
 		return false, err

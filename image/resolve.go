@@ -41,11 +41,14 @@ func (r *Resolver) Resolve(ctx context.Context, s string) (full, digest string, 
 			return "", "", err
 		}
 	}
+	host := ref.Context().RegistryStr()
+	if !api.NamesRegistry(host + "/x") {
+		return "", "", api.Invalid("image", "name the registry by its full name", fmt.Sprintf("%q is no registry's name", host))
+	}
 	opts := []remote.Option{remote.WithContext(ctx), remote.WithTransport(&Transport{Insecure: r.Insecure})}
 	if r.Keychain != nil {
 		opts = append(opts, remote.WithAuthFromKeychain(r.Keychain))
 	}
-	host := ref.Context().RegistryStr()
 	if slices.Contains(r.Insecure, host) {
 		if ref, err = name.ParseReference(s, name.Insecure); err != nil {
 			return "", "", api.Invalid("image", "write REGISTRY/REPOSITORY:TAG", err.Error())
@@ -62,9 +65,7 @@ func (r *Resolver) Resolve(ctx context.Context, s string) (full, digest string, 
 		return "", "", unresolved(s, err)
 	}
 	full = strings.Replace(ref.Name(), name.DefaultRegistry+"/", "docker.io/", 1)
-	if full, _, _ = strings.Cut(full, "@"); !api.NamesRegistry(full) { // a host without dot or port: no reference can name it
-		return "", "", api.Invalid("image", "name the registry by its full name", fmt.Sprintf("%q is no registry's name", host))
-	}
+	full, _, _ = strings.Cut(full, "@")
 	return full, d.Digest.String(), nil
 }
 

@@ -62,7 +62,7 @@ func (c *Cluster) chooseOthers() error {
 			addr *string
 			host string
 		}{{&p.gateway, host}, {&p.cluster, "127.0.0.1"}, {&p.gossip, "127.0.0.1"}, {&p.ops, "127.0.0.1"}} {
-			if *at.addr, err = freePort(at.host); err != nil {
+			if *at.addr, err = c.port(at.host); err != nil {
 				return err
 			}
 		}
@@ -89,7 +89,7 @@ func (c *Cluster) peerAddresses() ([]string, error) {
 	}
 	all := make([]string, c.cfg.Coordinators)
 	for i := range all {
-		if all[i], err = freePort("127.0.0.1"); err != nil {
+		if all[i], err = c.port("127.0.0.1"); err != nil {
 			return nil, err
 		}
 	}
@@ -158,6 +158,8 @@ func (c *Cluster) startOther(ctx context.Context, i int) (*process, error) {
 			return nil, err
 		}
 		args = append(args, "-join", c.ports.cluster, "-join-token", "@"+file)
+	} else if err := enrol.Save(dir, enrol.PeersFile, enrol.Peers{Gossip: []string{c.ports.gossip}}); err != nil {
+		return nil, err // ports differ from one run to the next: it would look for the others where they were
 	}
 	args = append(args, c.cfg.Args...)
 	return c.launch(coordinatorName(i), serves(p.ops), c.bin("coordinator"), args...)

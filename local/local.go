@@ -67,6 +67,7 @@ type Cluster struct {
 	broker  api.BrokerInfo
 
 	manifest api.ManifestKeys
+	drawn    map[string]bool    // addresses that are somebody's, listening or not yet
 	others   []coordinatorPorts // of the second coordinator and those after it
 }
 
@@ -214,7 +215,7 @@ func (c *Cluster) namespace(i int) string {
 func (c *Cluster) choosePorts() error {
 	var errs error
 	free := func() string {
-		addr, err := freePort("127.0.0.1")
+		addr, err := c.port("127.0.0.1")
 		errs = errors.Join(errs, err)
 		return addr
 	}
@@ -238,6 +239,20 @@ func listenable(addr string) (string, error) {
 		return addr, err
 	}
 	return addr, ln.Close()
+}
+
+// port is a free address of host that none of this cluster's parts was given.
+func (c *Cluster) port(host string) (string, error) {
+	for {
+		addr, err := freePort(host)
+		if err != nil || !c.drawn[addr] {
+			if c.drawn == nil {
+				c.drawn = map[string]bool{}
+			}
+			c.drawn[addr] = true
+			return addr, err
+		}
+	}
 }
 
 // freePort is an address of host that nobody has, for TCP and UDP. It is below
@@ -363,7 +378,7 @@ func (c *Cluster) startNode(ctx context.Context, i int) error {
 	}
 	var addr [3]string
 	for k := range addr {
-		p, err := freePort("127.0.0.1")
+		p, err := c.port("127.0.0.1")
 		if err != nil {
 			return err
 		}
@@ -380,7 +395,7 @@ func (c *Cluster) startNode(ctx context.Context, i int) error {
 		"-capacity-cpu", cpu, "-capacity-memory", memory,
 	}
 	if c.cfg.Gateways {
-		p, err := freePort("127.0.0.1")
+		p, err := c.port("127.0.0.1")
 		if err != nil {
 			return err
 		}

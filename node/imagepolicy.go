@@ -18,7 +18,7 @@ func (n *Node) checkSigned(ctx context.Context, s *sandbox) error {
 	if n.dep.ImagePolicy == nil {
 		return nil
 	}
-	err := n.dep.ImagePolicy.Check(ctx, n.imageRef(s.rev), s.rev.desc.Config.Image)
+	err := n.dep.ImagePolicy.Check(ctx, n.imageRef(s.rev), s.rev.image)
 	switch {
 	case err == nil:
 		return nil

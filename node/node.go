@@ -33,6 +33,7 @@ import (
 	"github.com/faasd-sec/faasd-sec/monitor"
 	"github.com/faasd-sec/faasd-sec/node/keepalive"
 	"github.com/faasd-sec/faasd-sec/runtime"
+	"github.com/faasd-sec/faasd-sec/tracing"
 )
 
 // Config sets up a Node. Durations of zero take the value of DefaultConfig.
@@ -116,6 +117,7 @@ type Deps struct {
 	ImagePolicy  ImagePolicy  // whose images may run here; nil asks for no signature
 	Anomaly      anomaly.Sink // told of what goes wrong
 	Watching     Watching
+	Trace        *tracing.Tracer // nil traces nothing
 }
 
 // Node is one machine's daemon. Make it with New, run it with Run.

@@ -58,6 +58,7 @@ type sandbox struct {
 	abort     context.CancelFunc // ends its start; nil once that is over or for an adopted one
 
 	skew    time.Duration // of this machine's clock and the coordinator's that it starts for
+	phases  []phase       // of its start, where they are traced
 	waiting []byte        // the grant of the invocation that it starts for, if there is one
 	told    chan struct{} // closed once a load that counts it was published
 

@@ -118,12 +118,21 @@ func (q *Queue) known(ctx context.Context, idemKey string, key Key) (string, boo
 	return was.ID, true, nil
 }
 
+// useOf is under which name a body's uses are: a digest, or the upload's name of one
+// that is in pieces.
+func useOf(name string) string {
+	if len(name) > 64 {
+		return uploadOf(name)
+	}
+	return name
+}
+
 func (q *Queue) useBlob(digest, id, as string) clientv3.Op {
-	return clientv3.OpPut(q.key(keyBlob, digest+"/"+id+"-"+as), "")
+	return clientv3.OpPut(q.key(keyBlob, useOf(digest)+"/"+id+"-"+as), "")
 }
 
 func (q *Queue) dropBlob(digest, id, as string) clientv3.Op {
-	return clientv3.OpDelete(q.key(keyBlob, digest+"/"+id+"-"+as))
+	return clientv3.OpDelete(q.key(keyBlob, useOf(digest)+"/"+id+"-"+as))
 }
 
 // remember has a record forgotten at a time, in unix milliseconds.

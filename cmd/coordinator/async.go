@@ -48,7 +48,7 @@ func (o *asyncOptions) flags(fs *flag.FlagSet) {
 }
 
 // asyncParts opens what asynchronous invocations take.
-func asyncParts(ctx context.Context, o options, st *store.Store, log *slog.Logger) (*coordinator.Async, error) {
+func asyncParts(ctx, life context.Context, o options, st *store.Store, several bool, log *slog.Logger) (*coordinator.Async, error) {
 	a := o.async
 	if a.attempts < 1 || a.minWait < 0 || a.maxWait < a.minWait || a.workers < 1 || a.maxBody < 1 || a.maxAge <= 0 {
 		return nil, api.Invalid("-async-…", "use positive values, and -async-max-wait no shorter than -async-min-wait", "one is not")
@@ -68,11 +68,13 @@ func asyncParts(ctx context.Context, o options, st *store.Store, log *slog.Logge
 	if err != nil {
 		return nil, err
 	}
-	b, err := blob.Open(filepath.Join(o.state, "blobs"), a.maxBody)
-	if err != nil {
-		return nil, err
+	var bodies coordinator.Bodies = q.NewChunks(life, a.maxBody, 2*a.maxBody)
+	if !several {
+		if bodies, err = blob.Open(filepath.Join(o.state, "blobs"), a.maxBody); err != nil {
+			return nil, err
+		}
 	}
-	return &coordinator.Async{Queue: q, Blobs: b, Workers: a.workers, MaxAge: a.maxAge, Signer: signer, Allow: allow,
+	return &coordinator.Async{Queue: q, Blobs: bodies, Workers: a.workers, MaxAge: a.maxAge, Signer: signer, Allow: allow,
 		Retry: queue.Retry{Attempts: a.attempts, MinWaitMs: a.minWait.Milliseconds(), MaxWaitMs: a.maxWait.Milliseconds()}}, nil
 }
 

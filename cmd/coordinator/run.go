@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/anomaly/own"
@@ -17,8 +18,10 @@ import (
 	"github.com/faasd-sec/faasd-sec/manifest/ask"
 	"github.com/faasd-sec/faasd-sec/pki"
 	"github.com/faasd-sec/faasd-sec/registry"
+	"github.com/faasd-sec/faasd-sec/replica"
 	"github.com/faasd-sec/faasd-sec/reqauth"
 	"github.com/faasd-sec/faasd-sec/store"
+	"github.com/faasd-sec/faasd-sec/tracing"
 )
 
 const (
@@ -114,13 +117,20 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	reg := daemon.Registry()
 	anomalies.Register(reg)
+	o.trace.Instance, o.trace.Version = o.id, version
+	tracer, err := tracing.Open(ctx, o.trace)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, tracer.Close()) }()
 	deps := coordinator.Deps{
-		Mesh: mesh, Store: st, Cache: cache, Nodes: nodeDialer{identity, daemon.BootID()}, Enrol: desk, Namespaces: st,
+		Trace: tracer,
+		Mesh:  mesh, Store: st, Cache: cache, Nodes: nodeDialer{identity, daemon.BootID()}, Enrol: desk, Namespaces: st,
 		Broker: &http.Client{Transport: &http.Transport{
 			TLSClientConfig: pki.ClientConfig(identity, pki.RoleKeyBroker, pki.AnyID), IdleConnTimeout: time.Minute}},
 		BrokerURL: "https://" + o.broker, Registry: reps.Through(images.ServeFastHTTP), Images: reps,
 		Majority: st.Majority,
-		Resolver: &image.Resolver{Own: images.Digest, Keychain: o.registryAuth, Insecure: o.insecure},
+		Resolver: &image.Resolver{Own: ownImages(images, reps), Keychain: o.registryAuth, Insecure: o.insecure},
 		Auth:     reqauth.NewVerifier(time.Now), Log: log, Registerer: reg,
 		Watching: coordinator.Watching{ID: o.id, Anomalies: anomalies, Dir: anomalies.Path, Key: anomalies.Key},
 	}
@@ -131,10 +141,11 @@ func run(ctx context.Context, o options) (err error) {
 	deps.Lead = func(ctx context.Context, name string, run func(context.Context) error) error {
 		return st.Lead(ctx, name, o.id, func(ctx context.Context, _ int64) error { return run(ctx) })
 	}
-	if o.peerListen != "" || o.etcd != "" {
+	several := o.peerListen != "" || o.etcd != ""
+	if several {
 		deps.Claims = st
 	}
-	if deps.Async, err = asyncParts(ctx, o, st, log); err != nil {
+	if deps.Async, err = asyncParts(ctx, life, o, st, several, log); err != nil {
 		return err
 	}
 	co, err := coordinator.New(life, cfg, deps)
@@ -183,4 +194,19 @@ func manifestOpener(o options) (*ask.Client, error) {
 	cfg := ask.DefaultConfig(o.opener)
 	cfg.ServerUID = o.openerUID
 	return ask.New(cfg)
+}
+
+// ownImages resolves images in the cluster's registry: a tag where it was pushed, a digest
+// wherever one of the coordinators has it.
+func ownImages(images *registry.Registry, reps *replica.Replicas) func(ctx context.Context, repo, tag string) (string, error) {
+	return func(ctx context.Context, repo, tag string) (string, error) {
+		digest, err := images.Digest(ctx, repo, tag)
+		if err != nil || digest != "" || !strings.HasPrefix(tag, "sha256:") {
+			return digest, err
+		}
+		if there, err := reps.HasManifest(ctx, repo, tag); err != nil || !there {
+			return "", err
+		}
+		return tag, nil
+	}
 }

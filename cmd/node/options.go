@@ -14,6 +14,7 @@ import (
 	"github.com/faasd-sec/faasd-sec/image"
 	"github.com/faasd-sec/faasd-sec/monitor"
 	"github.com/faasd-sec/faasd-sec/node"
+	"github.com/faasd-sec/faasd-sec/tracing"
 )
 
 // options are the flags.
@@ -42,6 +43,7 @@ type options struct {
 	registryAuth                  image.AuthFile
 	insecure                      []string // registries without TLS
 	logFormat, logLevel           string
+	trace                         tracing.Config
 	showVersion                   bool
 
 	watch    monitor.Config
@@ -94,6 +96,8 @@ func parse(args []string) (options, error) {
 	fs.DurationVar(&o.startTimeout, "start-timeout", 0, "longest cold start, image pull included (default 1m)")
 	fs.DurationVar(&o.drain, "drain-timeout", 0, "longest wait for invocations when told to stop (default 30s)")
 	watchFlags(fs, &o.watch)
+	o.trace = tracing.Default("node")
+	tracing.Flags(fs, &o.trace)
 	fs.StringVar((*string)(&o.registryAuth), "registry-auth", "", "`file` with credentials for other registries, a config.json as `docker login` writes it; read anew for each image")
 	fs.Func("insecure-registry", "`host:port` of a registry that is spoken to without TLS, beside those on the loopback; may be repeated", func(s string) error {
 		o.insecure = append(o.insecure, s)

@@ -25,6 +25,7 @@ import (
 	"github.com/faasd-sec/faasd-sec/pki"
 	"github.com/faasd-sec/faasd-sec/runtime/containerd"
 	"github.com/faasd-sec/faasd-sec/samehost"
+	"github.com/faasd-sec/faasd-sec/tracing"
 )
 
 const joinRemedy = "join the cluster first: faasd-sec node join --token TOKEN --coordinator HOST:PORT"
@@ -94,7 +95,14 @@ func run(ctx context.Context, o options) (err error) {
 	near := make(chan struct{})
 	go func() { defer close(near); broker.KeepNear(life) }()
 	defer func() { end(); <-near }()
+	o.trace.Instance, o.trace.Version = n.ID, version
+	tracer, err := tracing.Open(ctx, o.trace)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, tracer.Close()) }()
 	deps := node.Deps{
+		Trace:   tracer,
 		Runtime: rt, Log: log, Registerer: reg, Free: func() (api.Resources, error) { m, err := fs.Machine(); return m.Free, err },
 		Broker:     broker,
 		Bundles:    image.NewBlobs("https://"+n.Registry, toRegistry),

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -55,6 +57,21 @@ func TestThreeCoordinators(t *testing.T) {
 		}
 		load.stop(t)
 	})
+	t.Run("one that was cut off knows what was deployed meanwhile", func(t *testing.T) {
+		if err := c.Signal("coordinator-3", syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		var fourth api.FunctionName
+		waitFor(t, 30*time.Second, "deploying with two", func() error {
+			var err error
+			fourth, err = c.tryDeploy(t, "fourth")
+			return err
+		})
+		if err := c.Signal("coordinator-3", syscall.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+		waitFor(t, 20*time.Second, "it to serve that", func() error { return entries[2].call(t.Context(), fourth) })
+	})
 	t.Run("the last one goes on with what it knows", func(t *testing.T) {
 		for _, part := range []string{"coordinator-2", "coordinator-3"} {
 			if err := c.Signal(part, syscall.SIGSTOP); err != nil {
@@ -78,6 +95,25 @@ func TestThreeCoordinators(t *testing.T) {
 	})
 	waitFor(t, 40*time.Second, "all to be back", func() error { return allReady(t.Context(), c.Gateways()) })
 	waitFor(t, 20*time.Second, "deployments to go on", func() error { _, err := c.tryDeploy(t, "third"); return err })
+}
+
+// TestCoordinatorsStartAgain stops a whole cluster and starts it on its state:
+// none of the coordinators is a majority alone.
+func TestCoordinatorsStartAgain(t *testing.T) {
+	need(t)
+	cfg := local.Config{Nodes: 1, Coordinators: 3, State: t.TempDir(), Listen: "127.0.0.1:0", Bin: filepath.Dir(bin(t, "node")),
+		Log: slog.New(slog.NewTextHandler(&testWriter{t: t}, nil))}
+	lc, stop := startLocal(t, cfg)
+	c := newOwner(t, lc)
+	fn := c.deploy(t, "kept")
+	stop()
+	c.Cluster, stop = startLocal(t, cfg)
+	defer stop()
+	for i, e := range c.through(t, c.Cluster.Gateways()) {
+		if err := e.call(t.Context(), fn); err != nil {
+			t.Errorf("coordinator %d: %v", i+1, err)
+		}
+	}
 }
 
 // entry is one coordinator as a caller sees it.

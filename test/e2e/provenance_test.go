@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -36,7 +37,13 @@ func TestNewFunctionsAnswerWhereTheImagePolicyTrustsTheirOwner(t *testing.T) {
 	} else {
 		t.Logf("refused: %v", err)
 	}
-	if n := c.metric(t, "node-1", `faasd_sec_node_second_checks_failed_total{check="signature"}`); n < 1 {
+	if status, body := c.putPlain(t, "unsigned-plain", api.Plain{Image: "test/unsigned:latest"}); status/100 != 2 {
+		t.Fatalf("deploy a plain function: %d %s", status, body)
+	}
+	if status, body := c.plainly(t, &http.Client{}, http.MethodPost, api.GatewayPathInvoke+"unsigned-plain", strings.NewReader("x")); status < 400 || !strings.Contains(body, "signed") {
+		t.Errorf("a plain function of an image that nobody signed: %d %s", status, body)
+	}
+	if n := c.metric(t, "node-1", `faasd_sec_node_second_checks_failed_total{check="signature"}`); n < 2 {
 		t.Errorf("%v refusals were counted", n)
 	}
 	u.gateway = c.Gateway()

@@ -1,0 +1,90 @@
+package coordinator
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/manifest"
+)
+
+// Asynchronous tasks wait as others do: seen, by priority, and cancelled by who
+// sent them; what their manifests ask for is in no record.
+func TestAsynchronousTasksWaitByPriorityAndAreCancelled(t *testing.T) {
+	var asked *counted
+	w := asyncWorld(t, 1, withOpener(t, &asked), func(w *world) { w.cfg.QueueTimeout = 20 * time.Second })
+	b := someBounds()
+	b.AnyInitiator = true
+	w.bounded(b)
+	n := w.nodes["node-1"]
+	var open, busy atomic.Bool
+	var mu sync.Mutex
+	var order []string
+	n.on(&n.invoke, func(rw http.ResponseWriter, r *http.Request) {
+		if !open.Load() || !busy.CompareAndSwap(false, true) {
+			refuses(api.CodeNoRoom)(rw, r)
+			return
+		}
+		defer busy.Store(false)
+		var needs api.Needs
+		if err := json.Unmarshal([]byte(r.Header.Get(api.HeaderNeeds)), &needs); err != nil {
+			t.Error(err)
+		}
+		mu.Lock()
+		order = append(order, needs.Task)
+		mu.Unlock()
+		rw.Header().Set("Content-Type", api.ContentTypeSealed)
+		io.Copy(rw, r.Body)
+	})
+	send := func(priority uint8) string {
+		header, task := w.wish(w.owner, func(m *manifest.Manifest) { m.Priority = priority })
+		a := w.later(w.message(10, time.Minute), api.HeaderManifest, header)
+		if a.status != 202 || a.header.Get(api.HeaderCallID) != task {
+			t.Fatalf("%d %s, call %s of task %s", a.status, a.body, a.header.Get(api.HeaderCallID), task)
+		}
+		if a := w.later(w.message(10, time.Minute), api.HeaderManifest, header); a.code != api.CodeDuplicateTask {
+			t.Errorf("the same task again: %d %s", a.status, a.body)
+		}
+		w.eventually("the task waits", func() bool { return strings.Contains(string(w.do("GET", api.GatewayPathWaiting, "", nil).body), task) })
+		return task
+	}
+	low, high, gone := send(1), send(9), send(5)
+	if a := w.do("DELETE", api.GatewayPathWaiting+"/"+gone, "", nil); a.code != api.CodeUnauthorized {
+		t.Errorf("nobody cancels: %d %s", a.status, a.body)
+	}
+	if a := w.signed(w.owner, "DELETE", api.GatewayPathWaiting+"/"+gone, nil); a.status != 204 {
+		t.Errorf("its initiator cancels: %d %s", a.status, a.body)
+	}
+	if r := w.result(gone); r.code != api.CodeCancelled {
+		t.Errorf("the cancelled task: %d %s", r.status, r.body)
+	}
+	a := w.signed(w.owner, "GET", api.GatewayPathAsyncCalls, nil)
+	var calls []api.AsyncCall
+	if err := json.Unmarshal(a.body, &calls); err != nil || len(calls) != 2 || calls[0].ID != high || calls[1].ID != low {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	if bytes.Contains(a.body, []byte("memory")) {
+		t.Errorf("the list tells of needs: %s", a.body)
+	}
+	w.c.queue.mu.Lock()
+	w.c.queue.settle = time.Second
+	w.c.queue.mu.Unlock()
+	open.Store(true)
+	for _, id := range []string{high, low} {
+		if r := w.result(id); r.status != 200 {
+			t.Errorf("%d %s", r.status, r.body)
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(order) != 2 || order[0] != high {
+		t.Errorf("served %v, want %s first", order, high)
+	}
+}

@@ -1,0 +1,202 @@
+package queue
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/emmansun/gmsm/sm3"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/faasd-sec/faasd-sec/api"
+)
+
+// Chunks keeps large bodies in etcd itself, in pieces, for clusters of several
+// coordinators: what a majority has no single loss takes away. A package blob's Dir
+// is for one that is alone.
+type Chunks struct {
+	q     *Queue
+	max   int64
+	total int64
+	life  context.Context
+}
+
+const (
+	keyChunk  = "chunk/" // BLOB/NUMBER: a piece
+	chunkSize = 512 << 10
+)
+
+// NewChunks keeps bodies of up to most bytes, and about total bytes of them. life
+// bounds what is done for callers that bring no context.
+func (q *Queue) NewChunks(life context.Context, most, total int64) *Chunks {
+	return &Chunks{q: q, max: most, total: total, life: life}
+}
+
+// Put stores what r gives up to its end, and holds it until release is called. An
+// error of r is returned as it is; CodeTooLarge and CodeBusy tell of the bounds.
+func (c *Chunks) Put(r io.Reader) (name string, size int64, release func(), retErr error) {
+	q, ctx := c.q, c.life
+	if err := c.room(ctx); err != nil {
+		return "", 0, nil, err
+	}
+	q.mu.Lock()
+	lease := q.lease
+	q.mu.Unlock()
+	if lease == 0 {
+		return "", 0, nil, api.Errorf(api.CodeUnavailable, "the coordinator is not registered with the store")
+	}
+	var raw [16]byte
+	_, _ = rand.Read(raw[:]) // never fails
+	upload := hex.EncodeToString(raw[:])
+	hold := q.key(keyBlob, upload+"/"+q.cfg.ID+"-upload")
+	if _, err := q.commit(ctx, "begin a body", nil, []clientv3.Op{clientv3.OpPut(hold, "", clientv3.WithLease(lease))}, nil); err != nil {
+		return "", 0, nil, err
+	}
+	end := sync.OnceFunc(func() {
+		if _, err := q.commit(ctx, "end a hold", nil, []clientv3.Op{clientv3.OpDelete(hold)}, nil); err != nil {
+			q.cfg.Log.Debug("hold on a body not ended; it ends with the lease", "err", err)
+		}
+	})
+	defer func() {
+		if retErr != nil {
+			end()
+		}
+	}()
+	h, buf := sm3.New(), make([]byte, chunkSize)
+	for i := 0; ; i++ {
+		n, err := io.ReadFull(r, buf)
+		if err != nil && err != io.EOF && !errors.Is(err, io.ErrUnexpectedEOF) {
+			return "", 0, nil, err
+		}
+		if errors.Is(err, io.ErrUnexpectedEOF) && n == 0 {
+			return "", 0, nil, err
+		}
+		last := err != nil
+		if size += int64(n); size > c.max {
+			e := api.Errorf(api.CodeTooLarge, "the body is over the %d bytes that an asynchronous call may have", c.max)
+			e.Field, e.Remedy = "body", "send less, or have the operator raise -async-max-body"
+			return "", 0, nil, e
+		}
+		_, _ = h.Write(buf[:n])
+		if n > 0 {
+			// Only while the hold is there: it goes with the lease, and then the
+			// pieces may be collected.
+			res, err := q.commit(ctx, "store a body", []clientv3.Cmp{present(hold)},
+				[]clientv3.Op{clientv3.OpPut(c.key(upload, i), string(buf[:n]))}, nil)
+			if err = fenced(res, err); err != nil {
+				return "", 0, nil, err
+			}
+		}
+		if last {
+			break
+		}
+	}
+	return upload + hex.EncodeToString(h.Sum(nil)), size, end, nil
+}
+
+func (c *Chunks) key(upload string, i int) string {
+	return c.q.key(keyChunk, fmt.Sprintf("%s/%06d", upload, i))
+}
+
+// room refuses a body while those that are there fill their share of the store.
+func (c *Chunks) room(ctx context.Context) error {
+	ctx, cancel := c.q.bound(ctx)
+	defer cancel()
+	res, err := c.q.etc.Get(ctx, c.q.cfg.Prefix+keyChunk, clientv3.WithPrefix(), clientv3.WithCountOnly())
+	if err != nil {
+		return failure("count stored bodies", err)
+	}
+	if res.Count*chunkSize >= c.total {
+		e := api.Errorf(api.CodeBusy, "large bodies fill their %d bytes of the store", c.total)
+		e.Remedy = "retry later, or send bodies below 64 KiB"
+		return e
+	}
+	return nil
+}
+
+// upload is the part of a body's name under which its pieces and uses are.
+func uploadOf(name string) string { return name[:min(len(name), 32)] }
+
+// Get opens a body. Its last Read fails where the content is not what was stored.
+func (c *Chunks) Get(name string) (io.ReadCloser, error) {
+	if len(name) != 96 || strings.Trim(name, "0123456789abcdef") != "" {
+		return nil, api.Invalid("digest", "use 96 hex characters", "it is no name of a body")
+	}
+	return &chunkReader{c: c, upload: uploadOf(name), digest: name[32:], sum: sm3.New()}, nil
+}
+
+type chunkReader struct {
+	c      *Chunks
+	upload string
+	digest string
+	next   int
+	have   bytes.Reader
+	sum    interface {
+		io.Writer
+		Sum([]byte) []byte
+	}
+}
+
+// Read implements io.Reader.
+func (r *chunkReader) Read(p []byte) (int, error) {
+	if r.have.Len() == 0 {
+		var b []byte
+		_, found, err := r.c.q.get(r.c.life, "body", r.c.key(r.upload, r.next), &b)
+		if err != nil {
+			return 0, err
+		}
+		if !found {
+			if hex.EncodeToString(r.sum.Sum(nil)) != r.digest {
+				return 0, api.Errorf(api.CodeInternal, "a stored body is damaged or gone")
+			}
+			return 0, io.EOF
+		}
+		r.next++
+		_, _ = r.sum.Write(b)
+		r.have.Reset(b)
+	}
+	return r.have.Read(p)
+}
+
+// Close implements io.Closer.
+func (r *chunkReader) Close() error { return nil }
+
+// Collect removes bodies that no record and no upload uses. It returns how many.
+// The pieces of one go together, and only while nothing uses them.
+func (c *Chunks) Collect(ctx context.Context, _ time.Duration, _ func(context.Context, string) (bool, error)) (int, error) {
+	q, n := c.q, 0
+	from, end := q.cfg.Prefix+keyChunk, clientv3.GetPrefixRangeEnd(q.cfg.Prefix+keyChunk)
+	for {
+		rctx, cancel := q.bound(ctx)
+		res, err := q.etc.Get(rctx, from, clientv3.WithRange(end), clientv3.WithLimit(1), clientv3.WithKeysOnly())
+		cancel()
+		if err != nil {
+			return n, failure("look through stored bodies", err)
+		}
+		if len(res.Kvs) == 0 {
+			return n, nil
+		}
+		upload := uploadOf(string(res.Kvs[0].Key[len(q.cfg.Prefix+keyChunk):]))
+		pieces := q.key(keyChunk, upload+"/")
+		from = clientv3.GetPrefixRangeEnd(pieces)
+		// A use is made before the hold ends, so that none comes after the last.
+		used, err := q.BlobUsed(ctx, upload)
+		if err != nil {
+			return n, err
+		}
+		if used {
+			continue
+		}
+		if _, err := q.commit(ctx, "remove a body", nil, []clientv3.Op{clientv3.OpDelete(pieces, clientv3.WithPrefix())}, nil); err != nil {
+			return n, err
+		}
+		n++
+	}
+}
