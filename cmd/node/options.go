@@ -32,7 +32,7 @@ type options struct {
 	ingress, egress, scratch      string
 	networkBridge, networkSubnet  string
 	networkAllow, networkNever    string
-	portRange                     string
+	portRange, pinCores           string
 	labels                        string
 	imagePolicy                   string
 	idleAfter, startTimeout       time.Duration
@@ -49,6 +49,7 @@ type options struct {
 	watch    monitor.Config
 	capacity api.Resources
 	ports    node.PortRange
+	cores    cgroups.CPUs
 	labelMap map[string]string
 }
 
@@ -80,6 +81,7 @@ func parse(args []string) (options, error) {
 	fs.StringVar(&o.egress, "egress", "", "and out of it; empty for none")
 	fs.StringVar(&o.scratch, "scratch", "", "room on disk lent to functions, such as 50Gi; empty for none")
 	fs.StringVar(&o.portRange, "port-range", "", "ports of this machine lent to functions, TCP and UDP, such as `30000-30999`; empty for none")
+	fs.StringVar(&o.pinCores, "pin-cores", "", "cores of this machine lent to tasks that ask for cores of their own, such as `2-3`; empty for none")
 	fs.StringVar(&o.networkBridge, "network-bridge", "fsec0", "`name` of the bridge that functions with a network are on")
 	fs.StringVar(&o.networkSubnet, "network-subnet", "10.213.0.0/16", "`addresses` of functions with a network")
 	fs.StringVar(&o.networkAllow, "network-allow", "", "what such functions may open, `10.0.0.0/8:443/tcp,…`; empty for nothing: they answer on their ports alone")
@@ -162,6 +164,10 @@ func (o *options) resolve() error {
 		return err
 	}
 	o.capacity.Ports = 2 * int64(o.ports.Len()) // of each protocol
+	if o.cores, err = cgroups.ParseCPUs("pin-cores", o.pinCores); err != nil {
+		return err
+	}
+	o.capacity.Cores = int64(len(o.cores))
 	if o.poolMax == 0 {
 		o.poolMin = 0
 	}

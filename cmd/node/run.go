@@ -85,7 +85,7 @@ func run(ctx context.Context, o options) (err error) {
 	anomalies.Register(reg)
 	cfg := node.DefaultConfig()
 	cfg.ID, cfg.StateDir, cfg.RunDir, cfg.AgentPath = n.ID, o.state, filepath.Join(o.runDir, "s"), o.agent
-	cfg.Capacity, cfg.Ports, cfg.Registry = o.capacity, o.ports, n.Registry
+	cfg.Capacity, cfg.Ports, cfg.Cores, cfg.Registry = o.capacity, o.ports, o.cores, n.Registry
 	cfg.IdleAfter, cfg.StartTimeout, cfg.DrainTimeout = o.idleAfter, o.startTimeout, o.drain
 	cfg.KeepaliveMin, cfg.KeepaliveMax, cfg.FreezeAfter = o.keepaliveMin, o.keepaliveMax, o.freezeAfter
 	cfg.PoolMin, cfg.PoolMax, cfg.PoolCreates = o.poolMin, o.poolMax, o.poolCreates
@@ -113,6 +113,9 @@ func run(ctx context.Context, o options) (err error) {
 		Watching: node.Watching{Monitor: &o.watch, Cgroups: fs, Dir: anomalies.Path, Key: anomalies.Key},
 	}
 	if err := lendScratch(ctx, o, &deps); err != nil {
+		return err
+	}
+	if err := lendCores(o, fs, &deps); err != nil {
 		return err
 	}
 	closeNetwork, err := lendNetwork(ctx, o, &deps)
