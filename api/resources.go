@@ -21,19 +21,20 @@ type Resources struct {
 	Ingress  int64 `json:"ingress,omitempty" cbor:"9,keyasint,omitempty"`   // bits per second into the sandbox
 	Egress   int64 `json:"egress,omitempty" cbor:"10,keyasint,omitempty"`   // bits per second out of it
 	Ports    int64 `json:"ports,omitempty" cbor:"11,keyasint,omitempty"`    // how many ports of the host; which ones is Needs.Ports
+	Cores    int64 `json:"cores,omitempty" cbor:"12,keyasint,omitempty"`    // whole cores that no other sandbox is pinned to; how much it may use of them is CPU
 }
 
 // Add is the sum of what is reserved. What is part of Memory, and block IO, are
 // not reserved apart.
 func (r Resources) Add(o Resources) Resources {
 	return Resources{CPU: r.CPU + o.CPU, Memory: r.Memory + o.Memory, PIDs: r.PIDs + o.PIDs,
-		Scratch: r.Scratch + o.Scratch, Ingress: r.Ingress + o.Ingress, Egress: r.Egress + o.Egress, Ports: r.Ports + o.Ports}
+		Scratch: r.Scratch + o.Scratch, Ingress: r.Ingress + o.Ingress, Egress: r.Egress + o.Egress, Ports: r.Ports + o.Ports, Cores: r.Cores + o.Cores}
 }
 
 // Sub is the difference of what is reserved, see Add. It may be negative.
 func (r Resources) Sub(o Resources) Resources {
 	return Resources{CPU: r.CPU - o.CPU, Memory: r.Memory - o.Memory, PIDs: r.PIDs - o.PIDs,
-		Scratch: r.Scratch - o.Scratch, Ingress: r.Ingress - o.Ingress, Egress: r.Egress - o.Egress, Ports: r.Ports - o.Ports}
+		Scratch: r.Scratch - o.Scratch, Ingress: r.Ingress - o.Ingress, Egress: r.Egress - o.Egress, Ports: r.Ports - o.Ports, Cores: r.Cores - o.Cores}
 }
 
 // Lacks names the first resource of which free has less than r asks for, and
@@ -54,6 +55,8 @@ func (r Resources) Lacks(free Resources) string {
 		return "egress"
 	case r.Ports > free.Ports:
 		return "ports"
+	case r.Cores > free.Cores:
+		return "cores"
 	}
 	return ""
 }

@@ -16,6 +16,7 @@ import (
 const (
 	maxAmount    = 1 << 50
 	MaxTaskPorts = 64
+	MaxTaskCores = 64
 	MaxPriority  = 9
 )
 
@@ -53,7 +54,7 @@ func (n Needs) Settle(function Resources) (Needs, error) {
 	}{
 		{&r.CPU, function.CPU}, {&r.Memory, function.Memory}, {&r.PIDs, function.PIDs},
 		{&r.ReadBps, function.ReadBps}, {&r.WriteBps, function.WriteBps},
-		{&r.Tmp, 0}, {&r.Storage, 0}, {&r.Scratch, 0}, {&r.Ingress, 0}, {&r.Egress, 0}, {&r.Ports, 0},
+		{&r.Tmp, 0}, {&r.Storage, 0}, {&r.Scratch, 0}, {&r.Ingress, 0}, {&r.Egress, 0}, {&r.Ports, 0}, {&r.Cores, 0},
 	} {
 		if *v.amount < 0 || *v.amount > maxAmount {
 			return Needs{}, Invalid("needs.resources", "use numbers of 0 or more", "an amount is out of range")
@@ -61,6 +62,9 @@ func (n Needs) Settle(function Resources) (Needs, error) {
 		if *v.amount == 0 {
 			*v.amount = v.own
 		}
+	}
+	if r.Cores > MaxTaskCores {
+		return Needs{}, Invalid("needs.resources.cores", fmt.Sprintf("ask for at most %d", MaxTaskCores), "there are more")
 	}
 	if r.CPU <= 0 || r.Memory <= 0 || r.PIDs <= 0 {
 		return Needs{}, Invalid("needs.resources", "ask for cpu, memory and pids", "one is missing, and the function has none of its own")

@@ -56,6 +56,10 @@ func TestMain(m *testing.M) {
 		}
 		for end := used() + int64(10*time.Millisecond); used() < end; {
 		}
+	case "spin":
+		awaitLine()
+		for n := 0; n >= 0; n++ {
+		}
 	case "sleep":
 		time.Sleep(time.Hour)
 	}
@@ -94,6 +98,12 @@ func kernel(t *testing.T) (FS, Group) {
 // limited starts a helper in the group; it begins once go is called.
 func limited(t *testing.T, g Group, what string) (start func(), cmd *exec.Cmd) {
 	t.Helper()
+	return within(t, g, what, CPU, CPUAcct, Memory, PIDs, Freezer)
+}
+
+// within is limited by some controllers alone.
+func within(t *testing.T, g Group, what string, controllers ...Controller) (start func(), cmd *exec.Cmd) {
+	t.Helper()
 	cmd = exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), helper+"="+what)
 	in, err := cmd.StdinPipe()
@@ -107,7 +117,7 @@ func limited(t *testing.T, g Group, what string) (start func(), cmd *exec.Cmd) {
 		_ = cmd.Process.Kill() // it may be gone
 		_ = cmd.Wait()
 	})
-	if err := g.Add(cmd.Process.Pid, CPU, CPUAcct, Memory, PIDs, Freezer); err != nil {
+	if err := g.Add(cmd.Process.Pid, controllers...); err != nil {
 		t.Fatal(err)
 	}
 	return func() {

@@ -34,6 +34,7 @@ func (e *entry) close() {
 const (
 	fieldType     = "content-type"
 	fieldCallID   = "x-call-id"
+	fieldTrace    = "traceparent"
 	fieldServedBy = "x-served-by"
 	fieldStart    = "x-faasd-sec-start"
 	fieldDuration = "x-duration-seconds"
@@ -82,6 +83,9 @@ func (c *Client) postDirect(ctx context.Context, e *entry, name api.FunctionName
 	req.Header[0] = sealed.Field{Name: fieldType, Value: api.ContentTypeSealed}
 	if callID != "" {
 		req.Header = append(req.Header, sealed.Field{Name: fieldCallID, Value: callID})
+	}
+	if out.trace != "" {
+		req.Header = append(req.Header, sealed.Field{Name: fieldTrace, Value: out.trace})
 	}
 	if out.manifest != "" {
 		req.Header = append(req.Header, sealed.Field{Name: fieldManifest, Value: out.manifest})

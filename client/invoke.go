@@ -28,6 +28,7 @@ type Request struct {
 	// part of its input must be prepared for input that ends in an error.
 	Stream bool
 	CallID string // "" lets the gateway draw one; visible to operators
+	Trace  string // W3C traceparent of the span that this call is part of, visible to operators; "" for none
 	Needs  *Needs // what the task asks for beyond the function's defaults; Needs.Task is drawn if it is zero
 }
 
@@ -157,7 +158,7 @@ func (c *Client) exchange(ctx context.Context, to *entry, f *function, req Reque
 			pending.Discard()
 		}
 	}()
-	sent.manifest = sealedNeeds
+	sent.manifest, sent.trace = sealedNeeds, req.Trace
 	a, err := c.post(ctx, to, f.name, req.CallID, sent)
 	if err != nil {
 		return nil, err
@@ -184,6 +185,7 @@ type outgoing struct {
 	abort func() // when nobody will read body
 
 	manifest string // sealed, for its header; "" for none
+	trace    string // for its header; "" for none
 }
 
 func (c *Client) seal(g *sealed.Grant, req Request, in *input, p sealed.MessageParams) (*outgoing, error) {
@@ -284,6 +286,9 @@ func (c *Client) postHTTP(ctx context.Context, to *entry, name api.FunctionName,
 	}
 	if out.manifest != "" {
 		req.Header.Set(api.HeaderManifest, out.manifest)
+	}
+	if out.trace != "" {
+		req.Header.Set(api.HeaderTrace, out.trace)
 	}
 	res, err := c.http.Do(req)
 	if err != nil {

@@ -29,6 +29,7 @@ import (
 	"github.com/faasd-sec/faasd-sec/reqauth"
 	"github.com/faasd-sec/faasd-sec/sealed"
 	"github.com/faasd-sec/faasd-sec/store"
+	"github.com/faasd-sec/faasd-sec/tracing"
 )
 
 // Config sets up a Coordinator. Zero durations and sizes take DefaultConfig's.
@@ -98,9 +99,10 @@ type Deps struct {
 	Lead       Lead // nil: this coordinator is the only one
 	Registerer prometheus.Registerer
 	Watching   Watching
-	Majority   func() error // tells that the store can be written; nil is always
-	Claims     Claims       // of tasks, by all coordinators; nil where this one is alone
-	Async      *Async       // nil: asynchronous invocations are refused
+	Trace      *tracing.Tracer // nil traces nothing
+	Majority   func() error    // tells that the store can be written; nil is always
+	Claims     Claims          // of tasks, by all coordinators; nil where this one is alone
+	Async      *Async          // nil: asynchronous invocations are refused
 }
 
 // ImageChecker tells whether the registry has a manifest or blob.
@@ -269,7 +271,7 @@ func (c *Coordinator) serveEnrolment(ctx *fasthttp.RequestCtx, f func(context.Co
 func (c *Coordinator) serveGateway(ctx *fasthttp.RequestCtx) {
 	path := string(ctx.Path())
 	if name, ok := strings.CutPrefix(path, api.GatewayPathInvoke); ok {
-		c.invokeWithin(ctx, name)
+		c.traced(ctx, name, c.invokeWithin)
 		return
 	}
 	if c.routeAsync(ctx, path) {

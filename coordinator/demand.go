@@ -46,7 +46,8 @@ func newDemand(r *route, m *manifest.Manifest) (*demand, error) {
 	n := &m.Needs
 	asked := api.Needs{Apart: n.AntiAffinity == manifest.ReplicasApart, Resources: api.Resources{
 		CPU: int64(n.CPUMillis), Memory: int64(n.MemoryBytes), PIDs: int64(n.PIDs), Storage: int64(n.StorageBytes),
-		Scratch: int64(n.ScratchBytes), Ingress: int64(n.IngressBPS), Egress: int64(n.EgressBPS)}}
+		Scratch: int64(n.ScratchBytes), Ingress: int64(n.IngressBPS), Egress: int64(n.EgressBPS),
+		Cores: int64(n.Cores)}}
 	ports := make([]api.PortNeed, len(n.Ports))
 	defer clear(ports)
 	for i, p := range n.Ports {
@@ -115,7 +116,7 @@ func (d *demand) wipe() {
 	*d = demand{}
 }
 
-// Bounds of appendNeeds' output, in bytes: ten numbers of 20 digits with their
+// Bounds of appendNeeds' output, in bytes: twelve numbers of 20 digits with their
 // names, a port, and one of what may be opened.
 const (
 	needsSize = 640
@@ -139,7 +140,7 @@ func appendNeeds(b []byte, d *demand, n *api.Needs) []byte {
 		value int64
 	}{{"cpu", r.CPU}, {"memory", r.Memory}, {"pids", r.PIDs}, {"tmp", r.Tmp}, {"read_bps", r.ReadBps},
 		{"write_bps", r.WriteBps}, {"storage", r.Storage}, {"scratch", r.Scratch}, {"ingress", r.Ingress},
-		{"egress", r.Egress}, {"ports", r.Ports}} {
+		{"egress", r.Egress}, {"ports", r.Ports}, {"cores", r.Cores}} {
 		if x.value == 0 {
 			continue
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/manifest/ask"
 	"github.com/faasd-sec/faasd-sec/placement"
+	"github.com/faasd-sec/faasd-sec/relay"
 	"github.com/faasd-sec/faasd-sec/sealed"
 )
 
@@ -90,8 +91,9 @@ type task struct {
 	priority int
 	deadline time.Time // by which it must have ended, zero for none
 	retry    retry
-	why      *explanation // nil while nobody could ask
-	call     *plainCall   // of a plain function; nil for a sealed one
+	why      *explanation   // nil while nobody could ask
+	trace    []relay.Header // one or none
+	call     *plainCall     // of a plain function; nil for a sealed one
 }
 
 // held is a caller's manifest. While it waits for room, and once a node has been

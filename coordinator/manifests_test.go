@@ -471,7 +471,7 @@ func TestNeedsAsJSONAndWiped(t *testing.T) {
 	}
 	id := sealed.ID{1, 2}
 	m := &manifest.Manifest{Task: id, Needs: manifest.Needs{CPUMillis: 1 << 20, MemoryBytes: 1 << 50, StorageBytes: 1 << 50, ScratchBytes: 1 << 50, PIDs: 1 << 22,
-		IngressBPS: 1 << 50, EgressBPS: 1 << 50, AntiAffinity: manifest.ReplicasApart,
+		IngressBPS: 1 << 50, EgressBPS: 1 << 50, Cores: 64, AntiAffinity: manifest.ReplicasApart,
 		Allow:         []manifest.Reach{{Protocol: manifest.UDP, Network: 0xffffffff, Bits: 32, From: 65534, To: 65535}, {Protocol: manifest.TCP, Network: 10 << 24, Bits: 8, From: 443, To: 443}},
 		Ports:         []manifest.Port{{Protocol: manifest.TCP, Number: 65535, Count: 1}, {Protocol: manifest.UDP, Count: 63}},
 		Constraints:   []manifest.Requirement{{Key: "zone", Op: manifest.Equals, Value: "canary"}},
@@ -481,7 +481,7 @@ func TestNeedsAsJSONAndWiped(t *testing.T) {
 		t.Fatal(err)
 	}
 	want, err := api.Needs{Task: id.String(), Apart: true, Priority: 9, Deadline: 1 << 50,
-		Resources: api.Resources{CPU: 1 << 20, Memory: 1 << 50, Storage: 1 << 50, Scratch: 1 << 50, PIDs: 1 << 22, Ingress: 1 << 50, Egress: 1 << 50},
+		Resources: api.Resources{CPU: 1 << 20, Memory: 1 << 50, Storage: 1 << 50, Scratch: 1 << 50, PIDs: 1 << 22, Ingress: 1 << 50, Egress: 1 << 50, Cores: 64},
 		Allow:     []string{"255.255.255.255/32:65534-65535/udp", "10.0.0.0/8:443/tcp"},
 		Ports:     []api.PortNeed{{Protocol: "tcp", Number: 65535, Count: 1}, {Protocol: "udp", Count: 63}}}.Settle(r.limits)
 	if err != nil {

@@ -35,7 +35,7 @@ func TestLoadsAreUnderstoodAcrossReleases(t *testing.T) {
 	if want := (api.Resources{CPU: 1, Memory: 2, PIDs: 3, Tmp: 4, ReadBps: 5, WriteBps: 6}); err != nil || l.Free != want {
 		t.Errorf("an old one: %+v, %v", l, err)
 	}
-	l.Free.Scratch, l.Free.Ingress, l.Free.Egress, l.Free.Ports = 7, 8, 9, 10
+	l.Free.Scratch, l.Free.Ingress, l.Free.Egress, l.Free.Ports, l.Free.Cores = 7, 8, 9, 10, 11
 	l.Hosts, l.Images = []string{strings.Repeat("a", 15)}, []string{"0123456789abcdef"}
 	now, trimmed, err := c.encodeLoad(l)
 	if err != nil || trimmed {
@@ -54,7 +54,7 @@ func TestLoadsAreUnderstoodAcrossReleases(t *testing.T) {
 		}
 	}
 	// What a node lends none of costs nothing.
-	l.Free.Scratch, l.Free.Ingress, l.Free.Egress, l.Free.Ports, l.Hosts, l.Images = 0, 0, 0, 0, nil, nil
+	l.Free.Scratch, l.Free.Ingress, l.Free.Egress, l.Free.Ports, l.Free.Cores, l.Hosts, l.Images = 0, 0, 0, 0, 0, nil, nil
 	if same, _, err := c.encodeLoad(l); err != nil || string(same) != string(old) {
 		t.Errorf("%d bytes, %d before: %v", len(same), len(old), err)
 	}
@@ -63,7 +63,7 @@ func TestLoadsAreUnderstoodAcrossReleases(t *testing.T) {
 func TestAmountsHaveOneForm(t *testing.T) {
 	c := testCodec(t)
 	for what, free := range map[string][]int64{
-		"too few": {1, 2, 3, 4, 5}, "too many": {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11},
+		"too few": {1, 2, 3, 4, 5}, "too many": {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12},
 		"a zero at the end": {1, 2, 3, 4, 5, 6, 7, 0}, "negative": {1, 2, 3, 4, 5, 6, 0, 0, 0, -1},
 	} {
 		b, err := c.enc.Marshal(wireLoad{Version: wireVersion, Node: "n", Free: free, Warm: []byte{}, Images: []byte{}})
@@ -103,7 +103,7 @@ func TestMetaOfANodeThatLendsEverythingFits(t *testing.T) {
 	c := testCodec(t)
 	m := api.NodeMeta{ID: "n", Addr: "10.200.200.200:65535", Roles: []string{"node"}, Arch: "amd64", Tier: "node-key",
 		Labels:   map[string]string{"zone": strings.Repeat("z", 64), "disk": strings.Repeat("d", 64)},
-		Capacity: api.Resources{CPU: 1 << 40, Memory: 1 << 50, PIDs: 1 << 40, Tmp: 1 << 50, ReadBps: 1 << 50, WriteBps: 1 << 50, Scratch: 1 << 50, Ingress: 1 << 50, Egress: 1 << 50, Ports: 1 << 17}}
+		Capacity: api.Resources{CPU: 1 << 40, Memory: 1 << 50, PIDs: 1 << 40, Tmp: 1 << 50, ReadBps: 1 << 50, WriteBps: 1 << 50, Scratch: 1 << 50, Ingress: 1 << 50, Egress: 1 << 50, Ports: 1 << 17, Cores: 1 << 13}}
 	b, err := c.encodeMeta(m, 1<<60)
 	if err != nil {
 		t.Fatal(err)

@@ -72,7 +72,7 @@ func TestLoadsRoundTrip(t *testing.T) {
 		l := api.NodeLoad{
 			Node:  rapid.StringMatching(`[a-z0-9.-]{1,128}`).Draw(t, "node"),
 			Epoch: rapid.Uint64().Draw(t, "epoch"), Seq: rapid.Uint64().Draw(t, "seq"),
-			Free:    api.Resources{CPU: rapid.Int64Min(0).Draw(t, "cpu"), Memory: rapid.Int64Min(0).Draw(t, "mem"), WriteBps: rapid.Int64Min(0).Draw(t, "bps"), Scratch: rapid.Int64Min(0).Draw(t, "scratch"), Egress: rapid.Int64Min(0).Draw(t, "egress"), Ports: rapid.Int64Min(0).Draw(t, "ports")},
+			Free:    api.Resources{CPU: rapid.Int64Min(0).Draw(t, "cpu"), Memory: rapid.Int64Min(0).Draw(t, "mem"), WriteBps: rapid.Int64Min(0).Draw(t, "bps"), Scratch: rapid.Int64Min(0).Draw(t, "scratch"), Egress: rapid.Int64Min(0).Draw(t, "egress"), Ports: rapid.Int64Min(0).Draw(t, "ports"), Cores: rapid.Int64Min(0).Draw(t, "cores")},
 			Warm:    rapid.MapOfN(key, rapid.IntRange(0, maxSlots), 0, 20).Draw(t, "warm"),
 			Images:  rapid.SliceOfNDistinct(key, 0, 20, rapid.ID).Draw(t, "images"),
 			Running: rapid.IntRange(0, maxCount).Draw(t, "running"), Pooled: rapid.IntRange(0, maxCount).Draw(t, "pooled"), InFlight: rapid.IntRange(0, maxCount).Draw(t, "inflight"),
@@ -193,6 +193,7 @@ func TestPolicyWeighsChanges(t *testing.T) {
 		{"an image more", func(l *api.NodeLoad) { l.Images = []string{"j", "i"} }, changeSmall},
 		{"a tenth of the bandwidth of an unknown capacity", func(l *api.NodeLoad) { l.Free.Egress++ }, changeLarge},
 		{"a port", func(l *api.NodeLoad) { l.Free.Ports++ }, changeLarge},
+		{"a core", func(l *api.NodeLoad) { l.Free.Cores++ }, changeLarge},
 		{"a revision that runs", func(l *api.NodeLoad) { l.Hosts = []string{"h"} }, changeSmall},
 		{"draining", func(l *api.NodeLoad) { l.Draining = true }, changeDraining},
 		{"another life", func(l *api.NodeLoad) { l.Epoch, l.Seq = 2, 1 }, changeDraining},

@@ -46,7 +46,7 @@ func normalize(l api.NodeLoad) (api.NodeLoad, error) {
 	f := &l.Free
 	*f = api.Resources{CPU: max(0, f.CPU), Memory: max(0, f.Memory), PIDs: max(0, f.PIDs), Tmp: max(0, f.Tmp),
 		ReadBps: max(0, f.ReadBps), WriteBps: max(0, f.WriteBps), Scratch: max(0, f.Scratch),
-		Ingress: max(0, f.Ingress), Egress: max(0, f.Egress), Ports: max(0, f.Ports)}
+		Ingress: max(0, f.Ingress), Egress: max(0, f.Egress), Ports: max(0, f.Ports), Cores: max(0, f.Cores)}
 	return l, checkLoad(l)
 }
 

@@ -31,13 +31,13 @@ type wireMeta struct {
 
 const (
 	fewAmounts = 6  // there always, and all that earlier releases wrote
-	allAmounts = 10 // of which zeros at the end are left out
+	allAmounts = 11 // of which zeros at the end are left out
 )
 
 // packResources lists amounts in the order of the wire. Earlier releases skip
 // what follows the first six, and nodes of theirs have none of it.
 func packResources(r api.Resources) []int64 {
-	v := []int64{r.CPU, r.Memory, r.PIDs, r.Tmp, r.ReadBps, r.WriteBps, r.Scratch, r.Ingress, r.Egress, r.Ports}
+	v := []int64{r.CPU, r.Memory, r.PIDs, r.Tmp, r.ReadBps, r.WriteBps, r.Scratch, r.Ingress, r.Egress, r.Ports, r.Cores}
 	for len(v) > fewAmounts && v[len(v)-1] == 0 {
 		v = v[:len(v)-1]
 	}
@@ -57,7 +57,7 @@ func unpackResources(v []int64) (api.Resources, error) {
 	var all [allAmounts]int64
 	copy(all[:], v)
 	return api.Resources{CPU: all[0], Memory: all[1], PIDs: all[2], Tmp: all[3], ReadBps: all[4], WriteBps: all[5],
-		Scratch: all[6], Ingress: all[7], Egress: all[8], Ports: all[9]}, nil
+		Scratch: all[6], Ingress: all[7], Egress: all[8], Ports: all[9], Cores: all[10]}, nil
 }
 
 // encodeMeta refuses what does not fit and says which part is to blame.

@@ -43,6 +43,7 @@ func compareLoads(told, now api.NodeLoad, capacity api.Resources, threshold floa
 		moved(told.Free.Ingress, now.Free.Ingress, capacity.Ingress, threshold) ||
 		moved(told.Free.Egress, now.Free.Egress, capacity.Egress, threshold) ||
 		moved(told.Free.Ports, now.Free.Ports, capacity.Ports, threshold) ||
+		moved(told.Free.Cores, now.Free.Cores, capacity.Cores, threshold) ||
 		grown(told.InFlight, now.InFlight, threshold) || grown(told.Running, now.Running, threshold) ||
 		grown(told.Pooled, now.Pooled, threshold)
 	for k, n := range now.Warm {

@@ -12,24 +12,31 @@ import (
 // MaxEncoded bounds an encoded manifest or bounds document, in bytes.
 const MaxEncoded = 16384
 
-// Versions of both documents. The second has lists of what may be opened, and is
-// written only where there is one: who knows the first alone reads all others.
+// Versions of both documents. The second has lists of what may be opened and cores
+// of a task's own, and is written only where there is one of these: who knows the
+// first alone reads all others.
 const (
-	Version      = 1
-	versionAllow = 2
+	Version       = 1
+	versionSecond = 2
 )
 
-// version is that of a document with lists of what may be opened, or without.
-func version(allow bool) uint64 {
-	if allow {
-		return versionAllow
+// version is that of a document with something that the first version lacks, or
+// without.
+func version(second bool) uint64 {
+	if second {
+		return versionSecond
 	}
 	return Version
 }
 
+func (m *Manifest) version() uint64 { return version(m.Needs.second()) }
+
 func (b *Bounds) version() uint64 {
-	return version(len(b.Default.Allow)+len(b.Max.Allow) > 0 || slices.Contains(b.Overridable, FieldAllow))
+	return version(b.Default.second() || len(b.Max.Allow) > 0 || b.Max.Cores > 0 ||
+		slices.ContainsFunc(b.Overridable, func(f Field) bool { return f == FieldAllow || f == FieldCores }))
 }
+
+func (n *Needs) second() bool { return len(n.Allow) > 0 || n.Cores > 0 }
 
 // checkVersion holds what a document is against what its version says: there is
 // one encoding of each.
@@ -80,7 +87,7 @@ func (m *Manifest) Encode() ([]byte, error) {
 	if err := m.Validate(); err != nil {
 		return nil, err
 	}
-	return encode(&manifestDoc{version(len(m.Needs.Allow) > 0), kindManifest, m.Task, m.Suite, m.Revision, m.Needs, m.DeadlineMS, m.Priority, m.Retry})
+	return encode(&manifestDoc{m.version(), kindManifest, m.Task, m.Suite, m.Revision, m.Needs, m.DeadlineMS, m.Priority, m.Retry})
 }
 
 // Decode reads a manifest strictly and checks it.
@@ -91,7 +98,7 @@ func Decode(b []byte) (*Manifest, error) {
 	}
 	m := &Manifest{d.Task, d.Suite, d.Revision, d.Needs, d.Deadline, d.Priority, d.Retry}
 	d = manifestDoc{} // the one copy is the caller's, see Wipe
-	if err := checkVersion(b[2], version(len(m.Needs.Allow) > 0)); err != nil {
+	if err := checkVersion(b[2], m.version()); err != nil {
 		return m, err
 	}
 	return m, m.Validate()
@@ -147,8 +154,8 @@ func decode(b []byte, kind byte, doc any) error {
 		return bad("list less", fmt.Sprintf("%d bytes, at most %d", len(b), MaxEncoded))
 	case len(b) < 5 || b[1] != 1 || b[3] != 2:
 		return bad("seal what this release's client encodes", "not a manifest or bounds document")
-	case b[2] != Version && b[2] != versionAllow:
-		return bad("update this cluster, or use a client of its release", fmt.Sprintf("version %d is unknown, want %d or %d", b[2], Version, versionAllow))
+	case b[2] != Version && b[2] != versionSecond:
+		return bad("update this cluster, or use a client of its release", fmt.Sprintf("version %d is unknown, want %d or %d", b[2], Version, versionSecond))
 	case b[4] != kind:
 		return bad("deposit bounds, open manifests", fmt.Sprintf("kind is %d, want %d", b[4], kind))
 	}

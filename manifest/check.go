@@ -28,6 +28,7 @@ const (
 	MaxRetryCodes    = 16
 	MaxRetryCode     = 32 // bytes
 	MaxInitiators    = 64
+	MaxCores         = 64
 )
 
 // Validate checks every field and names the first that is wrong, and the remedy.
@@ -68,16 +69,20 @@ type number struct {
 	most  uint64
 }
 
-func (n *Needs) numbers() [7]number {
+func (n *Needs) numbers() [8]number {
 	return [...]number{
 		{FieldCPU, n.CPUMillis, MaxCPUMillis}, {FieldMemory, n.MemoryBytes, MaxBytes},
 		{FieldStorage, n.StorageBytes, MaxBytes}, {FieldScratch, n.ScratchBytes, MaxBytes}, {FieldPIDs, n.PIDs, MaxPIDs},
-		{FieldIngress, n.IngressBPS, MaxBPS}, {FieldEgress, n.EgressBPS, MaxBPS},
+		{FieldIngress, n.IngressBPS, MaxBPS}, {FieldEgress, n.EgressBPS, MaxBPS}, {FieldCores, n.Cores, MaxCores},
 	}
 }
 
 // set gives the number of field f another value.
 func (n *Needs) set(f Field, v uint64) {
+	if f == FieldCores {
+		n.Cores = v
+		return
+	}
 	*[...]*uint64{&n.CPUMillis, &n.MemoryBytes, &n.StorageBytes, &n.ScratchBytes, &n.PIDs, &n.IngressBPS, &n.EgressBPS}[f-FieldCPU] = v
 }
 
@@ -277,8 +282,8 @@ func checkMax(f Field, def, most, limit uint64) error {
 	return nil
 }
 
-func (m *Max) numbers() [7]uint64 {
-	return [...]uint64{m.CPUMillis, m.MemoryBytes, m.StorageBytes, m.ScratchBytes, m.PIDs, m.IngressBPS, m.EgressBPS}
+func (m *Max) numbers() [8]uint64 {
+	return [...]uint64{m.CPUMillis, m.MemoryBytes, m.StorageBytes, m.ScratchBytes, m.PIDs, m.IngressBPS, m.EgressBPS, m.Cores}
 }
 
 // AllowSender reports whether this initiator may send manifests besides the

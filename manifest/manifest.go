@@ -35,6 +35,7 @@ type Needs struct {
 	Architectures []string      `cbor:"10,keyasint"` // any of them, ascending; none: all
 	AntiAffinity  AntiAffinity  `cbor:"11,keyasint"`
 	Allow         []Reach       `cbor:"12,keyasint,omitempty"` // what it may open, of version 2; none: what the node lets functions open
+	Cores         uint64        `cbor:"13,keyasint,omitempty"` // of its own, of version 2; none: it runs on all
 }
 
 // Protocol of a port.
@@ -127,13 +128,14 @@ const (
 	FieldPriority
 	FieldRetry
 	FieldAllow // key 12 of Needs
+	FieldCores // and 13
 	fieldEnd
 )
 
 // String names the field as errors do.
 func (f Field) String() string {
 	names := [...]string{"?", "cpu", "memory", "storage", "scratch", "pids", "ingress", "egress", "ports",
-		"constraints", "architectures", "anti_affinity", "deadline", "priority", "retry", "allow"}
+		"constraints", "architectures", "anti_affinity", "deadline", "priority", "retry", "allow", "cores"}
 	if int(f) >= len(names) {
 		return names[0]
 	}
@@ -167,4 +169,5 @@ type Max struct {
 	Attempts     uint8  `cbor:"10,keyasint"`
 
 	Allow []Reach `cbor:"11,keyasint,omitempty"` // of version 2: each entry of an override is within one of these or of the default
+	Cores uint64  `cbor:"12,keyasint,omitempty"` // of version 2
 }

@@ -46,15 +46,20 @@ func boundsAllowing() *Bounds {
 	return b
 }
 
-// What may be opened came with version 2. What has none of it is version 1, as it
-// was, and neither is read as the other.
-func TestVersionTwoIsForListsAlone(t *testing.T) {
-	for _, m := range []*Manifest{full(), allowing()} {
+// What may be opened and cores of a task's own came with version 2. What has none of
+// these is version 1, as it was, and neither is read as the other.
+func TestVersionTwoIsForWhatVersionOneLacks(t *testing.T) {
+	pinned := full()
+	pinned.Needs.Cores = 2
+	for _, m := range []*Manifest{full(), allowing(), pinned} {
 		b, err := m.Encode()
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := byte(1 + min(1, len(m.Needs.Allow)))
+		want := byte(2)
+		if len(m.Needs.Allow) == 0 && m.Needs.Cores == 0 {
+			want = 1
+		}
 		if b[2] != want {
 			t.Errorf("version %d, want %d", b[2], want)
 		}
@@ -63,7 +68,8 @@ func TestVersionTwoIsForListsAlone(t *testing.T) {
 			t.Errorf("version %d of what is version %d: %v", b[2], want, err)
 		}
 	}
-	for i, edit := range []func(*Bounds){func(b *Bounds) { b.Default.Allow = nil; b.Max.Allow = nil }, func(b *Bounds) { b.Max.Allow, b.Overridable = nil, nil }, func(b *Bounds) { b.Default.Allow, b.Overridable = nil, nil }} {
+	for i, edit := range []func(*Bounds){func(b *Bounds) { b.Default.Allow = nil; b.Max.Allow = nil }, func(b *Bounds) { b.Max.Allow, b.Overridable = nil, nil }, func(b *Bounds) { b.Default.Allow, b.Overridable = nil, nil },
+		func(b *Bounds) { *b = *bounds(); b.Default.Cores, b.Max.Cores = 1, 2 }, func(b *Bounds) { *b = *bounds(); b.Max.Cores = 2 }, func(b *Bounds) { *b = *bounds(); b.Overridable = []Field{FieldCores} }} {
 		bo := boundsAllowing()
 		edit(bo)
 		b, err := bo.Encode()
@@ -82,6 +88,14 @@ func TestVersionTwoIsForListsAlone(t *testing.T) {
 	b, err := m.Encode()
 	if want := "\x0b\x00\x0c\x81\xa5\x01\x01\x02\x1a\x0a\x00\x00\x00\x03\x08\x04\x19\x01\xbb\x05\x19\x01\xbb\x07\x00"; err != nil || !bytes.Contains(b, []byte(want)) {
 		t.Errorf("%x, %v", b, err)
+	}
+	m.Needs = Needs{Cores: 2}
+	if b, err = m.Encode(); err != nil || !bytes.Contains(b, []byte("\x0b\x00\x0d\x02\x07\x00")) {
+		t.Errorf("%x, %v", b, err)
+	}
+	m.Needs.Cores = MaxCores + 1
+	if err := m.Validate(); api.CodeOf(err) != api.CodeInvalid {
+		t.Errorf("%d cores: %v", m.Needs.Cores, err)
 	}
 	if got := web.Reach().String(); got != "10.0.0.0/8:443/tcp" {
 		t.Error(got)

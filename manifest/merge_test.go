@@ -12,6 +12,7 @@ import (
 func TestMergeKeepsToTheOwnersBounds(t *testing.T) {
 	fixed := func(b *Bounds) { b.Overridable = nil }
 	lists := func(b *Bounds) { *b = *boundsAllowing() }
+	cores := func(b *Bounds) { b.Overridable, b.Max.Cores = append(b.Overridable, FieldCores), 2 }
 	for _, c := range []struct {
 		name   string
 		bounds func(*Bounds)
@@ -59,6 +60,9 @@ func TestMergeKeepsToTheOwnersBounds(t *testing.T) {
 		{"one entry beyond", lists, func(m *Manifest) { m.Needs.Allow = []Reach{web, {TCP, 192 << 24, 8, 1, 1025}} }, "allow", nil},
 		{"a wider network", lists, func(m *Manifest) { m.Needs.Allow = []Reach{{TCP, 10 << 24, 7, 443, 443}} }, "allow", nil},
 		{"another protocol", lists, func(m *Manifest) { m.Needs.Allow = []Reach{{UDP, 10 << 24, 8, 443, 443}} }, "allow", nil},
+		{"cores, fixed", nil, func(m *Manifest) { m.Needs.Cores = 1 }, "cores", nil},
+		{"cores", cores, func(m *Manifest) { m.Needs.Cores = 2 }, "", func(m *Manifest) { m.Needs.Cores = 2 }},
+		{"cores beyond", cores, func(m *Manifest) { m.Needs.Cores = 3 }, "cores", nil},
 		{"retry", nil, func(m *Manifest) { m.Retry = Retry{4, []string{"node_lost"}, true} }, "", func(m *Manifest) { m.Retry = Retry{4, []string{"node_lost"}, true} }},
 		{"retry beyond", nil, func(m *Manifest) { m.Retry.MaxAttempts = 5 }, "retry", nil},
 		{"retry fixed", fixed, func(m *Manifest) { m.Retry = Retry{MaxAttempts: 2, AfterNodeDeath: true} }, "retry", nil},

@@ -27,7 +27,7 @@ func ParseNumber(f Field, name, s string) (uint64, error) {
 			return 0, api.Invalid(name, `write bits per second with an optional unit k, M or G, as in "10M"`, fmt.Sprintf("%q is not a bandwidth", s))
 		}
 		return uint64(v), nil
-	case FieldPIDs, FieldPorts, FieldPriority:
+	case FieldPIDs, FieldPorts, FieldPriority, FieldCores:
 		v, err := strconv.ParseUint(strings.TrimSpace(s), 10, 32)
 		if err != nil || v == 0 {
 			return 0, api.Invalid(name, "write a number above 0", fmt.Sprintf("%q is none", s))
@@ -160,6 +160,6 @@ func ParseField(name, s string) (Field, error) {
 			return f, nil
 		}
 	}
-	return 0, api.Invalid(name, "use cpu, memory, storage, scratch, pids, ingress, egress, ports, require, arch, apart, deadline, priority, retry or allow",
+	return 0, api.Invalid(name, "use cpu, memory, storage, scratch, pids, ingress, egress, ports, require, arch, apart, deadline, priority, retry, allow or cores",
 		fmt.Sprintf("%q is no field of a manifest", s))
 }

@@ -199,6 +199,7 @@ func (n *Node) begin(rev *revision, by asker) (s *sandbox, lacking string) {
 	}
 	s = n.newSandbox(rev, newSandboxID())
 	n.ports.take(s, ports)
+	n.cores.take(s, int(rev.limits.Cores))
 	s.claimed, s.waiting, s.skew = claimed, bytes.Clone(by.grant), by.skew()
 	n.spawn(func() { n.start(s) })
 	return s, ""

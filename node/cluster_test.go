@@ -97,7 +97,7 @@ func randomNeeds(r *rand.Rand) api.Needs {
 	one := func(of ...int64) int64 { return of[r.IntN(len(of))] }
 	n := api.Needs{Apart: r.IntN(8) == 0, Priority: r.IntN(10)}
 	n.Resources = api.Resources{CPU: one(0, 50, 200, 700), Memory: one(0, 32<<20, 200<<20), PIDs: one(0, 8, 500),
-		Storage: one(0, 0, 1<<20), Scratch: one(0, 0, 100<<20, 600<<20), Ingress: one(0, 0, 100, 400), Egress: one(0, 0, 100, 700)}
+		Storage: one(0, 0, 1<<20), Scratch: one(0, 0, 100<<20, 600<<20), Ingress: one(0, 0, 100, 400), Egress: one(0, 0, 100, 700), Cores: one(0, 0, 0, 1, 2)}
 	switch r.IntN(6) {
 	case 0:
 		n.Ports = []api.PortNeed{{Protocol: "tcp", Count: 1 + r.IntN(4)}}
@@ -193,7 +193,7 @@ func (n *simNode) check() error {
 	defer n.life.RUnlock()
 	n.n.mu.Lock()
 	reserved, sum, capacity := n.n.ledger.reserved, n.n.pool.held, n.n.ledger.capacity
-	ports := map[Port]string{}
+	ports, cores := map[Port]string{}, map[int]string{}
 	alone := map[api.FunctionName][]*sandbox{}
 	var err error
 	for id, s := range n.n.fleet {
@@ -205,6 +205,15 @@ func (n *simNode) check() error {
 			if ports[p] = id; n.n.ports.held[p] != s || !n.cfg.Ports.has(p.Number) {
 				err = errors.Join(err, fmt.Errorf("port %s of %s is not its own", p, id))
 			}
+		}
+		for _, core := range s.cores {
+			if other, taken := cores[core]; taken || n.n.cores.held[core] != s {
+				err = errors.Join(err, fmt.Errorf("core %d is of %q and %s", core, other, id))
+			}
+			cores[core] = id
+		}
+		if got := int64(len(s.cores)); s.state < stopping && got != s.rev.limits.Cores {
+			err = errors.Join(err, fmt.Errorf("%s has %d cores of %d", id, got, s.rev.limits.Cores))
 		}
 		if s.inFlight > s.rev.slots || s.inFlight < 0 {
 			err = errors.Join(err, fmt.Errorf("%d in flight in a sandbox of %d slots", s.inFlight, s.rev.slots))
@@ -230,7 +239,7 @@ func (n *simNode) check() error {
 		for _, f := range fit.on {
 			r := f.Needs.Resources
 			if fit == n.net {
-				given = given.Add(api.Resources{Ingress: r.Ingress, Egress: r.Egress, Ports: r.Ports})
+				given = given.Add(api.Resources{Ingress: r.Ingress, Egress: r.Egress, Ports: r.Ports, Cores: r.Cores})
 			} else {
 				given = given.Add(api.Resources{Scratch: r.Scratch})
 			}

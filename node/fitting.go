@@ -16,6 +16,7 @@ const (
 	PartIngress = "ingress"
 	PartEgress  = "egress"
 	PartPorts   = "ports"
+	PartCores   = "cores"
 )
 
 // Fitting gives sandboxes what the runtime does not: a network, a disk. It
@@ -49,6 +50,7 @@ type Fitted struct {
 	Function api.FunctionName
 	Needs    api.Needs // settled, without what is one task's alone
 	Ports    []Port    // of the host, that it holds
+	Cores    []int     // of the machine, that no other sandbox is pinned to
 	PID      int       // of its init process, as the host sees it: its namespaces
 	Sandbox  runtime.Sandbox
 }
@@ -61,7 +63,7 @@ func newFittings(list []Fitting) (fittings, error) {
 	given := map[string]bool{}
 	for _, f := range list {
 		for _, p := range f.Parts() {
-			if !slices.Contains([]string{PartScratch, PartIngress, PartEgress, PartPorts}, p) || given[p] {
+			if !slices.Contains([]string{PartScratch, PartIngress, PartEgress, PartPorts, PartCores}, p) || given[p] {
 				return nil, api.Invalid("fittings", "configure one for each part", fmt.Sprintf("%q is unknown, or given twice", p))
 			}
 			given[p] = true
@@ -72,13 +74,13 @@ func newFittings(list []Fitting) (fittings, error) {
 
 // amounts are what r asks of each part.
 func amounts(r api.Resources) map[string]int64 {
-	return map[string]int64{PartScratch: r.Scratch, PartIngress: r.Ingress, PartEgress: r.Egress, PartPorts: r.Ports}
+	return map[string]int64{PartScratch: r.Scratch, PartIngress: r.Ingress, PartEgress: r.Egress, PartPorts: r.Ports, PartCores: r.Cores}
 }
 
 // cover refuses settled needs of a part that nothing here gives, or not so.
 func (l fittings) cover(needs api.Needs) error {
 	r := needs.Resources
-	if r.Scratch|r.Ingress|r.Egress|r.Ports == 0 {
+	if r.Scratch|r.Ingress|r.Egress|r.Ports|r.Cores == 0 {
 		return nil
 	}
 	for part, amount := range amounts(r) {
@@ -103,8 +105,14 @@ func Lends(cfg Config, list []Fitting) (api.Resources, error) {
 	if err != nil {
 		return api.Resources{}, err
 	}
-	cfg.Capacity.Ports = 2 * int64(cfg.Ports.Len())
-	return l.lent(cfg.Capacity), nil
+	return l.lent(cfg.counted()), nil
+}
+
+// counted is the capacity with what is lent piece by piece.
+func (cfg Config) counted() api.Resources {
+	c := cfg.Capacity
+	c.Ports, c.Cores = 2*int64(cfg.Ports.Len()), int64(len(cfg.Cores))
+	return c
 }
 
 // lent is capacity without the parts that nothing gives.
@@ -112,7 +120,7 @@ func (l fittings) lent(capacity api.Resources) api.Resources {
 	for _, part := range []struct {
 		name   string
 		amount *int64
-	}{{PartScratch, &capacity.Scratch}, {PartIngress, &capacity.Ingress}, {PartEgress, &capacity.Egress}, {PartPorts, &capacity.Ports}} {
+	}{{PartScratch, &capacity.Scratch}, {PartIngress, &capacity.Ingress}, {PartEgress, &capacity.Egress}, {PartPorts, &capacity.Ports}, {PartCores, &capacity.Cores}} {
 		if !slices.ContainsFunc(l, func(f Fitting) bool { return slices.Contains(f.Parts(), part.name) }) {
 			*part.amount = 0
 		}
@@ -122,7 +130,7 @@ func (l fittings) lent(capacity api.Resources) api.Resources {
 
 // of are those that r needs.
 func (l fittings) of(r api.Resources) (out fittings) {
-	if len(l) == 0 || r.Scratch|r.Ingress|r.Egress|r.Ports == 0 {
+	if len(l) == 0 || r.Scratch|r.Ingress|r.Egress|r.Ports|r.Cores == 0 {
 		return nil
 	}
 	asked := amounts(r)
@@ -136,7 +144,7 @@ func (l fittings) of(r api.Resources) (out fittings) {
 
 // fitted is s as Fittings see it. mu is held.
 func (s *sandbox) fitted(rt runtime.Sandbox) Fitted {
-	return Fitted{ID: rt.ID(), Function: s.rev.name, Needs: s.rev.needs(), Ports: slices.Clone(s.ports), PID: rt.Info().PID, Sandbox: rt}
+	return Fitted{ID: rt.ID(), Function: s.rev.name, Needs: s.rev.needs(), Ports: slices.Clone(s.ports), Cores: slices.Clone(s.cores), PID: rt.Info().PID, Sandbox: rt}
 }
 
 // attach has s fitted with what its needs ask for beyond the runtime's. What was

@@ -36,7 +36,7 @@ func (n *Node) Gateway() (fasthttp.RequestHandler, func(*fasthttp.RequestCtx, er
 func (g *gateway) serve(ctx *fasthttp.RequestCtx) {
 	path := ctx.Path()
 	if p := len(api.GatewayPathInvoke); len(path) > p && string(path[:p]) == api.GatewayPathInvoke {
-		g.invoke(ctx, string(path[p:]))
+		g.n.traced(ctx, string(path[p:]), g.invoke)
 		return
 	}
 	var err error

@@ -97,6 +97,7 @@ func (n *Node) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 	ctx.Response.Header.Set(api.HeaderServedBy, n.cfg.ID)
 	ctx.Response.Header.Set(api.HeaderStart, sl.how())
 	if sl.cold {
+		ctx.SetUserValue(startedFor{}, sl.s)
 		<-sl.s.told
 	}
 	if l := n.load.Load(); l != nil && time.Since(l.at) < loadFresh {

@@ -122,6 +122,7 @@ func (n *Node) unlock(ctx context.Context, s *sandbox, b *box) {
 	}
 	began := time.Now()
 	reply, err := n.release(ctx, s, b)
+	n.passed(s, "keys", began)
 	b.mu.Lock()
 	b.unlocking = false
 	b.mu.Unlock()

@@ -33,7 +33,7 @@ func (l *ledger) release(r api.Resources) { l.reserved = l.reserved.Sub(r) }
 // free is what may still be reserved, never negative.
 func (l *ledger) free() api.Resources {
 	f := l.capacity.Sub(l.reserved)
-	for _, v := range []*int64{&f.CPU, &f.Memory, &f.PIDs, &f.Scratch, &f.Ingress, &f.Egress, &f.Ports} {
+	for _, v := range []*int64{&f.CPU, &f.Memory, &f.PIDs, &f.Scratch, &f.Ingress, &f.Egress, &f.Ports, &f.Cores} {
 		*v = max(*v, 0)
 	}
 	return f

@@ -29,7 +29,7 @@ func (n *Node) recover(ctx context.Context) error {
 		s        *sandbox
 		b        *box
 		rt       runtime.Sandbox
-		distinct bool // nobody else has its ports
+		distinct bool // nobody else has its ports or cores
 	}
 	var found []adopted
 	var live []Fitted
@@ -37,10 +37,10 @@ func (n *Node) recover(ctx context.Context) error {
 		info := rt.Info()
 		digest, _, _ := strings.Cut(info.Revision, ":")
 		rev, ok := n.revs.get(digest)
-		var ports []Port
+		var had reserved
 		if ok {
 			var err error
-			if rev, ports, err = n.revive(rev, info.Revision, info.Reserved); err != nil {
+			if rev, had, err = n.revive(rev, info.Revision, info.Reserved); err != nil {
 				n.log.Info("sandbox cannot be adopted", "sandbox", info.ID, "function", info.Function, "err", err)
 				ok = false
 			}
@@ -60,7 +60,7 @@ func (n *Node) recover(ctx context.Context) error {
 		s := n.newSandbox(rev, info.ID)
 		n.give(s, b)
 		s.began, s.way, s.up = info.CreatedAt, info.Start, n.agentUpstream(b)
-		distinct := n.ports.adopt(s, ports)
+		distinct := n.ports.adopt(s, had.Ports) && n.cores.adopt(s, had.Cores)
 		b.fitted = n.fittings.of(rev.limits)
 		live = append(live, s.fitted(rt))
 		n.mu.Unlock()
@@ -88,7 +88,7 @@ func (n *Node) recover(ctx context.Context) error {
 			n.log.Warn("another program came to a port that a sandbox has; what comes in by it is the sandbox's", "sandbox", s.id, "err", berr)
 		}
 		if !a.distinct {
-			err = api.Errorf(api.CodeStartFailed, "another sandbox has a port of it")
+			err = api.Errorf(api.CodeStartFailed, "another sandbox has a port or a core of it")
 		}
 		if err == nil {
 			err = b.listen()

@@ -106,6 +106,7 @@ func (m *metrics) observe(n *Node) {
 	gauge("faasd_sec_node_reserved_memory_bytes", "Memory reserved.", func() float64 { return float64(n.ledger.reserved.Memory) })
 	for name, of := range map[string]func(api.Resources) int64{
 		"pids": func(r api.Resources) int64 { return r.PIDs }, "ports": func(r api.Resources) int64 { return r.Ports },
+		"cores":               func(r api.Resources) int64 { return r.Cores },
 		"scratch_bytes":       func(r api.Resources) int64 { return r.Scratch },
 		"ingress_bits_second": func(r api.Resources) int64 { return r.Ingress }, "egress_bits_second": func(r api.Resources) int64 { return r.Egress },
 	} {

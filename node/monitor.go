@@ -172,7 +172,7 @@ func inHundredths(r, capacity api.Resources) api.Resources {
 		v    *int64
 		most int64
 	}{{&r.CPU, capacity.CPU}, {&r.Memory, capacity.Memory}, {&r.PIDs, capacity.PIDs}, {&r.Scratch, capacity.Scratch},
-		{&r.Ingress, capacity.Ingress}, {&r.Egress, capacity.Egress}, {&r.Ports, capacity.Ports}} {
+		{&r.Ingress, capacity.Ingress}, {&r.Egress, capacity.Egress}, {&r.Ports, capacity.Ports}, {&r.Cores, capacity.Cores}} {
 		if step := x.most / 100; step > 1 {
 			*x.v = (*x.v + step - 1) / step * step
 		}

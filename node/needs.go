@@ -46,7 +46,7 @@ func (r *revision) with(needs api.Needs) *revision {
 		limits: kind.Resources, slots: r.slots, bound: r.bound, start: r.start, idle: r.idle,
 		seen: r.seen, habit: r.habit, full: r.full, asked: &kind, warm: warm, base: r,
 	}
-	if len(kind.Ports) > 0 || kind.Resources.Scratch > 0 {
+	if len(kind.Ports) > 0 || kind.Resources.Scratch|kind.Resources.Cores > 0 {
 		v.slots = 1 // they are one task's at a time
 	}
 	return v
@@ -103,6 +103,7 @@ type reserved struct {
 	Allow     []string       `json:"allow,omitempty"`
 	Named     []Port         `json:"named,omitempty"` // and which by number
 	Ports     []Port         `json:"ports,omitempty"` // that it has
+	Cores     []int          `json:"cores,omitempty"`
 }
 
 // reservedText encodes what s has; empty for a sandbox without needs of its own.
@@ -111,7 +112,7 @@ func (s *sandbox) reservedText() string {
 	if s.rev.asked == nil {
 		return ""
 	}
-	r := reserved{Resources: s.rev.asked.Resources, Apart: s.rev.asked.Apart, Allow: s.rev.asked.Allow, Any: map[string]int{}, Ports: s.ports}
+	r := reserved{Resources: s.rev.asked.Resources, Apart: s.rev.asked.Apart, Allow: s.rev.asked.Allow, Any: map[string]int{}, Ports: s.ports, Cores: s.cores}
 	for _, p := range s.rev.asked.Ports {
 		if p.Number > 0 {
 			r.Named = append(r.Named, Port{p.Protocol, p.Number})
@@ -150,30 +151,30 @@ func (r *revision) bundleBytes() int64 {
 	return r.limits.Tmp
 }
 
-// revive finds what the sandbox of an earlier life ran, and which ports it has.
-func (n *Node) revive(rev *revision, key, text string) (*revision, []Port, error) {
-	var ports []Port
+// revive finds what the sandbox of an earlier life ran, and which ports and cores it
+// has.
+func (n *Node) revive(rev *revision, key, text string) (*revision, reserved, error) {
+	var r reserved
 	if text != "" {
-		var r reserved
 		if err := json.Unmarshal([]byte(text), &r); err != nil {
-			return nil, nil, fmt.Errorf("what the sandbox has reserved: %w", err)
+			return nil, r, fmt.Errorf("what the sandbox has reserved: %w", err)
 		}
 		settled, err := r.needs().Settle(rev.limits)
 		if err != nil {
-			return nil, nil, fmt.Errorf("what the sandbox has reserved: %w", err)
+			return nil, r, fmt.Errorf("what the sandbox has reserved: %w", err)
 		}
 		if err := n.fittings.cover(settled); err != nil {
-			return nil, nil, err
+			return nil, r, err
 		}
-		if int64(len(r.Ports)) != settled.Resources.Ports {
-			return nil, nil, fmt.Errorf("the sandbox has %d ports of the %d it needs", len(r.Ports), settled.Resources.Ports)
+		if int64(len(r.Ports)) != settled.Resources.Ports || int64(len(r.Cores)) != settled.Resources.Cores {
+			return nil, r, fmt.Errorf("the sandbox has %d ports of the %d it needs, and %d cores of %d", len(r.Ports), settled.Resources.Ports, len(r.Cores), settled.Resources.Cores)
 		}
-		rev, ports = rev.with(settled), r.Ports
+		rev = rev.with(settled)
 	}
 	if rev.key() != key {
-		return nil, nil, fmt.Errorf("the sandbox runs another descriptor, or with other needs")
+		return nil, r, fmt.Errorf("the sandbox runs another descriptor, or with other needs")
 	}
-	return rev, ports, nil
+	return rev, r, nil
 }
 
 // neighbour reports whether a sandbox of rev may not be made because of s: one of

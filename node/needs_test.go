@@ -19,6 +19,7 @@ import (
 
 	"github.com/faasd-sec/faasd-sec/anomaly"
 	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/cgroups"
 	"github.com/faasd-sec/faasd-sec/runtime"
 	"github.com/faasd-sec/faasd-sec/runtime/runtimetest"
 	"github.com/faasd-sec/faasd-sec/sealed"
@@ -90,7 +91,8 @@ func (f *fitter) count() int {
 func lends(w *world) {
 	w.cfg.Capacity.Scratch, w.cfg.Capacity.Ingress, w.cfg.Capacity.Egress = 1<<30, 1000, 1000
 	w.cfg.Ports = PortRange{Low: 31000, High: 31009}
-	w.net, w.disk = newFitter(PartIngress, PartEgress, PartPorts), newFitter(PartScratch)
+	w.cfg.Cores = cgroups.CPUs{4, 5, 7}
+	w.net, w.disk = newFitter(PartIngress, PartEgress, PartPorts, PartCores), newFitter(PartScratch)
 }
 
 // leap has the node's clock have leapt just now, or not at all.
@@ -545,7 +547,8 @@ func TestWhatASandboxHasOutlivesTheDaemonExactly(t *testing.T) {
 	rev := w.rev(w.known("f"))
 	rapid.Check(t, func(t *rapid.T) {
 		needs := api.Needs{Apart: rapid.Bool().Draw(t, "apart")}
-		needs.Resources = api.Resources{CPU: rapid.Int64Range(0, 1<<50).Draw(t, "cpu"), Scratch: rapid.Int64Range(0, 1<<50).Draw(t, "scratch"), Egress: rapid.Int64Range(0, 1<<50).Draw(t, "egress")}
+		needs.Resources = api.Resources{CPU: rapid.Int64Range(0, 1<<50).Draw(t, "cpu"), Scratch: rapid.Int64Range(0, 1<<50).Draw(t, "scratch"), Egress: rapid.Int64Range(0, 1<<50).Draw(t, "egress"),
+			Cores: rapid.Int64Range(0, api.MaxTaskCores).Draw(t, "cores")}
 		named := rapid.SliceOfNDistinct(rapid.IntRange(1, 65535), 0, 58, rapid.ID).Draw(t, "named")
 		for _, number := range named {
 			needs.Ports = append(needs.Ports, api.PortNeed{Protocol: rapid.SampledFrom([]string{"tcp", "udp"}).Draw(t, "protocol"), Number: number, Count: 1})
@@ -564,6 +567,9 @@ func TestWhatASandboxHasOutlivesTheDaemonExactly(t *testing.T) {
 			t.Fatal(err)
 		}
 		s := &sandbox{rev: rev.with(settled)}
+		for i := range settled.Resources.Cores {
+			s.cores = append(s.cores, 1000+2*int(i))
+		}
 		for _, p := range settled.Ports {
 			for i := range p.Count {
 				s.ports = append(s.ports, Port{p.Protocol, max(p.Number, 60000+i)})
@@ -573,15 +579,15 @@ func TestWhatASandboxHasOutlivesTheDaemonExactly(t *testing.T) {
 		if len(text) > runtime.MaxReserved {
 			t.Fatalf("%d bytes: %s", len(text), text)
 		}
-		again, ports, err := w.n.revive(rev, s.rev.key(), text)
-		if err != nil || !slices.Equal(ports, s.ports) || again.limits != s.rev.limits || !reflect.DeepEqual(again.asked, s.rev.asked) {
-			t.Fatalf("%+v, %v, %v of %s", again, ports, err, text)
+		again, had, err := w.n.revive(rev, s.rev.key(), text)
+		if err != nil || !slices.Equal(had.Ports, s.ports) || !slices.Equal(had.Cores, s.cores) || again.limits != s.rev.limits || !reflect.DeepEqual(again.asked, s.rev.asked) {
+			t.Fatalf("%+v, %+v, %v of %s", again, had, err, text)
 		}
 		if _, _, err := w.n.revive(rev, rev.key(), text); err == nil {
 			t.Fatal("a sandbox with needs passed for one without")
 		}
 	})
-	for _, bad := range []string{"{", `{"ports":["1/sctp"]}`, `{"any":{"tcp":2},"ports":["5/tcp"]}`, `{"resources":{"cpu":-1}}`, ""} {
+	for _, bad := range []string{"{", `{"ports":["1/sctp"]}`, `{"any":{"tcp":2},"ports":["5/tcp"]}`, `{"resources":{"cores":2},"cores":[5]}`, `{"resources":{"cpu":-1}}`, ""} {
 		if _, _, err := w.n.revive(rev, rev.key()+":0123456789abcdef", bad); err == nil {
 			t.Errorf("%q was taken", bad)
 		}

@@ -30,9 +30,11 @@ import (
 
 	"github.com/faasd-sec/faasd-sec/anomaly"
 	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/cgroups"
 	"github.com/faasd-sec/faasd-sec/monitor"
 	"github.com/faasd-sec/faasd-sec/node/keepalive"
 	"github.com/faasd-sec/faasd-sec/runtime"
+	"github.com/faasd-sec/faasd-sec/tracing"
 )
 
 // Config sets up a Node. Durations of zero take the value of DefaultConfig.
@@ -44,6 +46,7 @@ type Config struct {
 	AgentPath    string        // the static agent binary on this machine
 	Capacity     api.Resources // lent to functions in all; CPU may be over-committed by saying more than there is; of what no Fitting gives nothing is lent
 	Ports        PortRange     // ports of this host that are lent; Capacity.Ports follows from it
+	Cores        cgroups.CPUs  // cores of this host that are lent to be pinned to; Capacity.Cores follows from it
 	IdleAfter    time.Duration // a sandbox unused for so long is stopped, where neither the function nor its past says
 	KeepaliveMin time.Duration // the least and the most that a function's past can make of it; 0 is
 	KeepaliveMax time.Duration // one minute and half an hour, or IdleAfter where that is outside
@@ -116,6 +119,7 @@ type Deps struct {
 	ImagePolicy  ImagePolicy  // whose images may run here; nil asks for no signature
 	Anomaly      anomaly.Sink // told of what goes wrong
 	Watching     Watching
+	Trace        *tracing.Tracer // nil traces nothing
 }
 
 // Node is one machine's daemon. Make it with New, run it with Run.
@@ -142,6 +146,7 @@ type Node struct {
 	mu       sync.Mutex // guards what follows; never held across I/O
 	ledger   ledger
 	ports    portTable
+	cores    coreTable
 	tasks    taskSet
 	fleet    map[string]*sandbox // by sandbox id
 	boxes    map[string]*box     // what the runtime has, by id
@@ -228,7 +233,7 @@ func New(cfg Config, dep Deps) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg.Capacity.Ports = 2 * int64(cfg.Ports.Len())
+	cfg.Capacity = cfg.counted()
 	lent, err := Lends(cfg, dep.Fittings)
 	if err != nil {
 		return nil, err
@@ -250,7 +255,7 @@ func New(cfg Config, dep Deps) (*Node, error) {
 		agent: agentBinary{path: cfg.AgentPath, measure: dep.MeasureAgent}, keep: keep,
 		boxes: map[string]*box{}, pool: pool{kick: make(chan struct{}, 1)},
 		fleet: map[string]*sandbox{}, byRev: map[string]map[string]*sandbox{}, tickets: map[string]*ticket{},
-		ledger: ledger{capacity: lent}, ports: newPortTable(cfg.Ports), fittings: fits, changed: make(chan struct{}), dirty: make(chan struct{}, 1),
+		ledger: ledger{capacity: lent}, ports: newPortTable(cfg.Ports), cores: newCoreTable(cfg.Cores), fittings: fits, changed: make(chan struct{}), dirty: make(chan struct{}, 1),
 		started: time.Now(),
 	}
 	if n.revs, err = openRevisions(filepath.Join(cfg.StateDir, "revisions"), cfg); err != nil {

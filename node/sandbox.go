@@ -39,6 +39,7 @@ type sandbox struct {
 	rev      *revision
 	holds    api.Resources // what it has reserved of the ledger
 	ports    []Port        // of the host, that it has
+	cores    []int         // of the machine, that no other sandbox is pinned to
 	began    time.Time
 	readyAt  time.Time
 	up       *relay.Upstream // set before it is ready
@@ -58,6 +59,7 @@ type sandbox struct {
 	abort     context.CancelFunc // ends its start; nil once that is over or for an adopted one
 
 	skew    time.Duration // of this machine's clock and the coordinator's that it starts for
+	phases  []phase       // of its start, where they are traced
 	waiting []byte        // the grant of the invocation that it starts for, if there is one
 	told    chan struct{} // closed once a load that counts it was published
 
@@ -254,6 +256,7 @@ func (n *Node) bury(s *sandbox, release bool) {
 		n.ledger.release(s.holds)
 		s.holds = api.Resources{}
 		n.ports.release(s)
+		n.cores.release(s)
 	}
 	n.past = append(n.past, n.status(s))
 	if len(n.past) > 256 {

@@ -20,11 +20,11 @@ func (n *Node) serve(ctx *fasthttp.RequestCtx) {
 	method := string(ctx.Method())
 	rest := func(prefix string) (string, bool) { return strings.CutPrefix(path, prefix) }
 	if name, ok := rest(api.NodePathInvoke); ok && method == fasthttp.MethodPost {
-		n.serveInvoke(ctx, name)
+		n.traced(ctx, name, n.serveInvoke)
 		return
 	}
 	if name, ok := rest(api.NodePathPlain); ok {
-		n.servePlain(ctx, name)
+		n.traced(ctx, name, n.servePlain)
 		return
 	}
 	var out any

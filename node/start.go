@@ -192,6 +192,7 @@ func (n *Node) become(ctx context.Context, s *sandbox, b *box, spec runtime.Spec
 			return errUnfit{startError(err, "the image could not be mounted into a waiting sandbox")}
 		}
 		n.met.bindSeconds.Observe(time.Since(began).Seconds())
+		n.passed(s, "bind", began)
 	}
 	if err := <-room; err != nil {
 		return err

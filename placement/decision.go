@@ -26,6 +26,7 @@ const (
 	ReasonIngress                // no warm slot, and less bandwidth inwards free
 	ReasonEgress                 // no warm slot, and less bandwidth outwards free
 	ReasonPorts                  // no warm slot, and fewer ports of the host free
+	ReasonCores                  // no warm slot, and fewer cores that a sandbox can have of its own free
 
 	reasons // their number
 )
@@ -63,6 +64,8 @@ func (r Reason) String() string {
 		return "egress"
 	case ReasonPorts:
 		return "ports"
+	case ReasonCores:
+		return "cores"
 	}
 	return fmt.Sprintf("reason(%d)", uint8(r))
 }

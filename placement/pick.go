@@ -135,6 +135,8 @@ func lacks(need, free api.Resources) (Reason, bool) {
 		return ReasonEgress, true
 	case need.Ports > free.Ports:
 		return ReasonPorts, true
+	case need.Cores > free.Cores:
+		return ReasonCores, true
 	}
 	return 0, false
 }
@@ -175,13 +177,14 @@ func (s *scan) rank(i int, id uint64, warm bool, pending int) {
 // that remains free.
 func fill(need, free, capacity *api.Resources) float64 {
 	sum := share(free.CPU-need.CPU, capacity.CPU) + share(free.Memory-need.Memory, capacity.Memory)
-	if need.Scratch|need.Ingress|need.Egress|need.Ports == 0 {
+	if need.Scratch|need.Ingress|need.Egress|need.Ports|need.Cores == 0 {
 		return sum / 2
 	}
 	parts := 2.0
 	for _, p := range [...]struct{ need, free, capacity int64 }{
 		{need.Scratch, free.Scratch, capacity.Scratch}, {need.Ingress, free.Ingress, capacity.Ingress},
 		{need.Egress, free.Egress, capacity.Egress}, {need.Ports, free.Ports, capacity.Ports},
+		{need.Cores, free.Cores, capacity.Cores},
 	} {
 		if p.need > 0 {
 			sum += share(p.free-p.need, p.capacity)
@@ -286,6 +289,7 @@ func (s *scan) detail(n *api.NodeView, r Reason) string {
 		{ReasonIngress, "bit/s inwards", free.Ingress, n.Meta.Capacity.Ingress, need.Ingress},
 		{ReasonEgress, "bit/s outwards", free.Egress, n.Meta.Capacity.Egress, need.Egress},
 		{ReasonPorts, "ports", free.Ports, n.Meta.Capacity.Ports, need.Ports},
+		{ReasonCores, "cores to pin to", free.Cores, n.Meta.Capacity.Cores, need.Cores},
 	} {
 		if r == c.reason {
 			return fmt.Sprintf("has %d of %d %s free, a sandbox needs %d", c.free, c.all, c.what, c.ask)

@@ -28,6 +28,7 @@ func genResources(top int64) *rapid.Generator[api.Resources] {
 			Ingress: rapid.SampledFrom([]int64{0, 0, top / 3, top}).Draw(t, "ingress"),
 			Egress:  rapid.SampledFrom([]int64{0, 0, top / 3, top}).Draw(t, "egress"),
 			Ports:   rapid.SampledFrom([]int64{0, 0, top / 3, top}).Draw(t, "ports"),
+			Cores:   rapid.SampledFrom([]int64{0, 0, top / 3, top}).Draw(t, "cores"),
 		}
 	})
 }

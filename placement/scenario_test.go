@@ -144,6 +144,8 @@ func parseNode(t *testing.T, line int, text string) api.NodeView {
 			n.Load.Free.Egress, n.Meta.Capacity.Egress = int64(number(t, free)), int64(number(t, capacity))
 		case "ports":
 			n.Load.Free.Ports, n.Meta.Capacity.Ports = int64(number(t, free)), int64(number(t, capacity))
+		case "cores":
+			n.Load.Free.Cores, n.Meta.Capacity.Cores = int64(number(t, free)), int64(number(t, capacity))
 		case "hosts":
 			n.Load.Hosts = strings.Split(value, ",")
 		case "warm":
@@ -197,6 +199,8 @@ func parseRequest(t *testing.T, line int, text string, view *api.ClusterView) Re
 			r.Resources.Egress = int64(number(t, value))
 		case "ports":
 			r.Resources.Ports = int64(number(t, value))
+		case "cores":
+			r.Resources.Cores = int64(number(t, value))
 		case "needs":
 			r.Needs = value
 		case "apart":

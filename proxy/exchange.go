@@ -67,10 +67,17 @@ func (x *exchange) serve() error {
 	}
 	var ictx context.Context
 	ictx, x.cancel = context.WithDeadline(x.proxy.life, x.until)
+	span := x.proxy.trace.Start(ctx.Request.Header.Peek(api.HeaderTrace), "proxy")
+	defer span.End()
+	span.Function(fn)
+	span.Call(id)
+	req.Trace = span.Traceparent()
 	res, err := x.proxy.call[r.Identity].Invoke(ictx, fn, req)
 	if err != nil {
+		span.Failed(api.CodeOf(err))
 		return err
 	}
+	span.Status(res.Status)
 	x.reply = res.Body
 	if res.Meta.Retried {
 		x.proxy.met.retried.Inc()

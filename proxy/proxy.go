@@ -13,6 +13,7 @@ import (
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/client"
 	"github.com/faasd-sec/faasd-sec/gate"
+	"github.com/faasd-sec/faasd-sec/tracing"
 )
 
 // Invoker seals, sends and opens with one identity. *client.Client is one.
@@ -28,6 +29,7 @@ type Deps struct {
 	Token      string             // of Config.TokenFile; "" for none
 	Log        *slog.Logger
 	Registerer prometheus.Registerer // nil for none
+	Trace      *tracing.Tracer       // nil traces nothing
 }
 
 // Proxy serves plain HTTP for sealed functions. It is safe for concurrent use.
@@ -38,6 +40,7 @@ type Proxy struct {
 	call   map[string]Invoker
 	log    *slog.Logger
 	met    *metrics
+	trace  *tracing.Tracer
 	life   context.Context
 	kill   context.CancelFunc
 }
@@ -51,7 +54,7 @@ func New(ctx context.Context, cfg Config, dep Deps) (*Proxy, error) {
 	if cfg.TokenFile != "" && dep.Token == "" {
 		return nil, api.Invalid("token_file", "write a token into it", "there is no token")
 	}
-	p := &Proxy{cfg: cfg, call: dep.Callers, log: dep.Log, met: newMetrics(dep.Registerer)}
+	p := &Proxy{cfg: cfg, call: dep.Callers, log: dep.Log, met: newMetrics(dep.Registerer), trace: dep.Trace}
 	var err error
 	if p.access, err = newAccess(dep.Token, !strings.HasPrefix(cfg.Listen, "unix:")); err != nil {
 		return nil, err

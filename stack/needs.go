@@ -19,7 +19,7 @@ type Needs struct {
 }
 
 var (
-	needsNumbers = []string{"cpu", "memory", "storage", "scratch", "pids", "ingress", "egress"}
+	needsNumbers = []string{"cpu", "memory", "storage", "scratch", "pids", "ingress", "egress", "cores"}
 	needsFields  = append(slices.Clone(needsNumbers), "ports", "allow", "require", "arch", "apart", "priority", "retry")
 	maxFields    = append(slices.Clone(needsNumbers), "ports", "allow", "priority", "attempts")
 )
@@ -113,7 +113,8 @@ func (p *parser) needsMax(m *manifest.Max, at pair) error {
 			var v uint64
 			if f, v, err = p.needsNumber(e); err == nil {
 				*map[manifest.Field]*uint64{manifest.FieldCPU: &m.CPUMillis, manifest.FieldMemory: &m.MemoryBytes, manifest.FieldStorage: &m.StorageBytes,
-					manifest.FieldScratch: &m.ScratchBytes, manifest.FieldPIDs: &m.PIDs, manifest.FieldIngress: &m.IngressBPS, manifest.FieldEgress: &m.EgressBPS}[f] = v
+					manifest.FieldScratch: &m.ScratchBytes, manifest.FieldPIDs: &m.PIDs, manifest.FieldIngress: &m.IngressBPS, manifest.FieldEgress: &m.EgressBPS,
+					manifest.FieldCores: &m.Cores}[f] = v
 			}
 		}
 		if err != nil {

@@ -18,24 +18,24 @@ func parseNeeds(t *testing.T, needs string) (*File, error) {
 
 func TestNeedsOfAFunction(t *testing.T) {
 	listed := strings.Repeat("ab", 32)
-	f, err := parseNeeds(t, `      default: {cpu: 250m, memory: 64Mi, scratch: 1Gi, egress: 10M, pids: 40, ports: [tcp, "udp:53", "tcp*3"],
+	f, err := parseNeeds(t, `      default: {cpu: 250m, cores: 1, memory: 64Mi, scratch: 1Gi, egress: 10M, pids: 40, ports: [tcp, "udp:53", "tcp*3"],
         require: ["zone=a", "disk!=slow", gpu, "!spot"], arch: [arm64, amd64], apart: true, priority: 2, retry: "3:start_failed,node_lost"}
-      max: {cpu: 2, memory: 1Gi, ports: 8, priority: 9, attempts: 5}
-      overridable: [priority, cpu, memory, port, require, cpu]
+      max: {cpu: 2, cores: 4, memory: 1Gi, ports: 8, priority: 9, attempts: 5}
+      overridable: [priority, cores, cpu, memory, port, require, cpu]
       initiators: [`+listed+`]
 `)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := &Needs{Listed: []string{listed}, Bounds: manifest.Bounds{
-		Default: manifest.Needs{CPUMillis: 250, MemoryBytes: 64 << 20, ScratchBytes: 1 << 30, EgressBPS: 10e6, PIDs: 40,
+		Default: manifest.Needs{CPUMillis: 250, Cores: 1, MemoryBytes: 64 << 20, ScratchBytes: 1 << 30, EgressBPS: 10e6, PIDs: 40,
 			Ports: []manifest.Port{{Protocol: manifest.TCP, Count: 1}, {Protocol: manifest.UDP, Number: 53, Count: 1}, {Protocol: manifest.TCP, Count: 3}},
 			Constraints: []manifest.Requirement{{Key: "zone", Op: manifest.Equals, Value: "a"}, {Key: "disk", Op: manifest.Differs, Value: "slow"},
 				{Key: "gpu", Op: manifest.Exists}, {Key: "spot", Op: manifest.Absent}},
 			Architectures: []string{"amd64", "arm64"}, AntiAffinity: manifest.ReplicasApart},
 		Priority: 2, Retry: manifest.Retry{MaxAttempts: 3, Codes: []string{"start_failed"}, AfterNodeDeath: true},
-		Max:         manifest.Max{CPUMillis: 2000, MemoryBytes: 1 << 30, Ports: 8, Priority: 9, Attempts: 5},
-		Overridable: []manifest.Field{manifest.FieldCPU, manifest.FieldMemory, manifest.FieldPorts, manifest.FieldConstraints, manifest.FieldPriority}}}
+		Max:         manifest.Max{CPUMillis: 2000, Cores: 4, MemoryBytes: 1 << 30, Ports: 8, Priority: 9, Attempts: 5},
+		Overridable: []manifest.Field{manifest.FieldCPU, manifest.FieldMemory, manifest.FieldPorts, manifest.FieldConstraints, manifest.FieldPriority, manifest.FieldCores}}}
 	if got := f.Functions[0].Needs; !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, want %+v", got, want)
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/image"
+	"github.com/faasd-sec/faasd-sec/tracing"
 )
 
 // options are the flags.
@@ -33,6 +34,7 @@ type options struct {
 	held, heldEach                int64
 	async                         asyncOptions
 	drain                         time.Duration
+	trace                         tracing.Config
 	registryAuth                  image.AuthFile
 	insecure                      []string // registries without TLS
 	logFormat, logLevel           string
@@ -76,6 +78,8 @@ func parse(args []string) (options, error) {
 	fs.Int64Var(&o.heldEach, "held-bytes-each", 0, "of these for one address; -1 is without limit, as behind a proxy (default 128 MiB)")
 	o.async.flags(fs)
 	fs.DurationVar(&o.drain, "drain-timeout", 30*time.Second, "longest wait for invocations when told to stop")
+	o.trace = tracing.Default("coordinator")
+	tracing.Flags(fs, &o.trace)
 	fs.StringVar((*string)(&o.registryAuth), "registry-auth", "", "`file` with credentials for other registries, a config.json as `docker login` writes it; read anew for each image")
 	fs.Func("insecure-registry", "`host:port` of a registry that is spoken to without TLS, beside those on the loopback; may be repeated", func(s string) error {
 		o.insecure = append(o.insecure, s)

@@ -21,6 +21,7 @@ import (
 	"github.com/faasd-sec/faasd-sec/replica"
 	"github.com/faasd-sec/faasd-sec/reqauth"
 	"github.com/faasd-sec/faasd-sec/store"
+	"github.com/faasd-sec/faasd-sec/tracing"
 )
 
 const (
@@ -116,8 +117,15 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	reg := daemon.Registry()
 	anomalies.Register(reg)
+	o.trace.Instance, o.trace.Version = o.id, version
+	tracer, err := tracing.Open(ctx, o.trace)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, tracer.Close()) }()
 	deps := coordinator.Deps{
-		Mesh: mesh, Store: st, Cache: cache, Nodes: nodeDialer{identity, daemon.BootID()}, Enrol: desk, Namespaces: st,
+		Trace: tracer,
+		Mesh:  mesh, Store: st, Cache: cache, Nodes: nodeDialer{identity, daemon.BootID()}, Enrol: desk, Namespaces: st,
 		Broker: &http.Client{Transport: &http.Transport{
 			TLSClientConfig: pki.ClientConfig(identity, pki.RoleKeyBroker, pki.AnyID), IdleConnTimeout: time.Minute}},
 		BrokerURL: "https://" + o.broker, Registry: reps.Through(images.ServeFastHTTP), Images: reps,

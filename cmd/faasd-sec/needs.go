@@ -36,6 +36,7 @@ var numeric = [...]struct {
 	{manifest.FieldPIDs, "processes and threads"},
 	{manifest.FieldIngress, "bits per second into it, such as 10M"},
 	{manifest.FieldEgress, "bits per second out of it"},
+	{manifest.FieldCores, "cores of the machine that it runs on alone, and that no other such task gets"},
 }
 
 func (n *needsFlags) add(cmd *cobra.Command) {

@@ -27,9 +27,9 @@ func TestNeedsFlags(t *testing.T) {
 	if n, err := parse(); n != nil || err != nil {
 		t.Errorf("without flags: %+v, %v", n, err)
 	}
-	got, err := parse("--cpu", "500m", "--memory", "64Mi", "--storage", "8Mi", "--scratch", "1Gi", "--pids", "32", "--ingress", "1M", "--egress", "2M",
+	got, err := parse("--cpu", "500m", "--memory", "64Mi", "--storage", "8Mi", "--scratch", "1Gi", "--pids", "32", "--ingress", "1M", "--egress", "2M", "--cores", "2",
 		"--port", "tcp:8080", "--port", "udp", "--require", "zone=a", "--arch", "amd64", "--apart", "--deadline", "30s", "--priority", "9", "--retry", "2:no_room")
-	want := &client.Needs{Needs: manifest.Needs{CPUMillis: 500, MemoryBytes: 64 << 20, StorageBytes: 8 << 20, ScratchBytes: 1 << 30, PIDs: 32, IngressBPS: 1e6, EgressBPS: 2e6,
+	want := &client.Needs{Needs: manifest.Needs{CPUMillis: 500, MemoryBytes: 64 << 20, StorageBytes: 8 << 20, ScratchBytes: 1 << 30, PIDs: 32, IngressBPS: 1e6, EgressBPS: 2e6, Cores: 2,
 		Ports:         []manifest.Port{{Protocol: manifest.TCP, Number: 8080, Count: 1}, {Protocol: manifest.UDP, Count: 1}},
 		Constraints:   []manifest.Requirement{{Key: "zone", Op: manifest.Equals, Value: "a"}},
 		Architectures: []string{"amd64"}, AntiAffinity: manifest.ReplicasApart},
@@ -37,7 +37,7 @@ func TestNeedsFlags(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, %v, want %+v", got, err, want)
 	}
-	for _, args := range [][]string{{"--cpu", "much"}, {"--egress", "-1"}, {"--port", "8080"}, {"--require", "="}, {"--priority", "0"}, {"--retry", "x"}, {"--deadline", "0s"}} {
+	for _, args := range [][]string{{"--cpu", "much"}, {"--egress", "-1"}, {"--cores", "0"}, {"--port", "8080"}, {"--require", "="}, {"--priority", "0"}, {"--retry", "x"}, {"--deadline", "0s"}} {
 		_, err := parse(args...)
 		e, ok := err.(*api.Error)
 		if !ok || e.Field != args[0] || e.Remedy == "" {

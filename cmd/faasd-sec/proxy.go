@@ -18,12 +18,14 @@ import (
 	"github.com/faasd-sec/faasd-sec/daemon"
 	"github.com/faasd-sec/faasd-sec/proxy"
 	"github.com/faasd-sec/faasd-sec/sealed/unseal"
+	"github.com/faasd-sec/faasd-sec/tracing"
 )
 
 // proxyGrace is how long requests under way may take when the proxy is to end.
 const proxyGrace = 10 * time.Second
 
 type proxyFlags struct {
+	trace   tracing.Config
 	config  string
 	listen  string
 	metrics string
@@ -44,13 +46,15 @@ func (a *app) proxyCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.proxy(cmd.Context(), cfg, f.verbose)
+			return a.proxy(cmd.Context(), cfg, f.trace, f.verbose)
 		}}
 	fl := cmd.Flags()
 	fl.StringVar(&f.config, "config", "", "the proxy's configuration, a YAML file")
 	fl.StringVar(&f.listen, "listen", "", "IP:PORT or unix:PATH (default 127.0.0.1:8090, or what the configuration says)")
 	fl.StringVar(&f.metrics, "metrics", "", "loopback IP:PORT of Prometheus metrics (default none, or what the configuration says)")
 	fl.StringVar(&a.via, "via", "", "URL of a node's gateway to ask first, as for invoke")
+	fl.StringVar(&f.trace.Endpoint, "trace-endpoint", "", "URL of an OpenTelemetry collector (OTLP over HTTP) for spans of invocations; empty for none")
+	fl.Float64Var(&f.trace.Ratio, "trace-ratio", tracing.Default("proxy").Ratio, "share of invocations that are traced where the caller has not decided")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "say more on standard error")
 	return cmd
 }
@@ -68,7 +72,7 @@ func (f *proxyFlags) load() (proxy.Config, error) {
 }
 
 // proxy serves until ctx ends.
-func (a *app) proxy(ctx context.Context, cfg proxy.Config, verbose bool) error {
+func (a *app) proxy(ctx context.Context, cfg proxy.Config, trace tracing.Config, verbose bool) (err error) {
 	a.via = first(a.via, cfg.Via)
 	callers, closeCallers, err := a.proxyCallers(&cfg)
 	if err != nil {
@@ -82,7 +86,13 @@ func (a *app) proxy(ctx context.Context, cfg proxy.Config, verbose bool) error {
 		}
 	}
 	defer clear(token)
-	return a.serveProxy(ctx, cfg, proxy.Deps{Callers: callers, Token: string(token), Log: a.logger(verbose)}, func(url string) {
+	trace.Service, trace.Timeout = "proxy", tracing.Default("proxy").Timeout
+	tracer, err := tracing.Open(ctx, trace)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, tracer.Close()) }()
+	return a.serveProxy(ctx, cfg, proxy.Deps{Callers: callers, Token: string(token), Log: a.logger(verbose), Trace: tracer}, func(url string) {
 		fmt.Fprintf(a.stdout, "ready     %s\n", url)
 	})
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/faasd-sec/faasd-sec/image"
 	"github.com/faasd-sec/faasd-sec/monitor"
 	"github.com/faasd-sec/faasd-sec/node"
+	"github.com/faasd-sec/faasd-sec/tracing"
 )
 
 // options are the flags.
@@ -31,7 +32,7 @@ type options struct {
 	ingress, egress, scratch      string
 	networkBridge, networkSubnet  string
 	networkAllow, networkNever    string
-	portRange                     string
+	portRange, pinCores           string
 	labels                        string
 	imagePolicy                   string
 	idleAfter, startTimeout       time.Duration
@@ -42,11 +43,13 @@ type options struct {
 	registryAuth                  image.AuthFile
 	insecure                      []string // registries without TLS
 	logFormat, logLevel           string
+	trace                         tracing.Config
 	showVersion                   bool
 
 	watch    monitor.Config
 	capacity api.Resources
 	ports    node.PortRange
+	cores    cgroups.CPUs
 	labelMap map[string]string
 }
 
@@ -78,6 +81,7 @@ func parse(args []string) (options, error) {
 	fs.StringVar(&o.egress, "egress", "", "and out of it; empty for none")
 	fs.StringVar(&o.scratch, "scratch", "", "room on disk lent to functions, such as 50Gi; empty for none")
 	fs.StringVar(&o.portRange, "port-range", "", "ports of this machine lent to functions, TCP and UDP, such as `30000-30999`; empty for none")
+	fs.StringVar(&o.pinCores, "pin-cores", "", "cores of this machine lent to tasks that ask for cores of their own, such as `2-3`; empty for none")
 	fs.StringVar(&o.networkBridge, "network-bridge", "fsec0", "`name` of the bridge that functions with a network are on")
 	fs.StringVar(&o.networkSubnet, "network-subnet", "10.213.0.0/16", "`addresses` of functions with a network")
 	fs.StringVar(&o.networkAllow, "network-allow", "", "what such functions may open, `10.0.0.0/8:443/tcp,…`; empty for nothing: they answer on their ports alone")
@@ -94,6 +98,8 @@ func parse(args []string) (options, error) {
 	fs.DurationVar(&o.startTimeout, "start-timeout", 0, "longest cold start, image pull included (default 1m)")
 	fs.DurationVar(&o.drain, "drain-timeout", 0, "longest wait for invocations when told to stop (default 30s)")
 	watchFlags(fs, &o.watch)
+	o.trace = tracing.Default("node")
+	tracing.Flags(fs, &o.trace)
 	fs.StringVar((*string)(&o.registryAuth), "registry-auth", "", "`file` with credentials for other registries, a config.json as `docker login` writes it; read anew for each image")
 	fs.Func("insecure-registry", "`host:port` of a registry that is spoken to without TLS, beside those on the loopback; may be repeated", func(s string) error {
 		o.insecure = append(o.insecure, s)
@@ -158,6 +164,10 @@ func (o *options) resolve() error {
 		return err
 	}
 	o.capacity.Ports = 2 * int64(o.ports.Len()) // of each protocol
+	if o.cores, err = cgroups.ParseCPUs("pin-cores", o.pinCores); err != nil {
+		return err
+	}
+	o.capacity.Cores = int64(len(o.cores))
 	if o.poolMax == 0 {
 		o.poolMin = 0
 	}

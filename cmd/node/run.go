@@ -25,6 +25,7 @@ import (
 	"github.com/faasd-sec/faasd-sec/pki"
 	"github.com/faasd-sec/faasd-sec/runtime/containerd"
 	"github.com/faasd-sec/faasd-sec/samehost"
+	"github.com/faasd-sec/faasd-sec/tracing"
 )
 
 const joinRemedy = "join the cluster first: faasd-sec node join --token TOKEN --coordinator HOST:PORT"
@@ -84,7 +85,7 @@ func run(ctx context.Context, o options) (err error) {
 	anomalies.Register(reg)
 	cfg := node.DefaultConfig()
 	cfg.ID, cfg.StateDir, cfg.RunDir, cfg.AgentPath = n.ID, o.state, filepath.Join(o.runDir, "s"), o.agent
-	cfg.Capacity, cfg.Ports, cfg.Registry = o.capacity, o.ports, n.Registry
+	cfg.Capacity, cfg.Ports, cfg.Cores, cfg.Registry = o.capacity, o.ports, o.cores, n.Registry
 	cfg.IdleAfter, cfg.StartTimeout, cfg.DrainTimeout = o.idleAfter, o.startTimeout, o.drain
 	cfg.KeepaliveMin, cfg.KeepaliveMax, cfg.FreezeAfter = o.keepaliveMin, o.keepaliveMax, o.freezeAfter
 	cfg.PoolMin, cfg.PoolMax, cfg.PoolCreates = o.poolMin, o.poolMax, o.poolCreates
@@ -94,7 +95,14 @@ func run(ctx context.Context, o options) (err error) {
 	near := make(chan struct{})
 	go func() { defer close(near); broker.KeepNear(life) }()
 	defer func() { end(); <-near }()
+	o.trace.Instance, o.trace.Version = n.ID, version
+	tracer, err := tracing.Open(ctx, o.trace)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, tracer.Close()) }()
 	deps := node.Deps{
+		Trace:   tracer,
 		Runtime: rt, Log: log, Registerer: reg, Free: func() (api.Resources, error) { m, err := fs.Machine(); return m.Free, err },
 		Broker:     broker,
 		Bundles:    image.NewBlobs("https://"+n.Registry, toRegistry),
@@ -105,6 +113,9 @@ func run(ctx context.Context, o options) (err error) {
 		Watching: node.Watching{Monitor: &o.watch, Cgroups: fs, Dir: anomalies.Path, Key: anomalies.Key},
 	}
 	if err := lendScratch(ctx, o, &deps); err != nil {
+		return err
+	}
+	if err := lendCores(o, fs, &deps); err != nil {
 		return err
 	}
 	closeNetwork, err := lendNetwork(ctx, o, &deps)

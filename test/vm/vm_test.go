@@ -45,7 +45,7 @@ func unavailable(t *testing.T, why string) {
 	t.Skip(why)
 }
 
-// The tests of cgroups and of sandboxes pass on a machine whose one hierarchy is
+// The tests of cgroups, of scratch, of the monitor and of sandboxes pass on a machine whose one hierarchy is
 // v2, on the kernel of Debian's stable release.
 func TestOnPureCgroupV2(t *testing.T) {
 	qemu, err := exec.LookPath("qemu-system-x86_64")
@@ -59,6 +59,8 @@ func TestOnPureCgroupV2(t *testing.T) {
 	jobs := []job{
 		{Name: "cgroups", Args: []string{"/tests/cgroups", "-test.v", "-test.timeout=5m"}, Timeout: 6 * time.Minute},
 		{Name: "scratch", Args: []string{"/tests/scratch", "-test.v", "-test.timeout=4m"}, Timeout: 5 * time.Minute},
+		// There is no program here that makes the interfaces which it watches.
+		{Name: "monitor", Args: []string{"/tests/monitor", "-test.v", "-test.timeout=4m", "-test.skip=^TestTrafficOf"}, Timeout: 5 * time.Minute},
 		{Name: "sandboxes", Args: []string{"/tests/containerd", "-test.v", "-test.timeout=14m",
 			"-test.run=" + sandboxTests, "-test.skip=" + newerKernels}, Timeout: 15 * time.Minute},
 	}
@@ -151,6 +153,7 @@ func compose(ctx context.Context, dir, path, kernel string, jobs []job) error {
 		{"tests/cgroups", "cgroups", "test"},
 		{"tests/containerd", "runtime/containerd", "test"},
 		{"tests/scratch", "scratch", "test"},
+		{"tests/monitor", "monitor", "test"},
 		{"built/testagent", "runtime/runtimetest/testagent", "build"},
 		{"built/escapeprobe", "runtime/escapeprobe", "build"},
 		{"built/containerd-shim-faasdsec-v1", "cmd/containerd-shim-faasdsec-v1", "build"},
