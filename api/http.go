@@ -93,6 +93,11 @@ type Revision struct {
 	// Bounds are what tasks may ask for, sealed by the owner to the cluster's
 	// manifest key. Coordinators take them; nodes are never given them.
 	Bounds []byte `json:"bounds,omitempty"`
+	// Labels and Annotations are for people and for what schedules and lists. They
+	// are in clear, and not part of what is signed with the function; nodes are
+	// never given them.
+	Labels      map[string]string `json:"labels,omitempty"`
+	Annotations map[string]string `json:"annotations,omitempty"`
 	// Restore is of a former revision that is signed anew: its bounds and scale are
 	// those it had.
 	Restore bool `json:"restore,omitempty"`
@@ -138,7 +143,10 @@ type FunctionStatus struct {
 	// Descriptor is the signed descriptor; only in the reply for one function.
 	Descriptor []byte `json:"descriptor,omitempty"`
 	Plain      *Plain `json:"plain,omitempty"` // as deployed, of a plain function
-	CreatedAt  int64  `json:"created_at,omitempty"`
+	// Labels and Annotations are a sealed function's; a plain one's are in Plain.
+	Labels      map[string]string `json:"labels,omitempty"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+	CreatedAt   int64             `json:"created_at,omitempty"`
 }
 
 // ModePlain is the mode under which plain functions are listed.

@@ -40,6 +40,8 @@ type Deployment struct {
 	AnyCaller   bool
 	Callers     []sealed.Fingerprint // who may call; the owner is not implied
 	Attestation []string             // types of evidence that open the keys
+	Labels      map[string]string    // in clear, and not signed
+	Annotations map[string]string    // likewise
 	// Bounds say what tasks may ask for; nil: what Resources says, and only the
 	// owner may send manifests. Suite and Revision are filled in.
 	Bounds *manifest.Bounds
@@ -60,6 +62,7 @@ type Deployed struct {
 	Sequence uint64           `json:"sequence"`
 	Image    string           `json:"image"`   // repository@digest
 	Changed  bool             `json:"changed"` // false: the same revision was current before
+	Plain    bool             `json:"plain,omitempty"`
 }
 
 // Deploy makes a deployment current: it seals the bundle to the function and
@@ -103,7 +106,7 @@ func (c *Client) Deploy(ctx context.Context, d Deployment) (Deployed, error) {
 	if err != nil {
 		return Deployed{}, descriptorError(err)
 	}
-	record := api.Revision{ImageRef: d.ImageRef, Scale: d.Scale}
+	record := api.Revision{ImageRef: d.ImageRef, Scale: d.Scale, Labels: d.Labels, Annotations: d.Annotations}
 	if m != nil {
 		record.BundleRef = "bundles/" + d.Name.Namespace() + "/" + d.Name.Function()
 		if desc.BundleBlob, err = c.pushBundle(ctx, d, m, desc, rev, record.BundleRef); err != nil {

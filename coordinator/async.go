@@ -34,7 +34,7 @@ type Async struct {
 }
 
 // Bodies keeps what is too large for a record: a *blob.Dir where the coordinator is
-// alone, *queue.Chunks where there are several.
+// alone, *queue.Chunks where there are several, or Stores, which has both.
 type Bodies interface {
 	Put(r io.Reader) (name string, size int64, release func(), err error)
 	Get(name string) (io.ReadCloser, error)

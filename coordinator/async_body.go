@@ -3,6 +3,7 @@ package coordinator
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"sync"
 	"time"
@@ -77,6 +78,7 @@ type spill struct {
 	size    int64
 	release func()
 	err     error
+	failed  bool // err is of the store
 	once    sync.Once
 }
 
@@ -107,9 +109,22 @@ func (s *spill) end(broken error) (queue.Body, []byte, error) {
 	_ = s.pipe.CloseWithError(broken) // nil is the end
 	<-s.done
 	if s.err != nil {
+		// Where the reply did not break off by itself, it is the store that failed.
+		s.failed = broken == nil || errors.Is(broken, io.ErrClosedPipe)
 		return queue.Body{}, nil, s.err
 	}
 	return queue.Body{Size: s.size, Blob: s.digest}, nil, nil
+}
+
+// why gives the error of end a code. None of them says that the call did not run.
+func (s *spill) why(err error) error {
+	switch {
+	case api.CodeOf(err) == api.CodeTooLarge:
+		return err
+	case s.failed:
+		return api.Wrap(api.CodeUnavailable, err, "the result could not be stored")
+	}
+	return api.Wrap(api.CodeNodeLost, err, "the connection broke within the reply")
 }
 
 // drop ends the hold on the body, if there is one.

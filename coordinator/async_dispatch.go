@@ -267,9 +267,6 @@ func (c *Coordinator) takeReply(a *attempted, reply *relay.Reply) {
 	a.result.Body, a.inline, err = a.body.end(err)
 	a.result.Body.Type = typ
 	if err != nil {
-		a.err = api.Wrap(api.CodeNodeLost, err, "the connection broke within the reply, or it could not be stored")
-		if api.CodeOf(err) == api.CodeTooLarge {
-			a.err = err
-		}
+		a.err = a.body.why(err)
 	}
 }

@@ -141,10 +141,8 @@ func (c *Coordinator) takePlain(a *attempted, call *queue.Call, reply *relay.Rep
 	a.result.Body, a.inline, err = a.body.end(err)
 	a.result.Body.Type = typ
 	switch {
-	case err != nil && api.CodeOf(err) == api.CodeTooLarge:
-		a.err = err
 	case err != nil:
-		a.err = api.Wrap(api.CodeNodeLost, err, "the connection broke within the reply, or it could not be stored")
+		a.err = a.body.why(err)
 	case own != "":
 		a.err = api.Errorf(own, "the function did not answer")
 	case slices.Contains(call.Retry.Codes, reply.Status):

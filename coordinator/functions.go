@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"sort"
 	"time"
@@ -109,6 +110,9 @@ func (c *Coordinator) putFunction(ctx *fasthttp.RequestCtx, path string) (*api.F
 	if l := d.Config.Resources; l.CPUMillis == 0 || l.MemoryBytes == 0 || l.PIDs == 0 {
 		return nil, api.Invalid("limits", "set cpu, memory and pids: nothing runs without a limit", "one of them is 0")
 	}
+	if err := checkNotes(rec); err != nil {
+		return nil, err
+	}
 	sctx, cancel := context.WithTimeout(c.life, storeTimeout)
 	defer cancel()
 	if err := c.checkContent(sctx, d, rec); err != nil {
@@ -146,7 +150,7 @@ func (c *Coordinator) putFunction(ctx *fasthttp.RequestCtx, path string) (*api.F
 		Name: name, Revision: rev.String(), Owner: caller.Fingerprint.String(), Sequence: d.Sequence,
 		Descriptor: rec.Descriptor, ImageRef: rec.ImageRef, ImageDigest: d.Config.Image, BundleRef: rec.BundleRef,
 		Resources: api.Resources{CPU: int64(lim.CPUMillis), Memory: int64(lim.MemoryBytes), PIDs: int64(lim.PIDs), Tmp: int64(lim.TmpBytes)},
-		UpdatedAt: time.Now().Unix(), Bounds: blob, Scale: rec.Scale,
+		UpdatedAt: time.Now().Unix(), Bounds: blob, Scale: rec.Scale, Labels: rec.Labels, Annotations: rec.Annotations,
 	}
 	f = c.follow(old, f)
 	version, err := c.dep.Store.PutFunction(sctx, f, expected)
@@ -161,6 +165,22 @@ func (c *Coordinator) putFunction(ctx *fasthttp.RequestCtx, path string) (*api.F
 	c.followed(old, &f)
 	st := c.statusOf(&f, nil)
 	return &st, nil
+}
+
+// maxNotes is what labels and annotations may have together, in bytes.
+const maxNotes = 64 << 10
+
+func checkNotes(rec api.Revision) error {
+	size := 0
+	for _, m := range []map[string]string{rec.Labels, rec.Annotations} {
+		for k, v := range m {
+			size += len(k) + len(v)
+		}
+	}
+	if size > maxNotes {
+		return api.Invalid("annotations", "use fewer", fmt.Sprintf("labels and annotations have %d bytes, at most %d are kept", size, maxNotes))
+	}
+	return nil
 }
 
 // mayReplace protects a name and its history.
@@ -292,6 +312,7 @@ func (c *Coordinator) statusOf(f *store.Function, n *census) api.FunctionStatus 
 	st := api.FunctionStatus{
 		Name: f.Name, Revision: f.Revision, Owner: f.Owner, Image: f.ImageRef + "@" + f.ImageDigest, Sealed: f.Plain == nil,
 		Resources: f.Resources, Sequence: f.Sequence, UpdatedAt: f.UpdatedAt, Plain: f.Plain, CreatedAt: f.CreatedAt,
+		Labels: f.Labels, Annotations: f.Annotations,
 	}
 	if f.Plain != nil {
 		st.Mode = api.ModePlain

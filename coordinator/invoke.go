@@ -258,7 +258,8 @@ func (c *Coordinator) tryAll(view *api.ClusterView, t *task, body *relay.Body, i
 			}
 			return nil, nil, last, nil
 		}
-		for _, p := range offers {
+		for i, p := range offers {
+			warm := i >= len(d.Candidates) || d.Candidates[i].Warm
 			look.exclude = append(look.exclude, p.id)
 			if err := t.open(); err != nil { // again, where the last node was told
 				return nil, nil, nil, err
@@ -267,7 +268,7 @@ func (c *Coordinator) tryAll(view *api.ClusterView, t *task, body *relay.Body, i
 			if t.held != nil {
 				r.hosting.begin(p.id)
 			}
-			reply, refusal, err := c.send(p, t, body, id)
+			reply, refusal, err := c.send(p, t, body, id, warm)
 			t.why.offered(p.id, errors.Join(refusal, err))
 			if reply != nil {
 				return reply, p, nil, nil
@@ -308,11 +309,11 @@ func final(code api.Code) bool {
 
 // send offers the invocation to one node. Exactly one result is set: the
 // reply; a refusal, after which the body is untouched; or an error that ends
-// the invocation.
-func (c *Coordinator) send(p *peer, t *task, body *relay.Body, id string) (*relay.Reply, error, error) {
+// the invocation. warm says that a slot is free there, as far as is known.
+func (c *Coordinator) send(p *peer, t *task, body *relay.Body, id string, warm bool) (*relay.Reply, error, error) {
 	r := t.r
 	until := t.until(time.Now().Add(c.cfg.StartTimeout + r.bound))
-	existing, settle := c.permit(t)
+	existing, settle := c.permit(t, warm)
 	began := false
 	defer func() { settle(began) }()
 	req := t.request(id)

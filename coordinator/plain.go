@@ -26,6 +26,11 @@ type ImageResolver interface {
 // next deployment. Settings that are equal to those that run change nothing.
 // CodeConflict says that the name is a sealed function's.
 func (c *Coordinator) PutPlain(ctx context.Context, name api.FunctionName, p api.Plain) (created bool, err error) {
+	return c.putPlainScaled(ctx, name, p, nil)
+}
+
+// putPlainScaled is PutPlain with the policy of a function whose labels have none.
+func (c *Coordinator) putPlainScaled(ctx context.Context, name api.FunctionName, p api.Plain, otherwise *api.Scale) (created bool, err error) {
 	settings, err := p.Settle()
 	if err != nil {
 		return false, err
@@ -33,6 +38,9 @@ func (c *Coordinator) PutPlain(ctx context.Context, name api.FunctionName, p api
 	scale, err := api.ScaleOf(p.Labels)
 	if err != nil {
 		return false, err
+	}
+	if scale == nil {
+		scale = otherwise
 	}
 	if c.dep.Resolver == nil {
 		e := api.Errorf(api.CodeUnavailable, "this coordinator takes no plain functions")

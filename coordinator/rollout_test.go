@@ -1,12 +1,14 @@
 package coordinator
 
 import (
+	"context"
 	"encoding/json"
 	"testing"
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/sealed"
+	"github.com/faasd-sec/faasd-sec/store"
 )
 
 // update deploys another revision of f.ns and returns its digest. Messages are
@@ -104,4 +106,65 @@ func TestWhereBothDoNotFitTheNewOneTakesThePlaceOfTheOld(t *testing.T) {
 	f.set(func() { f.have["node-1"][old] = 1 })
 	next := w.update(2, 2000)
 	w.eventually("the new one is current", func() bool { return w.described().Revision == next })
+}
+
+// KeepRevision, Revisions and ForgetRevisions implement History.
+func (m *memory) KeepRevision(_ context.Context, f store.Function) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.past == nil {
+		m.past = map[api.FunctionName][]*store.Function{}
+	}
+	m.past[f.Name] = append([]*store.Function{f.Alone()}, m.past[f.Name]...)
+	return nil
+}
+
+func (m *memory) Revisions(_ context.Context, name api.FunctionName) ([]*store.Function, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.past[name], nil
+}
+
+func (m *memory) ForgetRevisions(_ context.Context, name api.FunctionName) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.past, name)
+	return nil
+}
+
+func TestRollbackOfAPlainFunctionCountsUp(t *testing.T) {
+	w := newWorld(t, 1)
+	put := func(name string, seq uint64, rev, color string) {
+		f := &store.Function{Name: api.FunctionName(name), Revision: rev, Sequence: seq, ImageRef: "img", ImageDigest: imageDigest,
+			Plain: &api.Plain{Image: "img", Env: map[string]string{"COLOR": color}}}
+		old := w.state.Get("p.ns")
+		stored := w.c.follow(old, *f)
+		version := int64(0)
+		if old != nil {
+			version = old.Version
+		}
+		if _, err := w.state.PutFunction(t.Context(), stored, version); err != nil {
+			t.Fatal(err)
+		}
+		w.c.followed(old, &stored)
+	}
+	put("p.ns", 1, "aa", "blue")
+	put("p.ns", 2, "bb", "green")
+	if a := w.signed(w.owner, "POST", "/v1/functions/p.ns/rollback", []byte(`{}`)); a.status != 204 {
+		t.Fatalf("%d %s", a.status, a.body)
+	}
+	f := w.state.Get("p.ns")
+	if f.Revision != "aa" || f.Sequence <= 2 || f.Plain.Env["COLOR"] != "blue" {
+		t.Errorf("%+v", f)
+	}
+	var list []api.RevisionStatus
+	if err := json.Unmarshal(w.do("GET", "/v1/functions/p.ns/revisions", "", nil).body, &list); err != nil || len(list) != 2 || list[0].Revision != "aa" || list[1].State != api.RevisionPast {
+		t.Errorf("%+v, %v", list, err)
+	}
+	if a := w.signed(w.owner, "POST", "/v1/functions/p.ns/rollback", []byte(`{"revision":"cc"}`)); a.code != api.CodeNotFound {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	if a := w.signed(w.owner, "POST", "/v1/functions/f.ns/rollback", []byte(`{}`)); a.code != api.CodeConflict {
+		t.Errorf("a sealed function: %d %s", a.status, a.body)
+	}
 }

@@ -22,7 +22,11 @@ const maxSet = 10000
 func policyOf(rec *store.Function) (api.Scale, bool) {
 	switch {
 	case rec.Scale != nil:
-		return *rec.Scale, true
+		p := *rec.Scale
+		if rec.Replicas != nil && *rec.Replicas == 0 {
+			p.Zero = true // somebody said so; the next call has replicas made
+		}
+		return p, true
 	case rec.Replicas != nil && *rec.Replicas > 0:
 		return api.Pinned(*rec.Replicas), true
 	}

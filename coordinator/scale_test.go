@@ -225,3 +225,32 @@ func TestInvocationsStartNoMoreThanTheMaximum(t *testing.T) {
 		t.Errorf("%d invocations might have started a replica, 2 at most may", growing)
 	}
 }
+
+// TestCallsUnderWayDoNotKeepReplicasFromBeingMade: those that found a slot hold no
+// permit, however long they take.
+func TestCallsUnderWayDoNotKeepReplicasFromBeingMade(t *testing.T) {
+	f, with := replicated(10)
+	w := newWorld(t, 3, with)
+	p := api.DefaultScale()
+	p.Target, p.Proportion, p.Max = 2, 1, 4
+	rev := w.fn.Revision
+	f.set(func() { f.have["node-1"][rev], f.load[rev] = 1, 6 })
+	w.mesh.set("node-1", func(n *api.NodeView) { n.Load.Warm = map[string]int{api.RevisionKey(rev): 60} })
+	end := make(chan struct{})
+	for _, n := range w.nodes {
+		n.on(&n.invoke, func(rw http.ResponseWriter, r *http.Request) {
+			<-end
+			rw.Header().Set("Content-Type", api.ContentTypeSealed)
+			rw.Header().Set(api.HeaderStart, "warm")
+		})
+	}
+	w.policy(p)
+	var wg sync.WaitGroup
+	for range 6 {
+		msg := w.message(10, time.Minute)
+		wg.Go(func() { w.send(msg) })
+	}
+	w.eventually("as many as the load needs", func() bool { n, _ := f.total(rev); return n == 3 })
+	close(end)
+	wg.Wait()
+}

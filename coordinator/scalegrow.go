@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -9,46 +10,49 @@ import (
 )
 
 // growth keeps invocations from starting more replicas of a revision than its
-// policy allows: each that may start one holds a permit until it is known whether
-// it did, and what was started counts until a census has seen it. It is exact for
-// one coordinator; several may together start more, which the controller takes
+// policy allows: each that may start one takes a permit, which counts until a
+// census shows what came of it, or the node says that it started none. It is exact
+// for one coordinator; several may together start more, which the controller takes
 // back.
 type growth struct {
 	mu      sync.Mutex
 	most    int
 	known   int         // by the last census
 	asked   time.Time   // when that began
-	started []time.Time // since
-	out     int         // permits
+	started []time.Time // since, or permitted
 }
+
+// admitWithin is how long a node may take from hearing of an invocation to having
+// reserved a sandbox for it, which a census then shows.
+const admitWithin = 500 * time.Millisecond
 
 // take gives a permit, if there may be another replica.
-func (g *growth) take() bool {
+func (g *growth) take() (at time.Time, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.known+len(g.started)+g.out >= g.most {
-		return false
+	if g.known+len(g.started) >= g.most {
+		return at, false
 	}
-	g.out++
-	return true
+	at = time.Now()
+	g.started = append(g.started, at)
+	return at, true
 }
 
-// settle gives a permit back; began says that a replica was started with it.
-func (g *growth) settle(began bool) {
+// unused gives a permit back with which nothing was started.
+func (g *growth) unused(at time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.out--
-	if began {
-		g.started = append(g.started, time.Now())
+	if i := slices.Index(g.started, at); i >= 0 {
+		g.started = slices.Delete(g.started, i, i+1)
 	}
 }
 
-// begun counts replicas that the controller had started.
+// begun counts replicas that the controller had started: the next census shows them.
 func (g *growth) begun(n int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for range n {
-		g.started = append(g.started, time.Now())
+		g.started = append(g.started, time.Now().Add(-admitWithin))
 	}
 }
 
@@ -61,38 +65,41 @@ func (g *growth) learn(most, known int, asked time.Time) {
 		return
 	}
 	g.known, g.asked = known, asked
-	kept := g.started[:0]
-	for _, at := range g.started {
-		if at.After(asked) {
-			kept = append(kept, at)
-		}
-	}
-	g.started = kept
+	g.started = slices.DeleteFunc(g.started, func(at time.Time) bool { return at.Add(admitWithin).Before(asked) })
 }
 
 // more is how many replicas beyond those known have been started, or may be.
 func (g *growth) more() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return len(g.started) + g.out
+	return len(g.started)
 }
 
 // existingOnly tells a node to start nothing for an invocation.
 var existingOnly = relay.Header{Name: api.HeaderExisting, Value: "1"}
 
-// permit decides whether an attempt of t may have a node start a replica. settle is
+// permit decides whether an attempt of t may have a node start a replica. One that
+// goes where a slot is free, as far as is known, needs none to be started. settle is
 // called after the attempt.
-func (c *Coordinator) permit(t *task) (existing bool, settle func(began bool)) {
+func (c *Coordinator) permit(t *task, warm bool) (existing bool, settle func(began bool)) {
 	g := t.r.growth
 	switch {
 	case t.r.former: // a sandbox for it would get no keys
 		return true, func(bool) {}
 	case g == nil || len(t.needs().headers) > 0: // a sandbox for a task's own needs is no replica
 		return false, func(bool) {}
-	case g.take():
-		return false, g.settle
+	case warm:
+		return true, func(bool) {}
 	}
-	return true, func(bool) {}
+	at, ok := g.take()
+	if !ok {
+		return true, func(bool) {}
+	}
+	return false, func(began bool) {
+		if !began {
+			g.unused(at)
+		}
+	}
 }
 
 // growthOf finds the counter of a revision whose replicas are bounded.

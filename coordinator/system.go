@@ -61,11 +61,22 @@ func (s system) Function(_ context.Context, name api.FunctionName, usage bool) (
 
 func (s system) observe(f *store.Function, n *census) openfaas.Function {
 	st := s.statusOf(f, n)
+	if f.Next != nil && f.Next.Plain != nil {
+		st.Plain, st.UpdatedAt = f.Next.Plain, f.Next.UpdatedAt // what was deployed last, also before it serves
+	}
 	out := openfaas.Function{FunctionStatus: st, Invocations: s.callsOf(f.Name).Load(), Desired: st.Replicas, Available: st.Available}
 	if want, decided := s.scaler.wanted.Load(f.Name); decided {
 		out.Desired = want.(int)
 	}
 	return out
+}
+
+// PutPlain implements openfaas.Functions. As with OpenFaaS, a function that says
+// nothing of it has a replica before the first call, and keeps one.
+func (s system) PutPlain(ctx context.Context, name api.FunctionName, p api.Plain) (created bool, err error) {
+	always := api.DefaultScale()
+	always.Zero = false
+	return s.putPlainScaled(ctx, name, p, &always)
 }
 
 // ScaleFunction implements openfaas.Scaler.

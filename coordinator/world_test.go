@@ -172,6 +172,7 @@ func (m *fakeMesh) set(id string, f func(*api.NodeView)) {
 type memory struct {
 	mu        sync.Mutex
 	functions map[api.FunctionName]*store.Function
+	past      map[api.FunctionName][]*store.Function
 	version   int64
 }
 

@@ -145,6 +145,7 @@ func (c *Cluster) startOther(ctx context.Context, i int) (*process, error) {
 		"-gossip-listen", p.gossip, "-ops-listen", p.ops, "-peer-listen", p.peer, "-broker", c.ports.broker,
 		"-manifest-opener", c.openerSocket(), "-basic-auth-dir", c.BasicAuth(),
 	}
+	args = append(args, c.callbacks()...)
 	if _, err := os.Stat(filepath.Join(dir, enrol.ClusterFile)); errors.Is(err, os.ErrNotExist) {
 		token, err := enrol.RequestToken(ctx, c.CoordinatorState(1), pki.RoleCoordinator, 1, 10*time.Minute)
 		if err != nil {

@@ -312,6 +312,16 @@ func (c *Cluster) startBroker(ctx context.Context) error {
 		"--state-dir", c.brokerDir(), "--tls-identity", c.brokerTLS(), "--insecure-passphrase")
 }
 
+// callbacks allow those to this machine where only this machine can call: who is
+// there reaches its own ports anyway.
+func (c *Cluster) callbacks() []string {
+	host, _, err := net.SplitHostPort(c.ports.gateway)
+	if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
+		return nil
+	}
+	return []string{"-callback-allow", "127.0.0.0/8,::1/128"}
+}
+
 func (c *Cluster) startCoordinator(ctx context.Context) error {
 	args := []string{
 		"-state", filepath.Join(c.state, "coordinator"), "-listen", c.ports.gateway,
@@ -321,6 +331,7 @@ func (c *Cluster) startCoordinator(ctx context.Context) error {
 	if c.ports.peer != "" {
 		args = append(args, "-peer-listen", c.ports.peer)
 	}
+	args = append(args, c.callbacks()...)
 	args = append(args, c.cfg.Args...)
 	first, err := c.launch("coordinator", serves(c.ports.ops), c.bin("coordinator"), args...)
 	if err != nil {

@@ -83,6 +83,9 @@ func (q *Queue) Accept(ctx context.Context, c Call, body []byte, key Key) (id st
 	then = append(then, clientv3.OpPut(q.key(keyCall, c.ID), string(record)))
 	if c.Body.Blob != "" {
 		then = append(then, q.useBlob(c.Body.Blob, c.ID, "q"))
+		if inPieces(c.Body.Blob) { // their hold may have lapsed, and they may be collected
+			cmps = append(cmps, present(q.piece(useOf(c.Body.Blob), 0)))
+		}
 	} else {
 		then = append(then, clientv3.OpPut(q.key(keyBody, c.ID), string(body)))
 	}
@@ -96,6 +99,14 @@ func (q *Queue) Accept(ctx context.Context, c Call, body []byte, key Key) (id st
 	if idemKey != "" {
 		if id, known, err := q.known(ctx, idemKey, key); known || err != nil {
 			return id, known, err
+		}
+	}
+	if inPieces(c.Body.Blob) {
+		var first []byte
+		if _, found, err := q.get(ctx, "body", q.piece(useOf(c.Body.Blob), 0), &first); err != nil {
+			return "", false, err
+		} else if !found {
+			return "", false, api.Errorf(api.CodeUnavailable, "the body was collected before the call was stored: the coordinator was away from the store for too long")
 		}
 	}
 	e := api.Errorf(api.CodeConflict, "there is a call %q already", c.ID)
@@ -121,7 +132,7 @@ func (q *Queue) known(ctx context.Context, idemKey string, key Key) (string, boo
 // useOf is under which name a body's uses are: a digest, or the upload's name of one
 // that is in pieces.
 func useOf(name string) string {
-	if len(name) > 64 {
+	if inPieces(name) {
 		return uploadOf(name)
 	}
 	return name
@@ -142,6 +153,12 @@ func (q *Queue) remember(until int64, kind, id string) clientv3.Op {
 
 func (q *Queue) untilKey(until int64, kind, id string) string {
 	return q.key(keyUntil, fmt.Sprintf("%014x/%s/%s", max(until, 0), kind, id))
+}
+
+// blobUses compares the uses under a name: "=" holds while there are none, ">" while
+// there is one.
+func (q *Queue) blobUses(use, op string) clientv3.Cmp {
+	return clientv3.Compare(clientv3.CreateRevision(q.key(keyBlob, use+"/")), op, 0).WithPrefix()
 }
 
 // BlobUsed reports whether any record names a blob.

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"strings"
 	"sync"
@@ -43,9 +44,6 @@ func (q *Queue) NewChunks(life context.Context, most, total int64) *Chunks {
 // error of r is returned as it is; CodeTooLarge and CodeBusy tell of the bounds.
 func (c *Chunks) Put(r io.Reader) (name string, size int64, release func(), retErr error) {
 	q, ctx := c.q, c.life
-	if err := c.room(ctx); err != nil {
-		return "", 0, nil, err
-	}
 	q.mu.Lock()
 	lease := q.lease
 	q.mu.Unlock()
@@ -71,6 +69,9 @@ func (c *Chunks) Put(r io.Reader) (name string, size int64, release func(), retE
 	}()
 	h, buf := sm3.New(), make([]byte, chunkSize)
 	for i := 0; ; i++ {
+		if err := c.roomAt(ctx, i); err != nil {
+			return "", 0, nil, err
+		}
 		n, err := io.ReadFull(r, buf)
 		if err != nil && err != io.EOF && !errors.Is(err, io.ErrUnexpectedEOF) {
 			return "", 0, nil, err
@@ -101,35 +102,33 @@ func (c *Chunks) Put(r io.Reader) (name string, size int64, release func(), retE
 	return upload + hex.EncodeToString(h.Sum(nil)), size, end, nil
 }
 
-func (c *Chunks) key(upload string, i int) string {
-	return c.q.key(keyChunk, fmt.Sprintf("%s/%06d", upload, i))
+func (c *Chunks) key(upload string, i int) string { return c.q.piece(upload, i) }
+
+func (q *Queue) piece(upload string, i int) string {
+	return q.key(keyChunk, fmt.Sprintf("%s/%06d", upload, i))
 }
 
-// room refuses a body while those that are there fill their share of the store.
-func (c *Chunks) room(ctx context.Context) error {
-	ctx, cancel := c.q.bound(ctx)
-	defer cancel()
-	res, err := c.q.etc.Get(ctx, c.q.cfg.Prefix+keyChunk, clientv3.WithPrefix(), clientv3.WithCountOnly())
-	if err != nil {
-		return failure("count stored bodies", err)
-	}
-	if res.Count*chunkSize >= c.total {
-		e := api.Errorf(api.CodeBusy, "large bodies fill their %d bytes of the store", c.total)
-		e.Remedy = "retry later, or send bodies below 64 KiB"
-		return e
-	}
-	return nil
-}
+// inPieces tells the name of a body that Put stored from a file's digest.
+func inPieces(name string) bool { return len(name) > 64 }
 
-// upload is the part of a body's name under which its pieces and uses are.
+// uploadOf is the part of a body's name under which its pieces and uses are.
 func uploadOf(name string) string { return name[:min(len(name), 32)] }
 
-// Get opens a body. Its last Read fails where the content is not what was stored.
+// Get opens a body; CodeNotFound if there is none. Its last Read fails where the
+// content is not what was stored.
 func (c *Chunks) Get(name string) (io.ReadCloser, error) {
-	if len(name) != 96 || strings.Trim(name, "0123456789abcdef") != "" {
-		return nil, api.Invalid("digest", "use 96 hex characters", "it is no name of a body")
+	if len(name) != 96 && len(name) != 64 || strings.Trim(name, "0123456789abcdef") != "" {
+		return nil, api.Invalid("digest", "use 64 or 96 hex characters", "it is no name of a body")
 	}
-	return &chunkReader{c: c, upload: uploadOf(name), digest: name[32:], sum: sm3.New()}, nil
+	r := &chunkReader{c: c, upload: useOf(name), digest: name[len(name)-64:], sum: sm3.New()}
+	found, err := r.fetch()
+	if err != nil {
+		return nil, err
+	}
+	if !found {
+		return nil, api.Errorf(api.CodeNotFound, "the body is not in the store")
+	}
+	return r, nil
 }
 
 type chunkReader struct {
@@ -138,29 +137,33 @@ type chunkReader struct {
 	digest string
 	next   int
 	have   bytes.Reader
-	sum    interface {
-		io.Writer
-		Sum([]byte) []byte
+	sum    hash.Hash
+}
+
+// fetch gets the next piece, if there is one.
+func (r *chunkReader) fetch() (bool, error) {
+	var b []byte
+	_, found, err := r.c.q.get(r.c.life, "body", r.c.key(r.upload, r.next), &b)
+	if err != nil || !found {
+		return false, err
 	}
+	r.next++
+	_, _ = r.sum.Write(b)
+	r.have.Reset(b)
+	return true, nil
 }
 
 // Read implements io.Reader.
 func (r *chunkReader) Read(p []byte) (int, error) {
 	if r.have.Len() == 0 {
-		var b []byte
-		_, found, err := r.c.q.get(r.c.life, "body", r.c.key(r.upload, r.next), &b)
-		if err != nil {
+		switch found, err := r.fetch(); {
+		case err != nil:
 			return 0, err
-		}
-		if !found {
-			if hex.EncodeToString(r.sum.Sum(nil)) != r.digest {
-				return 0, api.Errorf(api.CodeInternal, "a stored body is damaged or gone")
-			}
+		case !found && hex.EncodeToString(r.sum.Sum(nil)) != r.digest:
+			return 0, api.Errorf(api.CodeInternal, "a stored body is damaged or gone")
+		case !found:
 			return 0, io.EOF
 		}
-		r.next++
-		_, _ = r.sum.Write(b)
-		r.have.Reset(b)
 	}
 	return r.have.Read(p)
 }
@@ -183,20 +186,18 @@ func (c *Chunks) Collect(ctx context.Context, _ time.Duration, _ func(context.Co
 		if len(res.Kvs) == 0 {
 			return n, nil
 		}
-		upload := uploadOf(string(res.Kvs[0].Key[len(q.cfg.Prefix+keyChunk):]))
+		upload, _, _ := strings.Cut(string(res.Kvs[0].Key[len(q.cfg.Prefix+keyChunk):]), "/")
 		pieces := q.key(keyChunk, upload+"/")
 		from = clientv3.GetPrefixRangeEnd(pieces)
-		// A use is made before the hold ends, so that none comes after the last.
-		used, err := q.BlobUsed(ctx, upload)
+		// A use is made before the hold ends, so that none comes after the last; and
+		// where the hold lapsed, one is made only while the pieces are there.
+		gone, err := q.commit(ctx, "remove a body", []clientv3.Cmp{q.blobUses(upload, "=")},
+			[]clientv3.Op{clientv3.OpDelete(pieces, clientv3.WithPrefix())}, nil)
 		if err != nil {
 			return n, err
 		}
-		if used {
-			continue
+		if gone.Succeeded {
+			n++
 		}
-		if _, err := q.commit(ctx, "remove a body", nil, []clientv3.Op{clientv3.OpDelete(pieces, clientv3.WithPrefix())}, nil); err != nil {
-			return n, err
-		}
-		n++
 	}
 }

@@ -12,7 +12,7 @@ if [ "$(id -u)" != 0 ] && [ "${REQUIRE_ALL:-}" = 1 ]; then
 fi
 
 # Those that start containerd, clusters or namespaces, and the rest.
-heavy='/(test/e2e|test/vm|runtime/containerd|runtime/containerd/daemon|cgroups|monitor|network|scratch|local|packaging)$'
+heavy='/(test/e2e|test/openfaas|test/vm|runtime/containerd|runtime/containerd/daemon|cgroups|monitor|network|scratch|local|packaging)$'
 all=$($GO list ./...)
 light=$(grep -Ev "$heavy" <<<"$all")
 # shellcheck disable=SC2086

@@ -56,6 +56,8 @@ type Function struct {
 	Environment map[string]string
 	EnvFiles    []string          // relative to Dir; Environment wins over them
 	Secrets     []string          // names
+	Labels      map[string]string // in clear, not signed
+	Annotations map[string]string // likewise
 	Constraints map[string]string // node labels that placement must match
 	Resources   api.Resources
 
@@ -75,6 +77,7 @@ type Function struct {
 
 	Scale *api.Scale // how many replicas; nil: on demand
 	Needs *Needs     // nil: tasks get what Resources says
+	Plain *api.Plain // nil: it is sealed; only LoadPlain and ParsePlain set it
 	Build *Build     // nil: the image is made elsewhere
 	Line  int        // where it begins in the file
 }

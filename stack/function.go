@@ -59,10 +59,18 @@ func (p *parser) function(e pair) (Function, error) {
 	case !imageRef.MatchString(fn.Image):
 		return fn, p.at(resolve(imageNode), e.field+".image", "write repository[:tag] in lower case, as in \"hello:latest\"", "%q is not an image reference", fn.Image)
 	}
+	if p.plain {
+		return fn, p.settlePlain(&fn, e)
+	}
 	return fn, p.memory(&fn, e)
 }
 
 func (p *parser) functionField(fn *Function, f pair) (err error) {
+	if p.plain {
+		if is, err := p.plainField(fn, f); is {
+			return err
+		}
+	}
 	switch f.key {
 	case "lang":
 		fn.Lang, err = p.optional(f.node, f.field)
@@ -78,17 +86,15 @@ func (p *parser) functionField(fn *Function, f pair) (err error) {
 		fn.Secrets, err = p.secrets(f.node, f.field)
 	case "constraints":
 		fn.Constraints, err = p.constraints(f.node, f.field)
-	case "labels", "annotations":
-		var m map[string]string
-		if m, err = p.stringMap(f.node, f.field); err == nil && f.key == "annotations" && m["schedule"] != "" {
+	case "labels":
+		if fn.Labels, err = p.stringMap(f.node, f.field); err == nil && fn.Scale == nil {
+			fn.Scale, err = p.scaleLabels(fn.Labels, f)
+		}
+	case "annotations":
+		fn.Annotations, err = p.stringMap(f.node, f.field)
+		if err == nil && fn.Annotations["schedule"] != "" {
 			return p.at(resolve(f.node), f.field+".schedule", "call it from a timer of your own: faasd-sec invoke --async",
 				"nobody but a caller with a key can seal a call to a sealed function, so that the cluster cannot call it by the clock")
-		}
-		if err == nil && f.key == "labels" && fn.Scale == nil {
-			fn.Scale, err = p.scaleLabels(m, f)
-		}
-		if err == nil && len(m) > 0 && !allOfScaling(m) {
-			p.warn(f, "a sealed function is described by its signed descriptor alone")
 		}
 	case "limits":
 		err = p.limits(fn, f.node, f.field)

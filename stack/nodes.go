@@ -15,6 +15,7 @@ import (
 type parser struct {
 	path     string
 	lookup   func(string) (string, bool)
+	plain    bool // functions are plain ones
 	warnings []string
 }
 

@@ -18,6 +18,17 @@ const maxFile = 1 << 20
 // Load reads and checks a file. lookup gives the variables for ${NAME}, usually
 // os.LookupEnv.
 func Load(path string, lookup func(string) (string, bool)) (*File, error) {
+	return load(&parser{path: path, lookup: lookup})
+}
+
+// LoadPlain is Load for functions that are to be deployed as plain ones: each has
+// its Plain, and a section that only a sealed function can have is an error.
+func LoadPlain(path string, lookup func(string) (string, bool)) (*File, error) {
+	return load(&parser{path: path, lookup: lookup, plain: true})
+}
+
+func load(p *parser) (*File, error) {
+	path := p.path
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, &api.Error{Code: api.CodeNotFound, Field: path, Err: err, Message: "cannot read it",
@@ -30,18 +41,26 @@ func Load(path string, lookup func(string) (string, bool)) (*File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("stack: %w", err)
 	}
-	return Parse(path, b, lookup)
+	return p.parse(b)
 }
 
 // Parse checks the content of a file that lies at path.
 func Parse(path string, b []byte, lookup func(string) (string, bool)) (*File, error) {
-	p := &parser{path: path, lookup: lookup}
+	return (&parser{path: path, lookup: lookup}).parse(b)
+}
+
+// ParsePlain is Parse for plain functions, see LoadPlain.
+func ParsePlain(path string, b []byte, lookup func(string) (string, bool)) (*File, error) {
+	return (&parser{path: path, lookup: lookup, plain: true}).parse(b)
+}
+
+func (p *parser) parse(b []byte) (*File, error) {
 	var doc yaml.Node
 	if err := yaml.Unmarshal(b, &doc); err != nil {
 		return nil, p.syntax(err)
 	}
 	if len(doc.Content) == 0 {
-		return nil, api.Invalid(path, "write at least one function under \"functions:\"", "it is empty")
+		return nil, api.Invalid(p.path, "write at least one function under \"functions:\"", "it is empty")
 	}
 	return p.file(doc.Content[0])
 }

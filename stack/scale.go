@@ -2,7 +2,6 @@ package stack
 
 import (
 	"fmt"
-	"strings"
 
 	"go.yaml.in/yaml/v3"
 
@@ -44,14 +43,4 @@ func (p *parser) scaleLabels(labels map[string]string, at pair) (*api.Scale, err
 		return nil, p.at(resolve(at.node), fmt.Sprintf("%s.%s", at.field, a.Field), a.Remedy, "%s", a.Message)
 	}
 	return s, nil
-}
-
-// allOfScaling reports whether all labels are about that.
-func allOfScaling(labels map[string]string) bool {
-	for name := range labels {
-		if !strings.HasPrefix(name, api.ScaleLabel) {
-			return false
-		}
-	}
-	return true
 }

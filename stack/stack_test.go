@@ -89,7 +89,8 @@ functions:
 	want := stack.Function{Name: "risk.team-a", Image: "team/risk:v2", Dir: "dir", Line: 6, Lang: "dockerfile", Handler: ".",
 		Process:     []string{"python3", "/function/main file.py", "--x=a b"},
 		Environment: map[string]string{"A": "1", "B": "true", "C": "", "D": "$HOME ${X} a$b", "E": "full", "F": ""},
-		EnvFiles:    []string{"env.yml"}, Secrets: []string{"model-key"}, Constraints: map[string]string{"zone": "a", "disk": "ssd"},
+		EnvFiles:    []string{"env.yml"}, Secrets: []string{"model-key"},
+		Labels: map[string]string{"team": "risk"}, Constraints: map[string]string{"zone": "a", "disk": "ssd"},
 		Resources: api.Resources{CPU: 250, Memory: 64 << 20, PIDs: 32, Tmp: 16 << 20, ReadBps: 10e6, WriteBps: 1 << 20},
 		Mode:      "streaming", Upstream: "unix", Bundle: "model", BundlePath: "/opt/model",
 		Callers: stack.Callers{Owner: true, Listed: []string{"00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"}},
@@ -101,7 +102,7 @@ functions:
 	if got := f.Functions[0]; !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
-	if f.Gateway != "http://127.0.0.1:8080" || len(f.Warnings) != 2 {
+	if f.Gateway != "http://127.0.0.1:8080" || len(f.Warnings) != 1 {
 		t.Errorf("gateway %q, warnings %q", f.Gateway, f.Warnings)
 	}
 }

@@ -31,6 +31,11 @@ type Function struct {
 	// record, and so with the revision.
 	Bounds []byte `json:"bounds,omitempty"`
 
+	// Labels and Annotations are a sealed function's, as its owner sent them beside
+	// the descriptor; a plain one's are in Plain.
+	Labels      map[string]string `json:"labels,omitempty"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+
 	// Scale is how many replicas it is to have; nil: on demand. Replicas is what
 	// somebody set by hand at ReplicasAt, in unix milliseconds; nil: nothing.
 	Scale      *api.Scale `json:"scale,omitempty"`

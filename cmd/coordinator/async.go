@@ -68,12 +68,11 @@ func asyncParts(ctx, life context.Context, o options, st *store.Store, several b
 	if err != nil {
 		return nil, err
 	}
-	var bodies coordinator.Bodies = q.NewChunks(life, a.maxBody, 2*a.maxBody)
-	if !several {
-		if bodies, err = blob.Open(filepath.Join(o.state, "blobs"), a.maxBody); err != nil {
-			return nil, err
-		}
+	files, err := blob.Open(filepath.Join(o.state, "blobs"), a.maxBody)
+	if err != nil {
+		return nil, err
 	}
+	bodies := &coordinator.Stores{Files: files, Pieces: q.NewChunks(life, a.maxBody, 2*a.maxBody), Several: several}
 	return &coordinator.Async{Queue: q, Blobs: bodies, Workers: a.workers, MaxAge: a.maxAge, Signer: signer, Allow: allow,
 		Retry: queue.Retry{Attempts: a.attempts, MinWaitMs: a.minWait.Milliseconds(), MaxWaitMs: a.maxWait.Milliseconds()}}, nil
 }

@@ -102,10 +102,14 @@ func (a *app) printBuilt(list []builtImage) error {
 }
 
 func (a *app) loadStack(path string) (*stack.File, error) {
+	return a.loadStackWith(stack.Load, path)
+}
+
+func (a *app) loadStackWith(load func(string, func(string) (string, bool)) (*stack.File, error), path string) (*stack.File, error) {
 	if path == "" {
 		path = stackFile
 	}
-	f, err := stack.Load(path, a.lookupEnv)
+	f, err := load(path, a.lookupEnv)
 	if err != nil {
 		return nil, err
 	}

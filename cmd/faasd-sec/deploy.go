@@ -31,6 +31,7 @@ type deployFlags struct {
 	doBuild  bool
 	imageTar string
 	rotate   bool
+	plain    bool
 	secrets  map[string]string
 	timeout  *time.Duration
 	noWait   bool
@@ -52,6 +53,7 @@ func (a *app) deployCommand() *cobra.Command {
 	f.BoolVar(&d.doBuild, "build", false, "build the images first")
 	f.StringVar(&d.imageTar, "image-tar", "", "deploy this image, an OCI layout or docker save in a tar")
 	f.BoolVar(&d.rotate, "rotate", false, "give the function a new decryption key; the former one is taken for another day")
+	f.BoolVar(&d.plain, "plain", false, "deploy as plain functions: nothing of them is sealed, as with OpenFaaS")
 	f.StringToStringVar(&d.secrets, "secret", nil, "a secret's `NAME=FILE` (default CONFIG-DIR/secrets/NAME); repeat")
 	f.BoolVar(&d.noWait, "no-wait", false, "do not wait until the new revision serves")
 	d.timeout = timeoutFlag(cmd, 10*time.Minute)
@@ -60,13 +62,20 @@ func (a *app) deployCommand() *cobra.Command {
 }
 
 func (a *app) deploy(ctx context.Context, names []string, d *deployFlags) error {
-	f, err := a.loadStack(d.build.file)
+	load := stack.Load
+	if d.plain {
+		load = stack.LoadPlain
+	}
+	f, err := a.loadStackWith(load, d.build.file)
 	if err != nil {
 		return err
 	}
 	list, err := selected(f, names)
 	if err != nil {
 		return err
+	}
+	if d.plain && (d.rotate || len(d.secrets) > 0) {
+		return api.Invalid("--plain", "leave --rotate and --secret out", "a plain function has no keys, and its secrets are the gateway's: faas-cli secret create")
 	}
 	if d.imageTar != "" && len(list) != 1 {
 		return api.Invalid("--image-tar", "name one function", fmt.Sprintf("it is one image, and %d functions would be deployed", len(list)))
@@ -103,6 +112,10 @@ func (a *app) printDeployed(list []client.Deployed) error {
 	}
 	for _, d := range list {
 		what := "deployed"
+		if d.Plain {
+			fmt.Fprintf(a.stdout, "deployed %s, plain: not sealed, revision %s, image %s\n", d.Name.Short(), short(d.Revision), d.Image)
+			continue
+		}
 		if !d.Changed {
 			what = "unchanged, signed anew"
 		}
@@ -122,6 +135,9 @@ type deployer struct {
 }
 
 func (d *deployer) deploy(ctx context.Context, fn *stack.Function) (client.Deployed, error) {
+	if fn.Plain != nil {
+		return d.deployPlain(ctx, fn)
+	}
 	dep, err := d.deployment(fn)
 	if err != nil {
 		return client.Deployed{}, err
@@ -216,7 +232,7 @@ func (d *deployer) deployment(fn *stack.Function) (client.Deployment, error) {
 	dep := client.Deployment{Name: fn.Name, Mode: fn.Mode, Upstream: fn.Upstream, Process: fn.Process, BundlePath: fn.BundlePath,
 		Resources: fn.Resources, Read: fn.Read, Write: fn.Write, Exec: fn.Exec, Start: fn.Start, Idle: fn.Idle, MaxQueued: fn.MaxQueued,
 		MaxInFlight: fn.MaxInFlight, Constraints: fn.Constraints, AnyCaller: fn.Callers.Any, Attestation: fn.Attestation,
-		Keys: d.keys, Rotate: d.flags.rotate, Scale: fn.Scale}
+		Keys: d.keys, Rotate: d.flags.rotate, Scale: fn.Scale, Labels: fn.Labels, Annotations: fn.Annotations}
 	if fn.Callers.Owner {
 		dep.Callers = append(dep.Callers, d.id.SigningKey().Fingerprint())
 	}

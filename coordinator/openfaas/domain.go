@@ -24,12 +24,10 @@ type Functions interface {
 // of its running.
 type Function struct {
 	api.FunctionStatus
-	Labels      map[string]string // of a sealed function; a plain one's are in Plain
-	Annotations map[string]string // likewise
-	Invocations uint64            // since the coordinator started
-	Desired     int               // replicas that there should be
-	Available   int               // replicas that serve
-	Usage       *Usage            // nil if it was not asked for
+	Invocations uint64 // since the coordinator started
+	Desired     int    // replicas that there should be
+	Available   int    // replicas that serve
+	Usage       *Usage // nil if it was not asked for
 }
 
 // Usage is what all replicas of a function use together.

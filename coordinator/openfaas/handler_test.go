@@ -104,7 +104,7 @@ func TestWhatWasDeployedComesBackVerbatim(t *testing.T) {
 
 func TestSealedFunctionsAreListedAndLeftAlone(t *testing.T) {
 	d := newDomain()
-	d.functions["s.openfaas-fn"] = Function{FunctionStatus: api.FunctionStatus{Name: "s.openfaas-fn", Sealed: true, Image: "s@sha256:1", UpdatedAt: 1}, Labels: map[string]string{"a": "b"}}
+	d.functions["s.openfaas-fn"] = Function{FunctionStatus: api.FunctionStatus{Name: "s.openfaas-fn", Sealed: true, Image: "s@sha256:1", UpdatedAt: 1, Labels: map[string]string{"a": "b"}}}
 	g := serve(t, d)
 	if _, body := g.do("GET", "/system/functions", nil); !strings.Contains(body, `"labels":{"a":"b","com.faasd-sec.sealed":"true"}`) || !strings.Contains(body, `"mode":"sealed"`) {
 		t.Error(body)

@@ -196,7 +196,9 @@ func updateUnderLoad(t *testing.T, c *cluster) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "only the current revision runs", func() bool {
+	// Callers may have been with the revision before, which drains for some seconds.
+	within(t, 20*time.Second, "only the current revision runs", func() bool {
+		c.must(t, fn, "/", "x")
 		ready := 0
 		for _, s := range c.sandboxes(t, fn) {
 			if s.State != "dead" {

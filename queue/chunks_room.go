@@ -1,0 +1,50 @@
+package queue
+
+import (
+	"context"
+	"fmt"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/faasd-sec/faasd-sec/api"
+)
+
+// lookEvery is how many pieces are stored between two looks at the room.
+const lookEvery = 32
+
+// roomAt refuses the i-th piece of a body while those that are there fill their
+// share of the store, or the store itself is filled. What was removed fills it too
+// until etcd forgets its old versions; were it full, it would take no writes at all.
+func (c *Chunks) roomAt(ctx context.Context, i int) error {
+	if i%lookEvery != 0 {
+		return nil
+	}
+	ctx, cancel := c.q.bound(ctx)
+	defer cancel()
+	res, err := c.q.etc.Get(ctx, c.q.cfg.Prefix+keyChunk, clientv3.WithPrefix(), clientv3.WithCountOnly())
+	if err != nil {
+		return failure("count stored bodies", err)
+	}
+	if res.Count*chunkSize >= c.total+int64(i)*chunkSize {
+		return full(fmt.Sprintf("large bodies fill their %d bytes of the store", c.total))
+	}
+	at := ""
+	if all := c.q.etc.Endpoints(); len(all) > 0 {
+		at = all[0]
+	}
+	status, err := c.q.etc.Status(ctx, at)
+	if err != nil {
+		return failure("look at the store's size", err)
+	}
+	// An external etcd before 3.6 does not tell its quota.
+	if quota := status.DbSizeQuota; quota > 0 && status.DbSizeInUse >= quota/4*3 {
+		return full("the store is filled to three quarters, and large bodies leave it the rest")
+	}
+	return nil
+}
+
+func full(message string) error {
+	e := api.Errorf(api.CodeBusy, "%s", message)
+	e.Remedy = "retry later, or send bodies below 64 KiB"
+	return e
+}

@@ -1,0 +1,167 @@
+package openfaas
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+func testInvoke(t *testing.T, c *cluster) {
+	c.function(t, "verbs", "env", message{"envVars": message{"custom_env": "custom_env_value"}})
+	for _, method := range []string{"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"} {
+		r := c.cli.invoke(method, "verbs/a/b?testing=1", "body")
+		for _, says := range []string{"Http_Method=" + method, "Http_Query=testing=1", "Http_Path=/a/b", "custom_env=custom_env_value", "Http_X_Call_Id=", "Http_X_Start_Time=", "Http_X_Forwarded_For=127.0.0.1",
+			"Http_X_Forwarded_Host=" + strings.TrimPrefix(c.cli.gateway, "http://")} {
+			c.want(t, r, 200, says)
+		}
+		for _, h := range []string{"X-Call-Id", "X-Start-Time", "X-Duration-Seconds", "X-Served-By"} {
+			if r.header.Get(h) == "" {
+				t.Errorf("%s: the reply has no %s: %v", method, h, r.header)
+			}
+		}
+	}
+	if r := c.cli.invoke("HEAD", "verbs.openfaas-fn", ""); r.status != 200 {
+		t.Errorf("HEAD: %d", r.status)
+	}
+	if r := c.cli.invoke("GET", "verbs", "", func(r *http.Request) { r.Header.Set("X-Call-Id", "mine-1") }); r.header.Get("X-Call-Id") != "mine-1" || !strings.Contains(r.body, "Http_X_Call_Id=mine-1") {
+		t.Errorf("the call's id was not kept: %v %s", r.header, r.body)
+	}
+	c.want(t, c.cli.invoke("PROPFIND", "verbs", ""), 405, "")
+	if r := c.cli.invoke("GET", "none", ""); r.status != 404 || r.header.Get("X-OpenFaaS-Internal") == "" {
+		t.Errorf("an unknown function: %d %v", r.status, r.header)
+	}
+	c.function(t, "redirector", "redirect", message{"envVars": message{"destination": "http://example.com"}})
+	if r := c.cli.invoke("GET", "redirector", ""); r.status != 302 || r.header.Get("Location") != "http://example.com" {
+		t.Errorf("%d %v", r.status, r.header)
+	}
+	c.function(t, "failing", "false", nil)
+	if r := c.cli.invoke("GET", "failing", ""); r.status != 500 || r.header.Get("X-OpenFaaS-Internal") != "" {
+		t.Errorf("a function's own error: %d %v", r.status, r.header)
+	}
+}
+
+func testInvokeLimits(t *testing.T, c *cluster) {
+	c.function(t, "slow", "sleep 20s", message{"envVars": message{"exec_timeout": "2s"}})
+	c.want(t, c.cli.invoke("GET", "slow", ""), 504, "")
+	c.function(t, "narrow", "sleep 3s", message{"envVars": message{"max_inflight": "1"}, "labels": message{"com.openfaas.scale.min": "1", "com.openfaas.scale.max": "1"}})
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	seen := map[int]int{}
+	for range 4 {
+		wg.Go(func() {
+			r := c.cli.invoke("GET", "narrow", "")
+			mu.Lock()
+			defer mu.Unlock()
+			seen[r.status]++
+		})
+	}
+	wg.Wait()
+	if seen[200] == 0 || seen[200]+seen[429] != 4 {
+		t.Errorf("calls of a function that takes one at a time: %v", seen)
+	}
+}
+
+func testContract(t *testing.T, c *cluster) {
+	c.function(t, "writer", "touch /tmp/x", message{"readOnlyRootFilesystem": true})
+	c.want(t, c.cli.invoke("POST", "writer", ""), 200, "")
+	c.function(t, "reader", "touch /x", message{"readOnlyRootFilesystem": true})
+	c.want(t, c.cli.invoke("POST", "reader", ""), 500, "")
+	c.function(t, "pass", "cat", nil)
+	big := strings.Repeat("0123456789abcdef", 1<<16)
+	if r := c.cli.invoke("POST", "pass", big); r.status != 200 || r.body != big {
+		t.Errorf("%d with %d bytes", r.status, len(r.body))
+	}
+}
+
+func testAsync(t *testing.T, c *cluster) {
+	c.function(t, "later", "cat", nil)
+	got := make(chan *http.Request, 4)
+	body := make(chan string, 4)
+	s := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		got <- r
+		body <- string(b)
+	}))
+	defer s.Close()
+	async := func(method, name, b string, header ...string) reply {
+		return c.cli.send(method, "/async-function/"+name, b, func(r *http.Request) {
+			for i := 0; i+1 < len(header); i += 2 {
+				r.Header.Set(header[i], header[i+1])
+			}
+		})
+	}
+	r := async("POST", "later", "for later")
+	if r.status != 202 || r.body != "" || r.header.Get("X-Call-Id") == "" || r.header.Get("X-Start-Time") == "" {
+		t.Errorf("%+v", r)
+	}
+	c.want(t, async("POST", "later", "x", "X-Callback-Url", "no url"), 400, "")
+	if r := async("POST", "none", "x"); r.status != 404 {
+		t.Errorf("an unknown function: %d", r.status)
+	}
+	r = async("POST", "later", "call me back", "X-Callback-Url", s.URL+"/done", "X-Call-Id", "call-1")
+	if r.status != 202 || r.header.Get("X-Call-Id") != "call-1" {
+		t.Fatalf("%+v", r)
+	}
+	select {
+	case r := <-got:
+		if b := <-body; b != "call me back" || r.Method != "POST" || r.URL.Path != "/done" {
+			t.Errorf("%s %s: %q", r.Method, r.URL, b)
+		}
+		for k, want := range map[string]string{"X-Call-Id": "call-1", "X-Function-Status": "200", "X-Function-Name": "later"} {
+			if v := r.Header.Get(k); v != want {
+				t.Errorf("%s is %q, want %q", k, v, want)
+			}
+		}
+		if _, err := strconv.ParseFloat(r.Header.Get("X-Duration-Seconds"), 64); err != nil {
+			t.Error(err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("no callback came")
+	}
+}
+
+// testFaasCLI goes through what a user of faas-cli does, in one piece.
+func testFaasCLI(t *testing.T, c *cluster) {
+	steps := []struct {
+		what string
+		do   func() reply
+		is   int
+	}{
+		{"login", c.cli.login, 200},
+		{"secret create", func() reply { return c.cli.secret("POST", "api-key", "openfaas-fn", "v1") }, 201},
+		{"secret list", func() reply { return c.cli.secrets("openfaas-fn") }, 200},
+		{"deploy", func() reply {
+			return c.cli.deploy(message{"service": "app", "image": testImage, "envProcess": "cat /var/openfaas/secrets/api-key", "secrets": []string{"api-key"}, "namespace": "openfaas-fn"})
+		}, 202},
+		{"deploy again", func() reply {
+			return c.cli.deploy(message{"service": "app", "image": testImage, "envProcess": "cat /var/openfaas/secrets/api-key", "secrets": []string{"api-key"}, "namespace": "openfaas-fn", "labels": message{"a": "b"}})
+		}, 202},
+		{"list", func() reply { return c.cli.list("openfaas-fn") }, 200},
+		{"describe", func() reply { return c.cli.describe("app", "openfaas-fn") }, 200},
+		{"invoke", func() reply { return c.cli.invoke("POST", "app", "x") }, 200},
+		{"scale", func() reply { return c.cli.scale("app", "openfaas-fn", 1) }, 202},
+		{"namespaces", func() reply { return c.cli.send("GET", "/system/namespaces", nil) }, 200},
+		{"version", func() reply { return c.cli.send("GET", "/system/info", nil) }, 200},
+		{"logs", func() reply {
+			_, err := c.cli.logs("app", 1)
+			if err != nil {
+				return reply{body: fmt.Sprint(err)}
+			}
+			return reply{status: 200}
+		}, 200},
+		{"secret update", func() reply { return c.cli.secret("PUT", "api-key", "openfaas-fn", "v2") }, 202},
+		{"remove", func() reply { return c.cli.remove("app", "openfaas-fn") }, 202},
+		{"secret remove", func() reply { return c.cli.secret("DELETE", "api-key", "openfaas-fn", "") }, 202},
+	}
+	for _, s := range steps {
+		if r := s.do(); r.status != s.is {
+			t.Fatalf("%s: %d %s, want %d", s.what, r.status, r.body, s.is)
+		}
+	}
+}
