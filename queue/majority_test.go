@@ -19,6 +19,12 @@ import (
 // threeStores are the embedded members of three coordinators, which start together.
 func threeStores(t *testing.T) [3]*store.Store {
 	t.Helper()
+	_, stores := threeMembers(t)
+	return stores
+}
+
+func threeMembers(t *testing.T) ([3]store.Config, [3]*store.Store) {
+	t.Helper()
 	caDir := filepath.Join(t.TempDir(), "ca")
 	ca, err := pki.NewCluster(caDir)
 	if err != nil {
@@ -41,7 +47,7 @@ func threeStores(t *testing.T) [3]*store.Store {
 		}
 		cfgs[i] = store.DefaultConfig(filepath.Join(dir, "etcd"), slog.New(slog.DiscardHandler))
 		cfgs[i].Name = fmt.Sprintf("co-%d", i+1)
-		cfgs[i].Peers = &store.Peers{Listen: addr, Advertise: addr, CertFile: m.File, CAFile: m.CAFile, CertName: m.Name, Initial: initial}
+		cfgs[i].Peers = &store.Peers{Listen: addr, Advertise: addr, CertFile: m.File, CAFile: m.CAFile, CertName: m.Name, Initial: initial, Patience: time.Second}
 		initial[cfgs[i].Name] = addr
 	}
 	type opened struct {
@@ -65,7 +71,7 @@ func threeStores(t *testing.T) [3]*store.Store {
 		t.Cleanup(func() { _ = o.s.Close() }) // some have ended before
 		stores[i] = o.s
 	}
-	return stores
+	return cfgs, stores
 }
 
 func large(seed byte) []byte { return bytes.Repeat([]byte{seed, 1, 2, 3, 4, 5, 6}, 200_000) }
