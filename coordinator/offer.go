@@ -169,4 +169,3 @@ func problemOf(reply *relay.Reply) error {
 	}
 	return api.ParseProblem(status, b)
 }
-
