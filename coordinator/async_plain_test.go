@@ -12,7 +12,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/emmansun/gmsm/sm2"
 	"github.com/emmansun/gmsm/sm3"
@@ -252,10 +251,12 @@ func TestCallbacksGoToNoInnerAddress(t *testing.T) {
 	rcv := newReceiver(t)
 	w := plainWorld(t, nil, func(rw http.ResponseWriter, r *http.Request) {})
 	for _, url := range []string{rcv.URL, strings.Replace(rcv.URL, "127.0.0.1", "localhost", 1), strings.Replace(rcv.URL, "127.0.0.1", "[::ffff:127.0.0.1]", 1)} {
-		w.do("POST", "/async-function/p.ns", "text/plain", nil, api.HeaderCallback, url)
-		w.eventually("it is given up", func() bool { return w.async.Queue.Stats() == queue.Stats{} })
+		id := w.do("POST", "/async-function/p.ns", "text/plain", nil, api.HeaderCallback, url).header.Get(api.HeaderCallID)
+		w.eventually("it is given up", func() bool {
+			s, err := w.async.Queue.State(t.Context(), id)
+			return err == nil && s.Result != nil && w.async.Queue.Stats() == queue.Stats{}
+		})
 	}
-	time.Sleep(50 * time.Millisecond)
 	if n := rcv.calls.Load(); n != 0 {
 		t.Errorf("%d calls came", n)
 	}

@@ -243,13 +243,18 @@ func TestResultThatIsReadOnceIsGoneThen(t *testing.T) {
 	w := asyncWorld(t, 1)
 	a := w.later(w.message(10, time.Minute), api.HeaderOnce, "1")
 	id := a.header.Get(api.HeaderCallID)
-	w.eventually("it is done", func() bool { return w.async.Queue.Stats() == queue.Stats{} })
+	w.eventually("it is done", func() bool {
+		s, err := w.async.Queue.State(t.Context(), id)
+		return err == nil && s.Result != nil
+	})
 	if r := w.do("GET", "/v1/results/"+id, "", nil); r.code != api.CodeUnauthorized {
 		t.Errorf("without a signature: %d %s", r.status, r.body)
 	}
-	s, err := w.async.Queue.State(t.Context(), id)
-	if err != nil || s.Result == nil {
-		t.Fatal(s, err)
+	if r := w.signed(w.owner, "GET", "/v1/results/"+id, nil); r.status != 200 {
+		t.Errorf("signed by its sender: %d %s", r.status, r.body)
+	}
+	if r := w.signed(w.owner, "GET", "/v1/results/"+id, nil); r.code != api.CodeNotFound {
+		t.Errorf("a second time: %d %s", r.status, r.body)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net/http"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strconv"
@@ -104,11 +105,15 @@ func TestTheOpenAPIDocumentHasEveryRouteAndNoOther(t *testing.T) {
 // gatewayPaths are the paths that package api names as the gateway's.
 func gatewayPaths(t *testing.T) (paths []string) {
 	t.Helper()
-	files, err := parser.ParseDir(token.NewFileSet(), "../api", nil, 0)
+	files, err := filepath.Glob("../api/*.go")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, f := range files["api"].Files {
+	for _, name := range files {
+		f, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
 		ast.Inspect(f, func(n ast.Node) bool {
 			v, ok := n.(*ast.ValueSpec)
 			if !ok || !strings.HasPrefix(v.Names[0].Name, "GatewayPath") {

@@ -118,8 +118,7 @@ func TestThePlatformsAnswersToPlainCallsAreMarked(t *testing.T) {
 
 func TestANodeThatDoesNotKnowAPlainFunctionIsTold(t *testing.T) {
 	known := false
-	var w *world
-	w = newPlainWorld(t, 1, func(rw http.ResponseWriter, r *http.Request) {
+	w := newPlainWorld(t, 1, func(rw http.ResponseWriter, r *http.Request) {
 		if !known {
 			known = true
 			refuses(api.CodeUnknownRevision)(rw, r)

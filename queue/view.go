@@ -26,7 +26,6 @@ type view struct {
 	leases     map[string]holder // by call, and by "d-" and call for deliveries
 	owners     map[string]int    // calls, by owner
 	lines      lines
-	dead       int64
 	woken      chan struct{} // has an element when there may be something to do
 	owing      chan struct{} // likewise, of callbacks
 }
