@@ -68,11 +68,14 @@ func threeMembers(t *testing.T) ([3]store.Config, [3]*store.Store) {
 		if o.err != nil {
 			t.Fatal(o.err)
 		}
-		t.Cleanup(func() { _ = o.s.Close() }) // some have ended before
+		closeStore(t, o.s)
 		stores[i] = o.s
 	}
 	return cfgs, stores
 }
+
+// closeStore closes a store with the test; some have ended before.
+func closeStore(t *testing.T, s *store.Store) { t.Cleanup(func() { _ = s.Close() }) }
 
 func large(seed byte) []byte { return bytes.Repeat([]byte{seed, 1, 2, 3, 4, 5, 6}, 200_000) }
 
@@ -176,4 +179,35 @@ func TestACallIsNotAcceptedWhenItsBodyWasCollected(t *testing.T) {
 	if _, err := bodies.Get(name); api.CodeOf(err) != api.CodeNotFound {
 		t.Fatalf("%v", err)
 	}
+}
+
+// Bodies that come and go fill the store until old versions are forgotten. They are
+// refused before it takes nothing any more.
+func TestLargeBodiesLeaveTheStoreRoom(t *testing.T) {
+	cfg := store.DefaultConfig(t.TempDir(), slog.New(slog.DiscardHandler))
+	cfg.QuotaBytes = 128 << 20 // a quarter of it is more than etcd writes before it counts
+	s, err := store.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeStore(t, s)
+	etcd, prefix := s.Etcd()
+	m := open(t, etcd, prefix, "co-1")
+	bodies := m.NewChunks(t.Context(), 4<<20, 64<<20)
+	for i := 0; err == nil; i++ {
+		if i == 96 {
+			t.Fatal("the store has taken more than its quota")
+		}
+		var release func()
+		if _, _, release, err = bodies.Put(bytes.NewReader(large(byte(i)))); err == nil {
+			release()
+			if _, err := bodies.Collect(t.Context(), 0, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if api.CodeOf(err) != api.CodeBusy {
+		t.Fatal(err)
+	}
+	m.accept(t, call("small"))
 }
