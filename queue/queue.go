@@ -40,6 +40,7 @@ type Queue struct {
 	lease   clientv3.LeaseID // of this coordinator, 0 while it has none
 	session context.Context  // ends with the lease
 	view    view
+	running map[string]*Lease // attempts under way, by call
 }
 
 // ErrFenced means that the lease under which something was to be written is
@@ -52,7 +53,7 @@ func Open(ctx context.Context, etcd *clientv3.Client, cfg Config) (*Queue, error
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	q := &Queue{cfg: cfg, etc: etcd}
+	q := &Queue{cfg: cfg, etc: etcd, running: map[string]*Lease{}}
 	q.view.init(&cfg)
 	if err := q.retireFormer(ctx); err != nil {
 		return nil, err
