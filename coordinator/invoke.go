@@ -171,7 +171,17 @@ func (c *Coordinator) placeOnce(t *task, body *relay.Body, id string, expires ti
 	deadline = t.until(deadline)
 	queued, owner := false, t.r.rec.Owner
 	var turn *turn // its place among those that wait, once it has to
+	life := c.life
+	if t.attempt != nil {
+		life = t.attempt
+	}
 	for {
+		if t.cancelled() {
+			if queued {
+				c.queue.leave(owner)
+			}
+			return nil, nil, errCancelled
+		}
 		freed := c.queue.next() // taken before the attempt: what ends during it counts
 		freed.turn = turn
 		view := c.dep.Mesh.Snapshot()
@@ -205,13 +215,13 @@ func (c *Coordinator) placeOnce(t *task, body *relay.Body, id string, expires ti
 			c.queue.leave(owner)
 			return nil, nil, err
 		}
-		wctx, cancel := context.WithDeadline(c.life, deadline)
+		wctx, cancel := context.WithDeadline(life, deadline)
 		err = c.queue.wait(wctx, freed, c.dep.Mesh.Changed(view.Version))
 		cancel()
 		if err != nil {
 			c.queue.leave(owner)
-			if errors.Is(err, errCancelled) {
-				return nil, nil, err
+			if errors.Is(err, errCancelled) || t.cancelled() {
+				return nil, nil, errCancelled
 			}
 			if last == nil {
 				last = api.Errorf(api.CodeNoRoom, "no node had room in time")

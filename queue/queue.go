@@ -41,6 +41,7 @@ type Queue struct {
 	session context.Context  // ends with the lease
 	begun   bool             // the calls have been read
 	view    view
+	running map[string]*Lease // attempts under way, by call
 }
 
 // ErrFenced means that the lease under which something was to be written is
@@ -54,7 +55,7 @@ func Open(ctx context.Context, etcd *clientv3.Client, cfg Config) (*Queue, error
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	q := &Queue{cfg: cfg, etc: etcd}
+	q := &Queue{cfg: cfg, etc: etcd, running: map[string]*Lease{}}
 	q.view.init(&cfg)
 	if err := q.begin(ctx); api.CodeOf(err) == api.CodeUnavailable {
 		cfg.Log.Warn("asynchronous calls not read: none are taken until the store answers", "err", err)

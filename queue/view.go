@@ -130,6 +130,9 @@ func (q *Queue) reload(ctx context.Context) error {
 	for _, kv := range all {
 		q.apply(kv.Key, kv.Value, kv)
 	}
+	for id := range q.running {
+		q.checkLease(id)
+	}
 	q.view.wake()
 	return nil
 }
@@ -150,8 +153,8 @@ func (q *Queue) follow(ctx context.Context) error {
 			if e.Type == clientv3.EventTypeDelete {
 				kv = nil
 			}
-			q.apply(e.Kv.Key, e.Kv.Value, kv)
 			q.view.version = e.Kv.ModRevision
+			q.apply(e.Kv.Key, e.Kv.Value, kv)
 		}
 		q.view.wake()
 		q.mu.Unlock()
@@ -200,6 +203,7 @@ func (q *Queue) apply(key, value []byte, kv *mvccpb.KeyValue) {
 			v.leases[id] = holder{string(value), kv.CreateRevision}
 		}
 		v.leaseChanged(id)
+		q.checkLease(id)
 	case strings.HasPrefix(name, keyMember):
 		id := name[len(keyMember):]
 		was := v.members[id]

@@ -18,5 +18,5 @@ light=$(grep -Ev "$heavy" <<<"$all")
 # shellcheck disable=SC2086
 $GO test -timeout 5m $light
 for pkg in $(grep -E "$heavy" <<<"$all"); do
-  $GO test -timeout 12m -count=1 "$pkg"
+  $GO test -timeout 30m -count=1 "$pkg"
 done
