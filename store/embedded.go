@@ -26,6 +26,15 @@ const (
 	electionMs = 5 * tickMs
 )
 
+// The latest entries of the log that a member keeps in memory, and how often it notes
+// on disk from where a start has to read them. etcd's own numbers, 5,000 and 10,000, are
+// of records of some KiB: pieces of large bodies (see package queue) would make that
+// gigabytes. A member that was away for more entries is sent the whole store.
+const (
+	catchUpEntries = 512
+	snapshotCount  = 2048
+)
+
 // member is an etcd server inside this process, without any listener but the
 // one for other members, where it may have others.
 type member struct {
@@ -75,6 +84,7 @@ func startMember(ctx context.Context, cfg Config) (_ *member, _ *clientv3.Client
 	former := err == nil && cfg.Peers != nil
 	c.UnsafeNoFsync = false
 	c.QuotaBackendBytes = cfg.QuotaBytes
+	c.SnapshotCount, c.SnapshotCatchUpEntries = snapshotCount, catchUpEntries
 	c.AutoCompactionMode = embed.CompactorModePeriodic
 	c.AutoCompactionRetention = cfg.CompactAfter.String()
 	c.MaxRequestBytes = maxRequestBytes
