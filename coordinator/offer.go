@@ -60,7 +60,10 @@ func (c *Coordinator) send(p *peer, t *task, body *relay.Body, id string, warm b
 			now.Headers = append(req.Headers, t.needs().headers...)
 		}
 		reply, err := p.up.Do(until, now, body)
-		if err != nil {
+		switch {
+		case err != nil && req.Within != nil && t.cancelled():
+			return nil, nil, api.Wrap(api.CodeNodeLost, err, "the attempt was ended, as its call was cancelled or is another coordinator's")
+		case err != nil:
 			return c.broken(p, until, err)
 		}
 		code := api.Code(reply.Header(api.HeaderRefused))
@@ -100,7 +103,7 @@ func clock() relay.Header {
 // request is what a node is sent with the body, but for a ticket and needs.
 func (t *task) request(id string) relay.Request {
 	if t.call != nil {
-		return relay.Request{Method: t.call.method, Path: t.r.invoke, Upgrade: t.call.upgrade, All: true,
+		return relay.Request{Method: t.call.method, Path: t.r.invoke, Upgrade: t.call.upgrade, All: true, Within: t.attempt,
 			Headers: append(make([]relay.Header, 0, len(t.call.headers)+2), t.call.headers...)}
 	}
 	headers := make([]relay.Header, 3, 6)

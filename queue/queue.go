@@ -40,6 +40,7 @@ type Queue struct {
 	lease   clientv3.LeaseID // of this coordinator, 0 while it has none
 	session context.Context  // ends with the lease
 	begun   bool             // the calls have been read
+	dead    int64            // dead letters when they were counted last; -1 before
 	view    view
 	running map[string]*Lease // attempts under way, by call
 }
@@ -55,7 +56,7 @@ func Open(ctx context.Context, etcd *clientv3.Client, cfg Config) (*Queue, error
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	q := &Queue{cfg: cfg, etc: etcd, running: map[string]*Lease{}}
+	q := &Queue{cfg: cfg, etc: etcd, dead: -1, running: map[string]*Lease{}}
 	q.view.init(&cfg)
 	if err := q.begin(ctx); api.CodeOf(err) == api.CodeUnavailable {
 		cfg.Log.Warn("asynchronous calls not read: none are taken until the store answers", "err", err)

@@ -72,7 +72,8 @@ func (q *Queue) Run(ctx context.Context) error {
 	if q.Ready() != nil && !q.retry(ctx, q.begin) {
 		return nil
 	}
-	ended := make(chan struct{}, 2)
+	ended := make(chan struct{}, 3)
+	go func() { q.keepCount(ctx); ended <- struct{}{} }()
 	go func() { q.forgetOld(ctx); ended <- struct{}{} }()
 	go func() { _ = q.keepSession(ctx); ended <- struct{}{} }()
 	for ctx.Err() == nil {
@@ -85,8 +86,9 @@ func (q *Queue) Run(ctx context.Context) error {
 		}
 		q.retry(ctx, q.reload)
 	}
-	<-ended
-	<-ended
+	for range cap(ended) {
+		<-ended
+	}
 	return nil
 }
 
