@@ -337,11 +337,27 @@ func replays(t *testing.T, c *cluster, _ api.FunctionName) {
 	if status, p := c.post(t, fn, msg); status != 409 || p.Code != api.CodeReplay {
 		t.Errorf("to a fresh sandbox: %d %+v", status, p)
 	}
-	old := c.message(t, fn, "stale")
-	c.deploy(t, "replayed", func(d *client.Deployment) { d.Exec = 5 * time.Second })
-	if status, p := c.post(t, fn, old); status != 409 || p.Code != api.CodeStaleRevision || p.Remedy == "" {
-		t.Errorf("for the former revision: %d %+v", status, p)
+	var old [][]byte
+	for range 80 {
+		old = append(old, c.message(t, fn, "stale"))
 	}
+	c.deploy(t, "replayed", func(d *client.Deployment) { d.Exec = 5 * time.Second })
+	// The former one serves what was sealed for it until it has drained.
+	waitFor(t, 20*time.Second, "the former revision to be refused", func() error {
+		if len(old) == 0 {
+			t.Fatal("all messages for the former revision were served")
+		}
+		status, p := c.post(t, fn, old[0])
+		old = old[1:]
+		switch {
+		case status == 409 && p.Code == api.CodeStaleRevision && p.Remedy != "":
+			return nil
+		case status != 200:
+			t.Fatalf("for the former revision: %d %+v", status, p)
+		}
+		time.Sleep(200 * time.Millisecond) // there are only so many messages
+		return errors.New("it still serves")
+	})
 	if got := c.must(t, fn, "/", "fresh"); got != "fresh" {
 		t.Errorf("got %q", got)
 	}
