@@ -89,6 +89,11 @@ func (b *bench) needWorld(ctx context.Context) error {
 
 // newWorld starts a cluster that has all images. Who asks for it closes it.
 func (b *bench) newWorld(ctx context.Context, name string, nodeArgs ...string) (*world, error) {
+	return b.newWorldOf(ctx, name, nil, nodeArgs)
+}
+
+// newWorldOf is newWorld with more flags for the coordinator, too.
+func (b *bench) newWorldOf(ctx context.Context, name string, args, nodeArgs []string) (*world, error) {
 	if err := b.needPrograms(ctx); err != nil {
 		return nil, err
 	}
@@ -96,7 +101,7 @@ func (b *bench) newWorld(ctx context.Context, name string, nodeArgs ...string) (
 	if err := os.Mkdir(dir, 0o711); err != nil {
 		return nil, err
 	}
-	w, err := newWorld(ctx, b.bin, dir, nodeArgs...)
+	w, err := newWorld(ctx, b.bin, dir, args, nodeArgs)
 	if err != nil {
 		return nil, err
 	}

@@ -74,6 +74,7 @@ func sections() []section {
 		{name: "rate", run: (*bench).coldRate},
 		{name: "thaw", run: (*bench).thaw},
 		{name: "warm", run: (*bench).warm},
+		{name: "trace", run: (*bench).trace},
 		{name: "async", run: (*bench).async},
 		{name: "grant", run: (*bench).coldGrant},
 		{name: "idle", run: (*bench).idleArrival},

@@ -36,10 +36,10 @@ type world struct {
 
 // newWorld starts a cluster in dir. Limits are not what is measured here, so the
 // node lends more CPU than the machine has.
-func newWorld(ctx context.Context, bin, dir string, nodeArgs ...string) (_ *world, err error) {
+func newWorld(ctx context.Context, bin, dir string, args, nodeArgs []string) (_ *world, err error) {
 	w := &world{pushed: map[string]string{}}
 	w.Cluster, err = local.Start(ctx, local.Config{
-		Nodes: 1, Listen: "127.0.0.1:0", Bin: bin, State: filepath.Join(dir, "state"), CPU: "2000", NodeArgs: nodeArgs, Gateways: true,
+		Nodes: 1, Listen: "127.0.0.1:0", Bin: bin, State: filepath.Join(dir, "state"), CPU: "2000", Args: args, NodeArgs: nodeArgs, Gateways: true,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 	if err != nil {

@@ -52,14 +52,22 @@ func (c *Client) InvokeLater(ctx context.Context, name api.FunctionName, req Req
 	if err != nil {
 		return nil, err
 	}
-	p, err := c.postLater(ctx, f, req, in, how)
+	p, err := c.laterAtCoordinators(ctx, f, req, in, how)
 	if err == nil || !stale(err) || !in.rewind() {
 		return p, err
 	}
 	if f, err = c.fetch(ctx, name); err != nil {
 		return nil, err
 	}
-	return c.postLater(ctx, f, req, in, how)
+	return c.laterAtCoordinators(ctx, f, req, in, how)
+}
+
+// laterAtCoordinators has one of the coordinators keep the call. The next is asked
+// only where nobody was at the first: who answers that the store failed may have
+// accepted it all the same.
+func (c *Client) laterAtCoordinators(ctx context.Context, f *function, req Request, in *input, how Later) (*Pending, error) {
+	again := func(err error) bool { return undialled(err) && in.rewind() }
+	return askNext(ctx, c, again, func(to *entry) (*Pending, error) { return c.postLater(ctx, to, f, req, in, how) })
 }
 
 // ageOf is how long a message to f may wait.
@@ -81,7 +89,7 @@ func ageOf(f *function, want time.Duration) (time.Duration, sealed.Flags, error)
 	return want, flags, nil
 }
 
-func (c *Client) postLater(ctx context.Context, f *function, req Request, in *input, how Later) (*Pending, error) {
+func (c *Client) postLater(ctx context.Context, to *entry, f *function, req Request, in *input, how Later) (*Pending, error) {
 	now := c.cfg.Now()
 	age, flags, err := ageOf(f, how.MaxAge)
 	if err != nil {
@@ -101,7 +109,7 @@ func (c *Client) postLater(ctx context.Context, f *function, req Request, in *in
 	if err != nil {
 		return nil, err
 	}
-	u := *c.gateway
+	u := *to.url
 	u.Path = api.GatewayPathAsync + string(f.name)
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), out.body)
 	if err != nil {
@@ -121,7 +129,7 @@ func (c *Client) postLater(ctx context.Context, f *function, req Request, in *in
 	}
 	res, err := c.http.Do(r)
 	if err != nil {
-		return nil, c.unreachable(err)
+		return nil, unreachable(to.url, err)
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusAccepted {

@@ -32,13 +32,20 @@ func (c *Client) entryAt(i int) (*entry, int) {
 // atCoordinators makes an exchange with the coordinator that served last and,
 // where that does not take it, once with the next.
 func (c *Client) atCoordinators(ctx context.Context, f *function, req Request, in *input) (*Response, error) {
+	again := func(err error) bool { return (untaken(err) || c.cfg.Resend && broken(err)) && in.rewind() }
+	return askNext(ctx, c, again, func(to *entry) (*Response, error) { return c.exchange(ctx, to, f, req, in) })
+}
+
+// askNext asks the coordinator that served last and, where again says so of its
+// error, once the next, which then is the one that served last.
+func askNext[T any](ctx context.Context, c *Client, again func(error) bool, ask func(to *entry) (T, error)) (T, error) {
 	first, _ := c.entryAt(0)
-	res, err := c.exchange(ctx, first, f, req, in)
-	if err == nil || len(c.entries) == 1 || ctx.Err() != nil || !(untaken(err) || c.cfg.Resend && broken(err)) || !in.rewind() {
+	res, err := ask(first)
+	if err == nil || len(c.entries) == 1 || ctx.Err() != nil || !again(err) {
 		return res, err
 	}
 	next, n := c.entryAt(1)
-	if res, err = c.exchange(ctx, next, f, req, in); err == nil {
+	if res, err = ask(next); err == nil {
 		c.serving.Store(int32(n))
 	}
 	return res, err
@@ -46,16 +53,8 @@ func (c *Client) atCoordinators(ctx context.Context, f *function, req Request, i
 
 // send makes a management request, as atCoordinators does.
 func (c *Client) send(ctx context.Context, k call) (*http.Response, error) {
-	first, _ := c.entryAt(0)
-	res, err := c.sendTo(ctx, first.url, k)
-	if err == nil || len(c.entries) == 1 || ctx.Err() != nil || !(untaken(err) || k.method == http.MethodGet && broken(err)) {
-		return res, err
-	}
-	next, n := c.entryAt(1)
-	if res, err = c.sendTo(ctx, next.url, k); err == nil {
-		c.serving.Store(int32(n))
-	}
-	return res, err
+	again := func(err error) bool { return untaken(err) || k.method == http.MethodGet && broken(err) }
+	return askNext(ctx, c, again, func(to *entry) (*http.Response, error) { return c.sendTo(ctx, to.url, k) })
 }
 
 // untaken reports whether an error says that a coordinator did nothing with a

@@ -104,20 +104,76 @@ func TestACallThatMayHaveRunIsAskedAgainOnlyIfItMay(t *testing.T) {
 // brokenInvocations is a coordinator that tells of functions and breaks off
 // when one is invoked.
 func (c *cluster) brokenInvocations(n *atomic.Int64) string {
-	c.t.Helper()
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !strings.HasPrefix(r.URL.Path, api.GatewayPathInvoke) {
-			to, err := url.Parse(c.URL)
-			if err != nil {
-				c.t.Error(err)
-			}
-			httputil.NewSingleHostReverseProxy(to).ServeHTTP(w, r)
-			return
-		}
+	return c.but(api.GatewayPathInvoke, func(_ http.ResponseWriter, r *http.Request) {
 		n.Add(1)
 		io.Copy(io.Discard, r.Body)
 		panic(http.ErrAbortHandler)
+	}).URL
+}
+
+// but is a coordinator that serves what is below a path itself. It keeps no
+// connection open, so that nobody is there once it was closed.
+func (c *cluster) but(path string, serve http.HandlerFunc) *httptest.Server {
+	c.t.Helper()
+	to, err := url.Parse(c.URL)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	others := httputil.NewSingleHostReverseProxy(to)
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, path) {
+			serve(w, r)
+			return
+		}
+		others.ServeHTTP(w, r)
 	}))
+	srv.Config.SetKeepAlivesEnabled(false)
+	srv.Start()
 	c.t.Cleanup(srv.Close)
-	return srv.URL
+	return srv
+}
+
+func TestACallForLaterGoesToTheNextCoordinatorOnlyWhereNobodyIs(t *testing.T) {
+	c, _, _ := deployed(t)
+	var kept, broken atomic.Int64
+	keep := func(w http.ResponseWriter, r *http.Request) {
+		if b, err := io.ReadAll(r.Body); err != nil || len(b) == 0 {
+			t.Errorf("%d bytes, %v", len(b), err)
+		}
+		kept.Add(1)
+		w.Header().Set(api.HeaderCallID, "kept")
+		w.WriteHeader(http.StatusAccepted)
+	}
+	next := c.but(api.GatewayPathAsync, keep)
+	using := func(first *httptest.Server) func() error {
+		cl := c.client(identity(t), firstUse, func(cfg *client.Config) { cfg.Gateway, cfg.Others = first.URL, []string{next.URL} })
+		return func() error {
+			_, err := cl.InvokeLater(t.Context(), fn, client.Request{Body: strings.NewReader("a")}, client.Later{})
+			return err
+		}
+	}
+	first := c.but(api.GatewayPathAsync, keep)
+	later := using(first)
+	if err := later(); err != nil || kept.Load() != 1 {
+		t.Fatalf("kept %d times: %v", kept.Load(), err)
+	}
+	first.Close()
+	if err := later(); err != nil || kept.Load() != 2 {
+		t.Fatalf("kept %d times: %v", kept.Load(), err)
+	}
+	// These may have accepted it.
+	breaks := using(c.but(api.GatewayPathAsync, func(_ http.ResponseWriter, r *http.Request) {
+		broken.Add(1)
+		io.Copy(io.Discard, r.Body)
+		panic(http.ErrAbortHandler)
+	}))
+	refuses := using(c.but(api.GatewayPathAsync, func(w http.ResponseWriter, r *http.Request) {
+		broken.Add(1)
+		clienttest.Fail(w, api.Errorf(api.CodeUnavailable, "the store did not answer in time"))
+	}))
+	wantCode(t, breaks(), api.CodeUnavailable)
+	wantCode(t, refuses(), api.CodeUnavailable)
+	if kept.Load() != 2 || broken.Load() != 2 {
+		t.Fatalf("kept %d times, asked %d", kept.Load(), broken.Load())
+	}
 }

@@ -96,6 +96,9 @@ func (c *Coordinator) acceptAsync(ctx *fasthttp.RequestCtx, name string) {
 	err := c.enqueue(ctx, name, id, began)
 	c.met.async.accepted.WithLabelValues(outcome(err)).Inc()
 	if err != nil {
+		if api.CodeOf(err) == api.CodeUnavailable {
+			ctx.Response.Header.Set(fasthttp.HeaderRetryAfter, "5") // the store is away, most likely
+		}
 		c.problem(ctx, err)
 		return
 	}
@@ -113,6 +116,9 @@ func outcome(err error) string {
 func (c *Coordinator) enqueue(ctx *fasthttp.RequestCtx, name, id string, began time.Time) error {
 	if c.async == nil {
 		return gate.Unread(ctx, noAsync())
+	}
+	if err := c.async.Queue.Ready(); err != nil {
+		return gate.Unread(ctx, err)
 	}
 	deliver, err := deliverOf(ctx)
 	if err != nil {

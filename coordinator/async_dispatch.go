@@ -200,6 +200,7 @@ func (c *Coordinator) run(ctx context.Context, call *queue.Call, a *attempted) {
 		a.err = err
 		return
 	}
+	t.attempt = ctx
 	stop := context.AfterFunc(ctx, func() { c.queue.abandon(call.ID) })
 	reply, peer, err := c.place(&t, body, call.ID, time.UnixMilli(call.Expires))
 	stop()

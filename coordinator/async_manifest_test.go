@@ -65,11 +65,12 @@ func TestAsynchronousTasksWaitByPriorityAndAreCancelled(t *testing.T) {
 	if r := w.result(gone); r.code != api.CodeCancelled {
 		t.Errorf("the cancelled task: %d %s", r.status, r.body)
 	}
-	a := w.signed(w.owner, "GET", api.GatewayPathAsyncCalls, nil)
-	var calls []api.AsyncCall
-	if err := json.Unmarshal(a.body, &calls); err != nil || len(calls) != 2 || calls[0].ID != high || calls[1].ID != low {
-		t.Errorf("%d %s", a.status, a.body)
-	}
+	var a answer
+	w.eventually("the list has the two others, the high one first", func() bool {
+		a = w.signed(w.owner, "GET", api.GatewayPathAsyncCalls, nil)
+		var calls []api.AsyncCall
+		return json.Unmarshal(a.body, &calls) == nil && len(calls) == 2 && calls[0].ID == high && calls[1].ID == low
+	})
 	if bytes.Contains(a.body, []byte("memory")) {
 		t.Errorf("the list tells of needs: %s", a.body)
 	}

@@ -1,6 +1,8 @@
 package coordinator
 
 import (
+	"math"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/faasd-sec/faasd-sec/queue"
@@ -50,5 +52,11 @@ func (m *metrics) observeQueue(q *queue.Queue) {
 	gauge("faasd_sec_async_waiting", "Asynchronous invocations of the cluster that wait.", func(s queue.Stats) float64 { return float64(s.Waiting) })
 	gauge("faasd_sec_async_running", "Asynchronous invocations of the cluster that run.", func(s queue.Stats) float64 { return float64(s.Running) })
 	gauge("faasd_sec_async_oldest_seconds", "Age of the oldest that waits.", func(s queue.Stats) float64 { return s.Oldest.Seconds() })
+	gauge("faasd_sec_async_dead_letters", "Dead letters of the cluster, not a number until they have been counted.", func(s queue.Stats) float64 {
+		if s.Dead < 0 {
+			return math.NaN()
+		}
+		return float64(s.Dead)
+	})
 	gauge("faasd_sec_async_callbacks_owed", "Callbacks that are owed.", func(s queue.Stats) float64 { return float64(s.Deliveries) })
 }

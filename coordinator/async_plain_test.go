@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/emmansun/gmsm/sm2"
 	"github.com/emmansun/gmsm/sm3"
@@ -94,15 +95,27 @@ func TestPlainCallThatFailsForeverIsDead(t *testing.T) {
 }
 
 func TestPlainCallIsCancelledByWhoKnowsItsID(t *testing.T) {
-	w := plainWorld(t, nil, func(rw http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	began, ended := make(chan struct{}, 1), make(chan struct{}, 1)
+	w := plainWorld(t, nil, func(rw http.ResponseWriter, r *http.Request) {
+		began <- struct{}{}
+		<-r.Context().Done()
+		ended <- struct{}{}
+	})
 	a := w.do("POST", "/async-function/p.ns", "text/plain", nil)
 	id := a.header.Get(api.HeaderCallID)
+	<-began
 	if r := w.do("DELETE", "/async-function/"+id, "", nil); r.status != 202 {
 		t.Errorf("%d %s", r.status, r.body)
 	}
 	if r := w.result(id); r.code != api.CodeCancelled {
 		t.Errorf("%d %s", r.status, r.body)
 	}
+	select {
+	case <-ended:
+	case <-time.After(10 * time.Second):
+		t.Error("the node still has the call")
+	}
+	w.rest()
 }
 
 func TestRetryAnnotationsThatDoNotParseAreNamed(t *testing.T) {

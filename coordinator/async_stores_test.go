@@ -2,7 +2,9 @@ package coordinator
 
 import (
 	"bytes"
+	"io"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -59,4 +61,41 @@ func TestLargeBodiesStayWhenACoordinatorGetsOthersBesideIt(t *testing.T) {
 
 	s.Several = false
 	whole(id)
+}
+
+// failing refuses one body of those that it is given.
+type failing struct {
+	Bodies
+	put atomic.Int32 // how many it was given
+	one int32        // the one that it refuses, from 1
+}
+
+func (f *failing) Put(r io.Reader) (string, int64, func(), error) {
+	if f.put.Add(1) == f.one {
+		return "", 0, nil, api.Errorf(api.CodeUnavailable, "no majority")
+	}
+	return f.Bodies.Put(r)
+}
+
+func TestACallIsNotAcceptedWithoutItsLargeBody(t *testing.T) {
+	w := asyncWorld(t, 1, func(w *world) { w.async.Blobs = &failing{Bodies: w.async.Blobs, one: 1} })
+	if a := w.later(w.message(700<<10, time.Minute), api.HeaderCallID, "lost"); a.status != 503 || a.code != api.CodeUnavailable {
+		t.Fatalf("%d %s %v", a.status, a.body, a.err)
+	}
+	if a := w.do("GET", "/v1/results/lost", "", nil); a.status != 404 {
+		t.Fatalf("%d %s", a.status, a.body)
+	}
+}
+
+func TestACallWhoseLargeResultCannotBeStoredIsAttemptedAgain(t *testing.T) {
+	w := asyncWorld(t, 1, func(w *world) { w.async.Blobs = &failing{Bodies: w.async.Blobs, one: 2} })
+	msg := w.message(700<<10, time.Minute)
+	a := w.later(msg)
+	if a.status != 202 {
+		t.Fatalf("%d %s %v", a.status, a.body, a.err)
+	}
+	r := w.result(a.header.Get(api.HeaderCallID))
+	if r.status != 200 || !bytes.Equal(r.body, msg) || r.header.Get(api.HeaderAttempts) != "2" {
+		t.Fatalf("%d, %d bytes back, %v", r.status, len(r.body), r.header)
+	}
 }

@@ -353,10 +353,15 @@ func (c *Coordinator) serveGateway(ctx *fasthttp.RequestCtx) {
 }
 
 // Ready reports whether there is a node to serve with, a majority of the store,
-// and the manifest opener if there should be one.
+// what waits of asynchronous calls, and the manifest opener if there should be one.
 func (c *Coordinator) Ready() error {
 	if c.dep.Majority != nil {
 		if err := c.dep.Majority(); err != nil {
+			return err
+		}
+	}
+	if c.async != nil {
+		if err := c.async.Queue.Ready(); err != nil {
 			return err
 		}
 	}

@@ -91,10 +91,14 @@ type task struct {
 	priority int
 	deadline time.Time // by which it must have ended, zero for none
 	retry    retry
-	why      *explanation   // nil while nobody could ask
-	trace    []relay.Header // one or none
-	call     *plainCall     // of a plain function; nil for a sealed one
+	why      *explanation    // nil while nobody could ask
+	trace    []relay.Header  // one or none
+	call     *plainCall      // of a plain function; nil for a sealed one
+	attempt  context.Context // of an asynchronous call: ends where it was cancelled; nil for others
 }
+
+// cancelled reports whether the call was cancelled, or its lease is gone.
+func (t *task) cancelled() bool { return t.attempt != nil && t.attempt.Err() != nil }
 
 // held is a caller's manifest. While it waits for room, and once a node has been
 // told, it is there sealed alone: each round opens it again.

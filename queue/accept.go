@@ -52,8 +52,12 @@ func (q *Queue) Accept(ctx context.Context, c Call, body []byte, key Key) (id st
 	now := q.cfg.Now()
 	c.By, c.Arrived, c.Attempts = q.cfg.ID, now.UnixMilli(), 0
 	q.mu.Lock()
+	begun := q.ready()
 	err = q.view.room(c.Owner)
 	q.mu.Unlock()
+	if begun != nil {
+		return "", false, begun
+	}
 	if err != nil {
 		if key.Key != "" { // who asks again for what is there already is told so
 			if id, known, kerr := q.known(ctx, q.key(keyIdem, key.scope(&c)), key); known || kerr != nil {

@@ -14,16 +14,43 @@ type Lease struct {
 	Call  Call // as of the claim, its attempts counted
 	Fence int64
 
-	q       *Queue
-	name    string
-	session context.Context
+	q    *Queue
+	name string
+	held context.Context // ends with the lease, as far as is known
+	lost context.CancelFunc
 }
 
-// Context ends with ctx, or as soon as the lease may be lost.
+// Context ends with ctx, or as soon as the lease may be lost or the call was
+// cancelled, here or elsewhere. It must be cancelled when the attempt is over.
 func (l *Lease) Context(ctx context.Context) (context.Context, context.CancelFunc) {
 	both, cancel := context.WithCancel(ctx)
-	stop := context.AfterFunc(l.session, cancel)
-	return both, func() { stop(); cancel() }
+	stop := context.AfterFunc(l.held, cancel)
+	return both, func() { stop(); cancel(); l.q.over(l) }
+}
+
+// under notes that l's attempt is under way, and ends it where l is lost already.
+func (q *Queue) under(l *Lease) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.running[l.name] = l
+	q.checkLease(l.name)
+}
+
+func (q *Queue) over(l *Lease) {
+	l.lost()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.running[l.name] == l {
+		delete(q.running, l.name)
+	}
+}
+
+// checkLease ends the attempt of a call whose lease is another's, or gone, in a
+// picture that is new enough to tell. q.mu is held.
+func (q *Queue) checkLease(id string) {
+	if l := q.running[id]; l != nil && q.view.version >= l.Fence && q.view.leases[id].fence != l.Fence {
+		l.lost()
+	}
 }
 
 // Turn is a call whose turn it is. Claim it, or the others of its function wait.
@@ -53,7 +80,7 @@ func (q *Queue) Next() (*Turn, time.Time) {
 // call ended meanwhile.
 func (t *Turn) Claim(ctx context.Context) (*Lease, error) {
 	q, c := t.q, t.call
-	l := &Lease{Call: *c, q: q, name: c.ID, session: t.session}
+	l := &Lease{Call: *c, q: q, name: c.ID}
 	l.Call.Attempts++
 	call := q.key(keyCall, c.ID)
 	res, err := q.commit(ctx, "claim", []clientv3.Cmp{
@@ -61,6 +88,8 @@ func (t *Turn) Claim(ctx context.Context) (*Lease, error) {
 	}, []clientv3.Op{clientv3.OpPut(q.key(keyLease, c.ID), q.cfg.ID, clientv3.WithLease(t.lease)), put(call, &l.Call)}, nil)
 	if err == nil && res.Succeeded {
 		l.Fence = res.Header.Revision
+		l.held, l.lost = context.WithCancel(t.session)
+		q.under(l)
 		return l, nil
 	}
 	if err == nil {

@@ -31,7 +31,7 @@ type Chunks struct {
 
 const (
 	keyChunk  = "chunk/" // BLOB/NUMBER: a piece
-	chunkSize = 512 << 10
+	chunkSize = 256 << 10
 )
 
 // NewChunks keeps bodies of up to most bytes, and about total bytes of them. life

@@ -37,7 +37,9 @@ func (c *Chunks) roomAt(ctx context.Context, i int) error {
 		return failure("look at the store's size", err)
 	}
 	// An external etcd before 3.6 does not tell its quota.
-	if quota := status.DbSizeQuota; quota > 0 && status.DbSizeInUse >= quota/4*3 {
+	// In use is what counts here; but it is the file's size that etcd goes by, and that
+	// grows further where free pages do not lie together.
+	if quota := status.DbSizeQuota; quota > 0 && (status.DbSizeInUse >= quota/4*3 || status.DbSize >= quota/10*9) {
 		return full("the store is filled to three quarters, and large bodies leave it the rest")
 	}
 	return nil

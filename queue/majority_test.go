@@ -19,6 +19,12 @@ import (
 // threeStores are the embedded members of three coordinators, which start together.
 func threeStores(t *testing.T) [3]*store.Store {
 	t.Helper()
+	_, stores := threeMembers(t)
+	return stores
+}
+
+func threeMembers(t *testing.T) ([3]store.Config, [3]*store.Store) {
+	t.Helper()
 	caDir := filepath.Join(t.TempDir(), "ca")
 	ca, err := pki.NewCluster(caDir)
 	if err != nil {
@@ -41,7 +47,7 @@ func threeStores(t *testing.T) [3]*store.Store {
 		}
 		cfgs[i] = store.DefaultConfig(filepath.Join(dir, "etcd"), slog.New(slog.DiscardHandler))
 		cfgs[i].Name = fmt.Sprintf("co-%d", i+1)
-		cfgs[i].Peers = &store.Peers{Listen: addr, Advertise: addr, CertFile: m.File, CAFile: m.CAFile, CertName: m.Name, Initial: initial}
+		cfgs[i].Peers = &store.Peers{Listen: addr, Advertise: addr, CertFile: m.File, CAFile: m.CAFile, CertName: m.Name, Initial: initial, Patience: time.Second}
 		initial[cfgs[i].Name] = addr
 	}
 	type opened struct {
@@ -62,11 +68,14 @@ func threeStores(t *testing.T) [3]*store.Store {
 		if o.err != nil {
 			t.Fatal(o.err)
 		}
-		t.Cleanup(func() { _ = o.s.Close() }) // some have ended before
+		closeStore(t, o.s)
 		stores[i] = o.s
 	}
-	return stores
+	return cfgs, stores
 }
+
+// closeStore closes a store with the test; some have ended before.
+func closeStore(t *testing.T, s *store.Store) { t.Cleanup(func() { _ = s.Close() }) }
 
 func large(seed byte) []byte { return bytes.Repeat([]byte{seed, 1, 2, 3, 4, 5, 6}, 200_000) }
 
@@ -170,4 +179,35 @@ func TestACallIsNotAcceptedWhenItsBodyWasCollected(t *testing.T) {
 	if _, err := bodies.Get(name); api.CodeOf(err) != api.CodeNotFound {
 		t.Fatalf("%v", err)
 	}
+}
+
+// Bodies that come and go fill the store until old versions are forgotten. They are
+// refused before it takes nothing any more.
+func TestLargeBodiesLeaveTheStoreRoom(t *testing.T) {
+	cfg := store.DefaultConfig(t.TempDir(), slog.New(slog.DiscardHandler))
+	cfg.QuotaBytes = 128 << 20 // a quarter of it is more than etcd writes before it counts
+	s, err := store.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeStore(t, s)
+	etcd, prefix := s.Etcd()
+	m := open(t, etcd, prefix, "co-1")
+	bodies := m.NewChunks(t.Context(), 4<<20, 64<<20)
+	for i := 0; err == nil; i++ {
+		if i == 96 {
+			t.Fatal("the store has taken more than its quota")
+		}
+		var release func()
+		if _, _, release, err = bodies.Put(bytes.NewReader(large(byte(i)))); err == nil {
+			release()
+			if _, err := bodies.Collect(t.Context(), 0, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if api.CodeOf(err) != api.CodeBusy {
+		t.Fatal(err)
+	}
+	m.accept(t, call("small"))
 }

@@ -39,28 +39,56 @@ type Queue struct {
 	mu      sync.Mutex
 	lease   clientv3.LeaseID // of this coordinator, 0 while it has none
 	session context.Context  // ends with the lease
+	begun   bool             // the calls have been read
+	dead    int64            // dead letters when they were counted last; -1 before
 	view    view
+	running map[string]*Lease // attempts under way, by call
 }
 
 // ErrFenced means that the lease under which something was to be written is
 // another's by now, or that the call has ended: nothing was written.
 var ErrFenced = errors.New("queue: the lease is gone")
 
-// Open registers the coordinator and reads what waits. A former life of the same
-// coordinator loses its leases.
+// Open reads what waits. A former life of the same coordinator loses its leases.
+// Where the store does not answer the queue opens all the same: Run reads as soon as
+// it does, and until then Ready tells so and no call is accepted.
 func Open(ctx context.Context, etcd *clientv3.Client, cfg Config) (*Queue, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	q := &Queue{cfg: cfg, etc: etcd}
+	q := &Queue{cfg: cfg, etc: etcd, dead: -1, running: map[string]*Lease{}}
 	q.view.init(&cfg)
-	if err := q.retireFormer(ctx); err != nil {
-		return nil, err
-	}
-	if err := q.reload(ctx); err != nil {
+	if err := q.begin(ctx); api.CodeOf(err) == api.CodeUnavailable {
+		cfg.Log.Warn("asynchronous calls not read: none are taken until the store answers", "err", err)
+	} else if err != nil {
 		return nil, err
 	}
 	return q, nil
+}
+
+// begin reads what waits. It comes before the coordinator's own lease.
+func (q *Queue) begin(ctx context.Context) error {
+	if err := q.retireFormer(ctx); err != nil {
+		return err
+	}
+	return q.reload(ctx)
+}
+
+// Ready tells why no call is accepted; nil if they are.
+func (q *Queue) Ready() error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.ready()
+}
+
+// ready is Ready. q.mu is held.
+func (q *Queue) ready() error {
+	if q.begun {
+		return nil
+	}
+	e := api.Errorf(api.CodeUnavailable, "the asynchronous calls that wait are not known yet: the store has not answered since this coordinator started")
+	e.Remedy = "retry later; see whether the other coordinators run"
+	return e
 }
 
 func (q *Queue) key(kind, id string) string { return q.cfg.Prefix + kind + id }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -130,6 +131,40 @@ func TestCallEndsInOneResult(t *testing.T) {
 	left, err := etcd.Get(t.Context(), prefix+"async/w/call/", clientv3.WithPrefix(), clientv3.WithCountOnly())
 	if err != nil || left.Count != 0 {
 		t.Fatal(left, err)
+	}
+}
+
+// An attempt of a call that is cancelled, through whichever coordinator, is told so,
+// also where that comes before the attempt has begun to listen.
+func TestAttemptOfACancelledCallEnds(t *testing.T) {
+	etcd, prefix := etcdOf(t, t.TempDir())
+	a, b := open(t, etcd, prefix, "a"), open(t, etcd, prefix, "b")
+	for i, listensFirst := range []bool{true, false} {
+		id := strconv.Itoa(i)
+		a.accept(t, call(id))
+		l := a.claim(t)
+		if !listensFirst {
+			eventually(t, "it is known there", func() bool { return b.Cancel(t.Context(), id) == nil })
+		}
+		ctx, done := l.Context(t.Context())
+		if listensFirst {
+			if ctx.Err() != nil {
+				t.Fatal("the attempt ended by itself")
+			}
+			eventually(t, "it is known there", func() bool { return b.Cancel(t.Context(), id) == nil })
+		}
+		eventually(t, "the attempt is told", func() bool { return ctx.Err() != nil })
+		done()
+	}
+	a.accept(t, call("kept"))
+	l := a.claim(t)
+	ctx, done := l.Context(t.Context())
+	if err := l.Finish(t.Context(), Result{Status: 200}, nil); err != nil || t.Context().Err() != nil {
+		t.Fatal(err)
+	}
+	done()
+	if len(a.running) != 0 || ctx.Err() == nil {
+		t.Errorf("%d attempts are under way", len(a.running))
 	}
 }
 

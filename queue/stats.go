@@ -1,6 +1,9 @@
 package queue
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // Stats are counts of this coordinator's picture.
 type Stats struct {
@@ -8,6 +11,7 @@ type Stats struct {
 	Running    int           // that somebody does
 	Deliveries int           // callbacks that are owed
 	Oldest     time.Duration // age of the oldest that waits
+	Dead       int64         // dead letters, as counted some seconds ago; -1 where they were not yet
 }
 
 // Stats counts.
@@ -15,7 +19,7 @@ func (q *Queue) Stats() Stats {
 	now := q.cfg.Now().UnixMilli()
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	s := Stats{Deliveries: len(q.view.deliveries)}
+	s := Stats{Deliveries: len(q.view.deliveries), Dead: q.dead}
 	for _, c := range q.view.calls {
 		if c.leased != 0 {
 			s.Running++
@@ -25,6 +29,26 @@ func (q *Queue) Stats() Stats {
 		s.Oldest = max(s.Oldest, time.Duration(now-c.Arrived)*time.Millisecond)
 	}
 	return s
+}
+
+// countEvery is how often dead letters are counted.
+const countEvery = 15 * time.Second
+
+// keepCount counts dead letters now and then until ctx ends.
+func (q *Queue) keepCount(ctx context.Context) {
+	for {
+		n, err := q.CountDead(ctx)
+		if err == nil {
+			q.mu.Lock()
+			q.dead = n
+			q.mu.Unlock()
+		} else if ctx.Err() == nil {
+			q.cfg.Log.Warn("dead letters not counted; tried again", "err", err)
+		}
+		if !sleep(ctx, countEvery) {
+			return
+		}
+	}
 }
 
 // Registered reports whether this coordinator has its lease, without which it

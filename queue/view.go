@@ -69,7 +69,11 @@ func (q *Queue) Wake() { q.view.wake() }
 // Run keeps the queue current until ctx ends. It registers the coordinator,
 // follows the others' work and forgets what is over.
 func (q *Queue) Run(ctx context.Context) error {
-	ended := make(chan struct{}, 2)
+	if q.Ready() != nil && !q.retry(ctx, q.begin) {
+		return nil
+	}
+	ended := make(chan struct{}, 3)
+	go func() { q.keepCount(ctx); ended <- struct{}{} }()
 	go func() { q.forgetOld(ctx); ended <- struct{}{} }()
 	go func() { _ = q.keepSession(ctx); ended <- struct{}{} }()
 	for ctx.Err() == nil {
@@ -80,16 +84,24 @@ func (q *Queue) Run(ctx context.Context) error {
 		if !errors.Is(err, rpctypes.ErrCompacted) {
 			q.cfg.Log.Warn("watch of asynchronous calls broke; reading again", "err", err)
 		}
-		for pause := 50 * time.Millisecond; sleep(ctx, pause); pause = min(2*pause, 2*time.Second) {
-			if err = q.reload(ctx); err == nil {
-				break
-			}
-			q.cfg.Log.Warn("asynchronous calls not read", "again_in", pause, "err", err)
-		}
+		q.retry(ctx, q.reload)
 	}
-	<-ended
-	<-ended
+	for range cap(ended) {
+		<-ended
+	}
 	return nil
+}
+
+// retry reads until it succeeds; it reports false where ctx ended before.
+func (q *Queue) retry(ctx context.Context, read func(context.Context) error) bool {
+	for pause := 50 * time.Millisecond; sleep(ctx, pause); pause = min(2*pause, 2*time.Second) {
+		err := read(ctx)
+		if err == nil {
+			return true
+		}
+		q.cfg.Log.Warn("asynchronous calls not read", "again_in", pause, "err", err)
+	}
+	return false
 }
 
 // reload reads all that is watched.
@@ -116,9 +128,12 @@ func (q *Queue) reload(ctx context.Context) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.view.init(&q.cfg)
-	q.view.version = rev
+	q.begun, q.view.version = true, rev
 	for _, kv := range all {
 		q.apply(kv.Key, kv.Value, kv)
+	}
+	for id := range q.running {
+		q.checkLease(id)
 	}
 	q.view.wake()
 	return nil
@@ -140,8 +155,8 @@ func (q *Queue) follow(ctx context.Context) error {
 			if e.Type == clientv3.EventTypeDelete {
 				kv = nil
 			}
-			q.apply(e.Kv.Key, e.Kv.Value, kv)
 			q.view.version = e.Kv.ModRevision
+			q.apply(e.Kv.Key, e.Kv.Value, kv)
 		}
 		q.view.wake()
 		q.mu.Unlock()
@@ -190,6 +205,7 @@ func (q *Queue) apply(key, value []byte, kv *mvccpb.KeyValue) {
 			v.leases[id] = holder{string(value), kv.CreateRevision}
 		}
 		v.leaseChanged(id)
+		q.checkLease(id)
 	case strings.HasPrefix(name, keyMember):
 		id := name[len(keyMember):]
 		was := v.members[id]

@@ -198,6 +198,10 @@ type Request struct {
 	Sent    func() // as for PostThen
 	Upgrade string // the protocol to go over to, with a small body; empty for none
 	All     bool   // keep all headers of the reply, whatever Options.Fields
+
+	// Within ends the exchange when it ends, the reply's body included; nil: only
+	// until does. It ends no later than the Upstream's own context.
+	Within context.Context
 }
 
 // Do is PostThen of any method.
@@ -226,12 +230,17 @@ func (u *Upstream) doSmall(until time.Time, r *Request, body *Body) (*Reply, err
 		req.Header[i] = upstream.Field{Name: h.Name, Value: h.Value}
 		req.Wipe = req.Wipe || h.Wipe
 	}
-	resp, err := u.small.Do(u.life, req)
+	life, free := u.life, u.leave
+	if r.Within != nil {
+		stop := context.AfterFunc(r.Within, req.Abort)
+		life, free = r.Within, func() { stop(); u.leave() }
+	}
+	resp, err := u.small.Do(life, req)
 	if err != nil {
-		u.leave()
+		free()
 		return nil, classify(err)
 	}
-	return &Reply{Status: resp.Status, length: resp.Length, stated: resp.Stated, until: until, body: resp, small: resp.Header, free: u.leave, req: body,
+	return &Reply{Status: resp.Status, length: resp.Length, stated: resp.Stated, until: until, body: resp, small: resp.Header, free: free, req: body,
 		upgrade: r.Upgrade}, nil
 }
 
@@ -256,7 +265,11 @@ func (u *Upstream) leave() { <-u.places }
 
 func (u *Upstream) doLarge(until time.Time, r *Request, body *Body) (*Reply, error) {
 	path := r.Path
-	ctx, cancel := context.WithDeadline(u.life, until)
+	life := u.life
+	if r.Within != nil {
+		life = r.Within
+	}
+	ctx, cancel := context.WithDeadline(life, until)
 	src := &largeBody{head: body.Head, rest: body.tail()}
 	req, err := http.NewRequestWithContext(ctx, r.Method, "http://peer"+path, src)
 	if err != nil {

@@ -34,11 +34,22 @@ type Cache struct {
 	away  atomic.Int64 // unix nanoseconds since when the watch is broken, 0 if it is not
 }
 
-// NewCache reads all functions. Run keeps the copy current.
+// NewCache reads all functions. Run keeps the copy current. Where the embedded
+// member has no majority it reads what that member knows.
 func (s *Store) NewCache(ctx context.Context) (*Cache, error) {
 	c := &Cache{store: s}
 	c.cur.Store(&Snapshot{replaced: make(chan struct{})})
-	if err := c.reload(ctx); err != nil {
+	var err error
+	if s.Majority() == nil {
+		if err = c.reload(ctx); err == nil {
+			return c, nil
+		}
+	}
+	if s.member == nil || s.cfg.Peers == nil || ctx.Err() != nil {
+		return nil, err
+	}
+	s.cfg.Log.Warn("functions are those that this member knows, as the store has no majority", "error", err)
+	if err := c.reload(ctx, clientv3.WithSerializable()); err != nil {
 		return nil, err
 	}
 	return c, nil
@@ -157,11 +168,11 @@ func (c *Cache) apply(prefix string, res clientv3.WatchResponse) {
 }
 
 // reload reads everything and publishes it.
-func (c *Cache) reload(ctx context.Context) error {
+func (c *Cache) reload(ctx context.Context, opts ...clientv3.OpOption) error {
 	next := map[api.FunctionName]*Function{}
 	version, err := c.store.list(ctx, "functions", c.store.functionPrefix(), func(key string, value []byte, version int64) {
 		c.add(next, key, value, version)
-	})
+	}, opts...)
 	if err != nil {
 		return err
 	}

@@ -26,17 +26,29 @@ const (
 	electionMs = 5 * tickMs
 )
 
+// The latest entries of the log that a member keeps in memory, and how often it notes
+// on disk from where a start has to read them. etcd's own numbers, 5,000 and 10,000, are
+// of records of some KiB: pieces of large bodies (see package queue) would make that
+// gigabytes. A member that was away for more entries is sent the whole store.
+const (
+	catchUpEntries = 512
+	snapshotCount  = 2048
+)
+
 // member is an etcd server inside this process, without any listener but the
 // one for other members, where it may have others.
 type member struct {
 	etcd *embed.Etcd
 	lock *os.File
+	late bool // it goes on without a majority: see startMember
 
 	closing sync.Once
 }
 
 // startMember opens or creates the data directory and waits until the member
-// takes writes, at most until ctx ends.
+// takes writes, at most until ctx ends. A member that has had a vote before goes on
+// after Peers.Patience with what it knows: several that restart need not do so in
+// any order.
 func startMember(ctx context.Context, cfg Config) (_ *member, _ *clientv3.Client, retErr error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, nil, fmt.Errorf("make the store's directory: %w", err)
@@ -68,8 +80,11 @@ func startMember(ctx context.Context, cfg Config) (_ *member, _ *clientv3.Client
 	if cfg.Peers != nil {
 		cfg.Peers.apply(c)
 	}
+	_, err = os.Stat(filepath.Join(c.Dir, "member", "wal"))
+	former := err == nil && cfg.Peers != nil
 	c.UnsafeNoFsync = false
 	c.QuotaBackendBytes = cfg.QuotaBytes
+	c.SnapshotCount, c.SnapshotCatchUpEntries = snapshotCount, catchUpEntries
 	c.AutoCompactionMode = embed.CompactorModePeriodic
 	c.AutoCompactionRetention = cfg.CompactAfter.String()
 	c.MaxRequestBytes = maxRequestBytes
@@ -79,22 +94,46 @@ func startMember(ctx context.Context, cfg Config) (_ *member, _ *clientv3.Client
 		m.etcd = nil // closed by StartEtcd
 		return nil, nil, startFailure(cfg, err)
 	}
-	select {
-	case <-m.etcd.Server.ReadyNotify():
-	case err := <-m.etcd.Err():
-		return nil, nil, startFailure(cfg, err)
-	case <-m.etcd.Server.StopNotify():
-		return nil, nil, startFailure(cfg, errors.New("it stopped"))
-	case <-ctx.Done():
-		return nil, nil, startFailure(cfg, ctx.Err())
+	if err := m.started(ctx, cfg, former); err != nil {
+		return nil, nil, err
 	}
 	client := v3client.New(m.etcd.Server)
-	if cfg.Peers != nil {
+	if cfg.Peers != nil && !m.late {
 		if err := m.settle(ctx, cfg); err != nil {
 			return nil, nil, err
 		}
 	}
 	return m, client, nil
+}
+
+// started waits until the member takes writes, or is late.
+func (m *member) started(ctx context.Context, cfg Config, former bool) error {
+	s := m.etcd.Server
+	var patience <-chan time.Time
+	if former {
+		t := time.NewTimer(cfg.Peers.patience())
+		defer t.Stop()
+		patience = t.C
+	}
+	for {
+		select {
+		case <-s.ReadyNotify():
+			return nil
+		case <-patience:
+			if me := s.Cluster().Member(s.MemberID()); me == nil || me.IsLearner {
+				continue // it knows too little to go on with
+			}
+			m.late = true
+			cfg.Log.Warn("the store has no majority of its members; going on with what is known here")
+			return nil
+		case err := <-m.etcd.Err():
+			return startFailure(cfg, err)
+		case <-s.StopNotify():
+			return startFailure(cfg, errors.New("it stopped"))
+		case <-ctx.Done():
+			return startFailure(cfg, ctx.Err())
+		}
+	}
 }
 
 // memberID is the embedded member's, which its directory keeps; 0 without one.

@@ -48,6 +48,17 @@ type Peers struct {
 	// ForgetOthers makes this member the only one, with all it has. It is for
 	// when most members are lost for good; of those none may come back.
 	ForgetOthers bool
+
+	// Patience is how long a member that has had a vote before waits for a majority
+	// when it starts, before it goes on with what it knows; 0 is ten seconds.
+	Patience time.Duration
+}
+
+func (p *Peers) patience() time.Duration {
+	if p.Patience > 0 {
+		return p.Patience
+	}
+	return 10 * time.Second
 }
 
 func (p *Peers) check() error {
@@ -135,6 +146,25 @@ func (m *member) settle(ctx context.Context, cfg Config) error {
 			if sleep(ctx, firstPause) != nil {
 				return startFailure(cfg, errors.Join(err, ctx.Err()))
 			}
+		}
+	}
+}
+
+// settleLate is settle for a member that went on without a majority, once there is one.
+func (s *Store) settleLate() {
+	for s.life.Err() == nil {
+		ctx, cancel := s.bound(s.life)
+		err := s.member.settle(ctx, s.cfg)
+		cancel()
+		if err == nil {
+			return
+		}
+		s.cfg.Log.Warn("the member is not settled; trying again", "error", err)
+		select {
+		case <-s.Stopped():
+			return
+		case <-time.After(mostPause):
+		case <-s.life.Done():
 		}
 	}
 }

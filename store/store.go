@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -38,11 +39,13 @@ type Store struct {
 
 	life context.Context // ends with Close
 	end  context.CancelFunc
+	jobs sync.WaitGroup // end with life
 }
 
 // Open starts the embedded member or connects to the endpoints. A directory in
 // use gives CodeConflict, a silent etcd CodeUnavailable, a bad configuration
-// CodeInvalid.
+// CodeInvalid. A member that had a vote before opens without a majority, too:
+// Majority says so, and until there is one all but what NewCache reads fails.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
@@ -61,6 +64,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		s.end()
 		return nil, err
 	}
+	if s.member != nil && s.member.late {
+		s.jobs.Go(s.settleLate)
+	}
 	return s, nil
 }
 
@@ -68,6 +74,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 func (s *Store) Close() error {
 	// A member that has stopped would still pass renewals on to the others.
 	s.end()
+	s.jobs.Wait()
 	err := s.client.Close()
 	if s.member != nil {
 		// The in-process client has no connection: its Close reports its own
@@ -150,12 +157,12 @@ const pageSize = 500
 
 // list visits all keys under prefix, in order, as they were at one moment, and
 // returns the store's revision of that moment. Each page has its own deadline.
-func (s *Store) list(ctx context.Context, what, prefix string, visit func(key string, value []byte, version int64)) (int64, error) {
+func (s *Store) list(ctx context.Context, what, prefix string, visit func(key string, value []byte, version int64), opts ...clientv3.OpOption) (int64, error) {
 	end := clientv3.GetPrefixRangeEnd(prefix)
 	from, rev := prefix, int64(0)
 	for {
 		page, cancel := s.bound(ctx)
-		res, err := s.client.Get(page, from, clientv3.WithRange(end), clientv3.WithLimit(pageSize), clientv3.WithRev(rev))
+		res, err := s.client.Get(page, from, append(opts, clientv3.WithRange(end), clientv3.WithLimit(pageSize), clientv3.WithRev(rev))...)
 		cancel()
 		if err != nil {
 			return 0, failure("list "+what, err)

@@ -38,14 +38,17 @@ type Request struct {
 	Wipe     bool      // the header is not to stay in memory: no buffer that was used for it is kept
 	Sent     func()    // called when the request is on its way, before the reply is awaited; may be nil
 
-	mu sync.Mutex
-	cn *conn // in use for it
+	mu      sync.Mutex
+	cn      *conn // in use for it
+	aborted bool
 }
 
-// Abort ends the exchange from another goroutine, if it is under way.
+// Abort ends the exchange from another goroutine: the one under way, or as soon as
+// it has a connection.
 func (r *Request) Abort() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.aborted = true
 	if r.cn != nil {
 		_ = r.cn.Close()
 	}
@@ -56,6 +59,9 @@ func (r *Request) Abort() {
 func (r *Request) on(cn *conn) {
 	r.mu.Lock()
 	r.cn = cn
+	if r.aborted && cn != nil {
+		_ = cn.Close()
+	}
 	r.mu.Unlock()
 }
 

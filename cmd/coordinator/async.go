@@ -48,10 +48,14 @@ func (o *asyncOptions) flags(fs *flag.FlagSet) {
 }
 
 // asyncParts opens what asynchronous invocations take.
-func asyncParts(ctx, life context.Context, o options, st *store.Store, several bool, log *slog.Logger) (*coordinator.Async, error) {
+func asyncParts(ctx, life context.Context, o options, st *store.Store, scfg store.Config, log *slog.Logger) (*coordinator.Async, error) {
 	a := o.async
 	if a.attempts < 1 || a.minWait < 0 || a.maxWait < a.minWait || a.workers < 1 || a.maxBody < 1 || a.maxAge <= 0 {
 		return nil, api.Invalid("-async-…", "use positive values, and -async-max-wait no shorter than -async-min-wait", "one is not")
+	}
+	several := o.peerListen != "" || o.etcd != ""
+	if most := scfg.QuotaBytes / 4 * 3; o.peerListen != "" && a.maxBody > most {
+		return nil, api.Invalid("-async-max-body", fmt.Sprintf("use at most %d: coordinators share large bodies in their store", most), fmt.Sprintf("%d bytes do not fit into it", a.maxBody))
 	}
 	etcd, prefix := st.Etcd()
 	cfg := queue.DefaultConfig(o.id, prefix, log)

@@ -141,11 +141,10 @@ func run(ctx context.Context, o options) (err error) {
 	deps.Lead = func(ctx context.Context, name string, run func(context.Context) error) error {
 		return st.Lead(ctx, name, o.id, func(ctx context.Context, _ int64) error { return run(ctx) })
 	}
-	several := o.peerListen != "" || o.etcd != ""
-	if several {
+	if o.peerListen != "" || o.etcd != "" {
 		deps.Claims = st
 	}
-	if deps.Async, err = asyncParts(ctx, life, o, st, several, log); err != nil {
+	if deps.Async, err = asyncParts(ctx, life, o, st, scfg, log); err != nil {
 		return err
 	}
 	co, err := coordinator.New(life, cfg, deps)
