@@ -172,7 +172,8 @@ const maxCallers = 8192
 const maxPeers = 16
 
 // keepPeers writes down who is there, so that a restarted coordinator sees the
-// cluster at once and not when the nodes' next look for it comes.
+// cluster at once and not when the nodes' next look for it comes. The first change
+// is written at once: whoever is killed a moment later needs it.
 func keepPeers(mesh *gossip.Mesh, state string, log *slog.Logger) func(context.Context) error {
 	return func(ctx context.Context) error {
 		var kept []string
@@ -186,13 +187,13 @@ func keepPeers(mesh *gossip.Mesh, state string, log *slog.Logger) func(context.C
 				} else {
 					kept = now
 				}
-			}
-			pause := time.NewTimer(time.Second)
-			select {
-			case <-ctx.Done():
-				pause.Stop()
-				return nil
-			case <-pause.C:
+				rest := time.NewTimer(time.Second)
+				select {
+				case <-ctx.Done():
+					rest.Stop()
+					return nil
+				case <-rest.C:
+				}
 			}
 			select {
 			case <-ctx.Done():
