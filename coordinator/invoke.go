@@ -54,6 +54,9 @@ func (c *Coordinator) serve(ctx *fasthttp.RequestCtx, name string) {
 	}
 	gate.SetDuration(ctx, began)
 	status, manifested := reply.Status, t.held != nil
+	if manifested && reply.Header(api.HeaderUnopened) != "" {
+		c.unfence(&t) // before the caller can know, and send it again
+	}
 	err = reply.SendTo(ctx, func(err error) {
 		p.inFlight.Add(-1)
 		if manifested {

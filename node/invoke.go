@@ -114,7 +114,7 @@ func (n *Node) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 		default:
 			n.met.done(api.CodeAgentRefused)
 		}
-	})
+	}, api.HeaderUnopened)
 	if err != nil {
 		n.problem(ctx, api.Wrap(api.CodeFunctionCrashed, err, "the sandbox ended within its reply: "+n.lastWords(sl.s)))
 	}
