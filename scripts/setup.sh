@@ -14,7 +14,7 @@ needs=(
   nft:nftables tcpdump:tcpdump make:make git:git dpkg-deb:dpkg mke2fs:e2fsprogs
 )
 
-[ "${1:-}" != test ] || needs+=(qemu-system-x86_64:qemu-system-x86 promtool:prometheus systemd-analyze:systemd)
+[ "${1:-}" != test ] || needs+=(qemu-system-x86_64:qemu-system-x86 promtool:prometheus systemd-analyze:systemd node:nodejs curl:curl)
 
 missing=()
 for need in "${needs[@]}"; do
