@@ -92,6 +92,18 @@ func TestThreeCoordinators(t *testing.T) {
 		if _, err := c.tryDeploy(t, "third"); api.CodeOf(err) != api.CodeUnavailable {
 			t.Errorf("a deployment without a majority: %v", err)
 		}
+		// It does so also where it has just started.
+		if err := c.Signal("coordinator", syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		waitFor(t, 60*time.Second, "it to serve again", func() error { return entries[0].call(t.Context(), fn) })
+		if err := ready(t.Context(), c.Gateways()[0]); err == nil || !strings.Contains(err.Error(), "majority") {
+			t.Errorf("it says %v", err)
+		}
+		code, problem := c.send(t, http.MethodPost, api.GatewayPathAsync+string(fn), api.ContentTypeSealed, c.message(t, fn, "x"))
+		if code != http.StatusServiceUnavailable || problem.Code != api.CodeUnavailable {
+			t.Errorf("an asynchronous call: %d %+v", code, problem)
+		}
 	})
 	waitFor(t, 40*time.Second, "all to be back", func() error { return allReady(t.Context(), c.Gateways()) })
 	waitFor(t, 20*time.Second, "deployments to go on", func() error { _, err := c.tryDeploy(t, "third"); return err })
