@@ -428,8 +428,11 @@ func TestUnreachableUpstreamLeavesTheBodyForAnother(t *testing.T) {
 	defer bad.Close()
 	w.up = bad
 	for _, size := range []int{10, SmallBody + 1} {
-		w.up = bad
-		w.post(bytes.NewReader(make([]byte, size)))
+		w.sendErr.set(nil)
+		// The gateway may close before it has read all: its answer is not what counts here.
+		if resp, err := http.Post("http://"+w.gateway+"/x", "application/x", bytes.NewReader(make([]byte, size))); err == nil {
+			resp.Body.Close()
+		}
 		if err := w.sendErr.get(); !errors.Is(err, ErrNotSent) {
 			t.Errorf("%d bytes: %v", size, err)
 		}

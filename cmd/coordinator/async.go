@@ -53,7 +53,6 @@ func asyncParts(ctx, life context.Context, o options, st *store.Store, scfg stor
 	if a.attempts < 1 || a.minWait < 0 || a.maxWait < a.minWait || a.workers < 1 || a.maxBody < 1 || a.maxAge <= 0 {
 		return nil, api.Invalid("-async-…", "use positive values, and -async-max-wait no shorter than -async-min-wait", "one is not")
 	}
-	several := o.peerListen != "" || o.etcd != ""
 	if most := scfg.QuotaBytes / 4 * 3; o.peerListen != "" && a.maxBody > most {
 		return nil, api.Invalid("-async-max-body", fmt.Sprintf("use at most %d: coordinators share large bodies in their store", most), fmt.Sprintf("%d bytes do not fit into it", a.maxBody))
 	}
@@ -76,7 +75,7 @@ func asyncParts(ctx, life context.Context, o options, st *store.Store, scfg stor
 	if err != nil {
 		return nil, err
 	}
-	bodies := &coordinator.Stores{Files: files, Pieces: q.NewChunks(life, a.maxBody, 2*a.maxBody), Several: several}
+	bodies := &coordinator.Stores{Files: files, Pieces: q.NewChunks(life, a.maxBody, 2*a.maxBody), Several: o.several()}
 	return &coordinator.Async{Queue: q, Blobs: bodies, Workers: a.workers, MaxAge: a.maxAge, Signer: signer, Allow: allow,
 		Retry: queue.Retry{Attempts: a.attempts, MinWaitMs: a.minWait.Milliseconds(), MaxWaitMs: a.maxWait.Milliseconds()}}, nil
 }

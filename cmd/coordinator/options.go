@@ -44,6 +44,9 @@ type options struct {
 // Version implements daemon.Options.
 func (o options) Version() bool { return o.showVersion }
 
+// several reports whether there are, or may be, other coordinators on the same store.
+func (o options) several() bool { return o.peerListen != "" || o.etcd != "" }
+
 func parse(args []string) (options, error) {
 	var o options
 	fs := flag.NewFlagSet("coordinator", flag.ContinueOnError)

@@ -141,7 +141,7 @@ func run(ctx context.Context, o options) (err error) {
 	deps.Lead = func(ctx context.Context, name string, run func(context.Context) error) error {
 		return st.Lead(ctx, name, o.id, func(ctx context.Context, _ int64) error { return run(ctx) })
 	}
-	if o.peerListen != "" || o.etcd != "" {
+	if o.several() {
 		deps.Claims = st
 	}
 	if deps.Async, err = asyncParts(ctx, life, o, st, scfg, log); err != nil {
