@@ -80,7 +80,12 @@ func (c *Coordinator) statuses(query url.Values, only string, each func(api.Node
 func (c *Coordinator) listNodes(ctx *fasthttp.RequestCtx) (any, error) {
 	args := ctx.QueryArgs()
 	if !args.Has(api.QueryDetail) {
-		return c.dep.Mesh.Snapshot().Nodes, nil
+		known := c.warmKeys()
+		nodes := slices.Clone(c.dep.Mesh.Snapshot().Nodes)
+		for i := range nodes {
+			nodes[i] = forEverybody(nodes[i], known)
+		}
+		return nodes, nil
 	}
 	list := &api.NodeList{Nodes: []api.NodeDetail{}}
 	if key := c.dep.Watching.Key; key != nil {
@@ -90,8 +95,9 @@ func (c *Coordinator) listNodes(ctx *fasthttp.RequestCtx) (any, error) {
 	if args.Has(api.QueryHistory) {
 		query.Set(api.QueryHistory, "1")
 	}
+	known := c.warmKeys()
 	err := c.statuses(query, string(args.Peek(api.QueryNode)), func(v api.NodeView, st *api.NodeStatus, err error) {
-		d := api.NodeDetail{View: v, Status: st}
+		d := api.NodeDetail{View: forEverybody(v, known), Status: st}
 		if err != nil {
 			d.Error = api.CodeOf(err).Label()
 		}
@@ -99,6 +105,34 @@ func (c *Coordinator) listNodes(ctx *fasthttp.RequestCtx) (any, error) {
 	})
 	slices.SortFunc(list.Nodes, func(a, b api.NodeDetail) int { return strings.Compare(a.View.Meta.ID, b.View.Meta.ID) })
 	return list, err
+}
+
+// warmKeys are those of the functions' revisions as they were deployed.
+func (c *Coordinator) warmKeys() map[string]bool {
+	known := map[string]bool{}
+	for _, f := range c.dep.Cache.Snapshot().Functions {
+		known[api.RevisionKey(f.Revision)] = true
+	}
+	return known
+}
+
+// forEverybody is a member without what would tell of manifests: what is free in
+// hundredths, and no sandbox by a key that is made of its needs, which could be
+// guessed from it.
+func forEverybody(v api.NodeView, known map[string]bool) api.NodeView {
+	v.Load.Free = v.Load.Free.DownToHundredths(v.Meta.Capacity)
+	warm := v.Load.Warm
+	v.Load.Warm = nil
+	for key, free := range warm {
+		if !known[key] {
+			continue
+		}
+		if v.Load.Warm == nil {
+			v.Load.Warm = map[string]int{}
+		}
+		v.Load.Warm[key] = free
+	}
+	return v
 }
 
 // listTasks asks the nodes what they run. Nodes that do not answer are named.

@@ -127,6 +127,32 @@ func TestTasksComeFromAllNodesAndThoseMissingAreNamed(t *testing.T) {
 	}
 }
 
+// What is told to everybody is no closer to a manifest's numbers than a hundredth,
+// and has no key that could be guessed from them.
+func TestListedNodesTellNothingOfManifests(t *testing.T) {
+	w := newWorld(t, 1)
+	key := api.RevisionKey(w.state.Get("f.ns").Revision)
+	w.mesh.set("node-1", func(v *api.NodeView) {
+		v.Meta.Capacity = api.Resources{CPU: 4000, Memory: 1 << 30, Egress: 100e6}
+		v.Load.Free = api.Resources{CPU: 4000, Memory: 1<<30 - 73400321, Egress: 100e6 - 12345678}
+		v.Load.Warm = map[string]int{key: 2, "0123456789abcdef": 1}
+	})
+	for _, query := range []string{"", "?detail=1"} {
+		var view api.NodeView
+		if query == "" {
+			view = get[[]api.NodeView](t, w, api.GatewayPathNodes)[0]
+		} else {
+			view = get[api.NodeList](t, w, api.GatewayPathNodes+query).Nodes[0].View
+		}
+		if l := view.Load; l.Free.CPU != 4000 || l.Free.Memory != (1<<30-73400321)/(1<<30/100)*(1<<30/100) || l.Free.Egress != 87e6 {
+			t.Errorf("%q: free %+v", query, l.Free)
+		}
+		if l := view.Load; len(l.Warm) != 1 || l.Warm[key] != 2 {
+			t.Errorf("%q: warm %v", query, l.Warm)
+		}
+	}
+}
+
 func TestAnomaliesOfAllLogsAreOneStream(t *testing.T) {
 	log, dir := anomalytest.Open(t, "coordinator-1")
 	w := newWorld(t, 2, func(w *world) {

@@ -125,7 +125,7 @@ func (n *Node) serveStatus(ctx *fasthttp.RequestCtx) *api.NodeStatus {
 	history := ctx.QueryArgs().Has(api.QueryHistory)
 	st := &api.NodeStatus{Node: n.cfg.ID, At: time.Now().UnixMilli(), Tasks: []api.TaskStatus{}}
 	n.mu.Lock()
-	st.Reserved, st.Capacity = inHundredths(n.ledger.reserved, n.ledger.capacity), n.ledger.capacity
+	st.Reserved, st.Capacity = n.ledger.reserved.UpToHundredths(n.ledger.capacity), n.ledger.capacity
 	st.Running, st.Pooled, st.Draining = len(n.fleet), len(n.pool.idle), n.draining
 	for _, s := range n.fleet {
 		st.InFlight += s.inFlight
@@ -163,21 +163,6 @@ func (n *Node) serveStatus(ctx *fasthttp.RequestCtx) *api.NodeStatus {
 		st.History = n.monitor.MachineHistory(historyPoints, false)
 	}
 	return st
-}
-
-// inHundredths is r with each amount rounded up to a hundredth of capacity: where
-// one sandbox alone has bandwidth, the exact sum is what its manifest asked for.
-func inHundredths(r, capacity api.Resources) api.Resources {
-	for _, x := range []struct {
-		v    *int64
-		most int64
-	}{{&r.CPU, capacity.CPU}, {&r.Memory, capacity.Memory}, {&r.PIDs, capacity.PIDs}, {&r.Scratch, capacity.Scratch},
-		{&r.Ingress, capacity.Ingress}, {&r.Egress, capacity.Egress}, {&r.Ports, capacity.Ports}, {&r.Cores, capacity.Cores}} {
-		if step := x.most / 100; step > 1 {
-			*x.v = (*x.v + step - 1) / step * step
-		}
-	}
-	return r
 }
 
 // serveAnomalies streams the events of the anomaly log, one JSON object to a line.
