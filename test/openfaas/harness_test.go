@@ -66,7 +66,7 @@ func build(t testing.TB) string {
 		}
 	}
 	var list []string
-	for _, b := range []string{"coordinator", "keybroker", "node", "agent", "containerd-shim-faasdsec-v1", "containerd-shim-faasdsec-server"} {
+	for _, b := range []string{"coordinator", "keybroker", "node", "agent", "containerd-shim-faasdsec-v1", "containerd-shim-faasdsec-server", "faasd-sec"} {
 		list = append(list, module+"cmd/"+b)
 	}
 	run("", append(list, module+"test/openfaas/watchdog")...)
@@ -76,8 +76,9 @@ func build(t testing.TB) string {
 
 // cluster is a running cluster and a client that is logged in.
 type cluster struct {
-	t   *testing.T
+	*local.Cluster
 	cli *faasCLI
+	bin string // directory of the binaries
 }
 
 func up(t *testing.T) *cluster {
@@ -113,8 +114,9 @@ func up(t *testing.T) *cluster {
 		}
 		return string(b)
 	}
-	push(t, c.Gateway(), bin)
-	return &cluster{t: t, cli: &faasCLI{gateway: c.Gateway(), user: read(openfaas.UserFile), password: read(openfaas.PasswordFile)}}
+	push(t, c.Gateway(), bin, testImage, "/usr/bin/watchdog")
+	push(t, c.Gateway(), bin, brokenImage, "/usr/bin/none")
+	return &cluster{Cluster: c, bin: bin, cli: &faasCLI{gateway: c.Gateway(), user: read(openfaas.UserFile), password: read(openfaas.PasswordFile)}}
 }
 
 func dump(t *testing.T, state string) {
@@ -127,11 +129,15 @@ func dump(t *testing.T, state string) {
 }
 
 // testImage is what the tests deploy, in the cluster's own registry. Its environment
-// has a variable that must not be seen in what is described.
-const testImage = "test/watchdog:latest"
+// has a variable that must not be seen in what is described. brokenImage cannot be
+// started.
+const (
+	testImage   = "test/watchdog:latest"
+	brokenImage = "test/broken:latest"
+)
 
-// push puts the image into the cluster's registry, as an owner does.
-func push(t *testing.T, gateway, bin string) {
+// push puts an image into the cluster's registry, as an owner does.
+func push(t *testing.T, gateway, bin, repo, entrypoint string) {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join(bin, "watchdog"))
 	if err != nil {
@@ -147,7 +153,7 @@ func push(t *testing.T, gateway, bin string) {
 		tw.Write(content)
 	}
 	add(tar.Header{Name: "usr/bin/watchdog", Mode: 0o755}, b)
-	for _, s := range []string{"env", "cat", "sha512sum", "sleep", "false", "touch"} {
+	for _, s := range []string{"env", "cat", "sha512sum", "sleep", "false", "flaky", "touch"} {
 		add(tar.Header{Name: "usr/bin/" + s, Typeflag: tar.TypeSymlink, Linkname: "watchdog"}, nil)
 	}
 	if err := tw.Close(); err != nil {
@@ -159,12 +165,12 @@ func push(t *testing.T, gateway, bin string) {
 	}
 	img, err := mutate.AppendLayers(empty.Image, layer)
 	if err == nil {
-		img, err = mutate.Config(img, v1.Config{Entrypoint: []string{"/usr/bin/watchdog"}, Env: []string{"PATH=/usr/bin", "of_the_image=1"}})
+		img, err = mutate.Config(img, v1.Config{Entrypoint: []string{entrypoint}, Env: []string{"PATH=/usr/bin", "of_the_image=1"}})
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	ref, err := name.NewTag(strings.TrimPrefix(gateway, "http://")+"/"+testImage, name.Insecure)
+	ref, err := name.NewTag(strings.TrimPrefix(gateway, "http://")+"/"+repo, name.Insecure)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,6 +203,24 @@ func want(r reply, status int, says string) error {
 		return fmt.Errorf("status %d, %q; want %d with %q", r.status, r.body, status, says)
 	}
 	return nil
+}
+
+// internal is want of an answer that is the platform's own.
+func internal(r reply, status int, says string) error {
+	if err := want(r, status, says); err != nil {
+		return err
+	}
+	if r.header.Get("X-OpenFaaS-Internal") == "" {
+		return fmt.Errorf("status %d is not marked as the platform's: %v", r.status, r.header)
+	}
+	return nil
+}
+
+func (c *cluster) internal(t *testing.T, r reply, status int, says string) {
+	t.Helper()
+	if err := internal(r, status, says); err != nil {
+		t.Error(err)
+	}
 }
 
 func (c *cluster) want(t *testing.T, r reply, status int, says string) {

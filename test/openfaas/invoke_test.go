@@ -2,14 +2,10 @@ package openfaas
 
 import (
 	"fmt"
-	"io"
 	"net/http"
-	"net/http/httptest"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 )
 
 func testInvoke(t *testing.T, c *cluster) {
@@ -26,16 +22,14 @@ func testInvoke(t *testing.T, c *cluster) {
 			}
 		}
 	}
-	if r := c.cli.invoke("HEAD", "verbs.openfaas-fn", ""); r.status != 200 {
-		t.Errorf("HEAD: %d", r.status)
+	if r := c.cli.invoke("HEAD", "verbs.openfaas-fn", ""); r.status != 200 || r.body != "" || r.header.Get("X-Call-Id") == "" {
+		t.Errorf("HEAD: %+v", r)
 	}
 	if r := c.cli.invoke("GET", "verbs", "", func(r *http.Request) { r.Header.Set("X-Call-Id", "mine-1") }); r.header.Get("X-Call-Id") != "mine-1" || !strings.Contains(r.body, "Http_X_Call_Id=mine-1") {
 		t.Errorf("the call's id was not kept: %v %s", r.header, r.body)
 	}
-	c.want(t, c.cli.invoke("PROPFIND", "verbs", ""), 405, "")
-	if r := c.cli.invoke("GET", "none", ""); r.status != 404 || r.header.Get("X-OpenFaaS-Internal") == "" {
-		t.Errorf("an unknown function: %d %v", r.status, r.header)
-	}
+	c.internal(t, c.cli.invoke("PROPFIND", "verbs", ""), 405, "")
+	c.internal(t, c.cli.invoke("GET", "none", ""), 404, "")
 	c.function(t, "redirector", "redirect", message{"envVars": message{"destination": "http://example.com"}})
 	if r := c.cli.invoke("GET", "redirector", ""); r.status != 302 || r.header.Get("Location") != "http://example.com" {
 		t.Errorf("%d %v", r.status, r.header)
@@ -47,9 +41,16 @@ func testInvoke(t *testing.T, c *cluster) {
 }
 
 func testInvokeLimits(t *testing.T, c *cluster) {
+	// What waits is told soon enough for the first to be still there.
+	one := message{"com.openfaas.scale.min": "1", "com.openfaas.scale.max": "1"}
+	c.function(t, "full", "sleep 40s", message{"envVars": message{"max_inflight": "1", "exec_timeout": "50s"}, "labels": one})
+	first := c.begin(t, "full")
+	second := make(chan reply, 1)
+	go func() { second <- c.cli.invoke("GET", "full", "") }()
+
 	c.function(t, "slow", "sleep 20s", message{"envVars": message{"exec_timeout": "2s"}})
-	c.want(t, c.cli.invoke("GET", "slow", ""), 504, "")
-	c.function(t, "narrow", "sleep 3s", message{"envVars": message{"max_inflight": "1"}, "labels": message{"com.openfaas.scale.min": "1", "com.openfaas.scale.max": "1"}})
+	c.internal(t, c.cli.invoke("GET", "slow", ""), 504, "")
+	c.function(t, "narrow", "sleep 3s", message{"envVars": message{"max_inflight": "1"}, "labels": one})
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	seen := map[int]int{}
@@ -65,6 +66,37 @@ func testInvokeLimits(t *testing.T, c *cluster) {
 	if seen[200] == 0 || seen[200]+seen[429] != 4 {
 		t.Errorf("calls of a function that takes one at a time: %v", seen)
 	}
+
+	r := <-second
+	c.internal(t, r, 429, "")
+	if r.header.Get("Retry-After") == "" {
+		t.Errorf("when to call again is not said: %v", r.header)
+	}
+	c.want(t, <-first, 200, "slept")
+}
+
+// begin makes a call, and returns once the function works on it. The function must
+// not have been called before.
+func (c *cluster) begin(t *testing.T, fn string) <-chan reply {
+	t.Helper()
+	out := make(chan reply, 1)
+	go func() { out <- c.cli.invoke("GET", fn, "") }()
+	eventually(t, fn+" is called", func() error { return c.logged(fn, "Forking fprocess") })
+	return out
+}
+
+// logged complains while no line of a function's log has the text.
+func (c *cluster) logged(fn, text string) error {
+	lines, err := c.cli.logs(fn, 0)
+	if err != nil {
+		return err
+	}
+	for _, l := range lines {
+		if strings.Contains(l.Text, text) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%q is not in %+v", text, lines)
 }
 
 func testContract(t *testing.T, c *cluster) {
@@ -76,53 +108,6 @@ func testContract(t *testing.T, c *cluster) {
 	big := strings.Repeat("0123456789abcdef", 1<<16)
 	if r := c.cli.invoke("POST", "pass", big); r.status != 200 || r.body != big {
 		t.Errorf("%d with %d bytes", r.status, len(r.body))
-	}
-}
-
-func testAsync(t *testing.T, c *cluster) {
-	c.function(t, "later", "cat", nil)
-	got := make(chan *http.Request, 4)
-	body := make(chan string, 4)
-	s := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		b, _ := io.ReadAll(r.Body)
-		got <- r
-		body <- string(b)
-	}))
-	defer s.Close()
-	async := func(method, name, b string, header ...string) reply {
-		return c.cli.send(method, "/async-function/"+name, b, func(r *http.Request) {
-			for i := 0; i+1 < len(header); i += 2 {
-				r.Header.Set(header[i], header[i+1])
-			}
-		})
-	}
-	r := async("POST", "later", "for later")
-	if r.status != 202 || r.body != "" || r.header.Get("X-Call-Id") == "" || r.header.Get("X-Start-Time") == "" {
-		t.Errorf("%+v", r)
-	}
-	c.want(t, async("POST", "later", "x", "X-Callback-Url", "no url"), 400, "")
-	if r := async("POST", "none", "x"); r.status != 404 {
-		t.Errorf("an unknown function: %d", r.status)
-	}
-	r = async("POST", "later", "call me back", "X-Callback-Url", s.URL+"/done", "X-Call-Id", "call-1")
-	if r.status != 202 || r.header.Get("X-Call-Id") != "call-1" {
-		t.Fatalf("%+v", r)
-	}
-	select {
-	case r := <-got:
-		if b := <-body; b != "call me back" || r.Method != "POST" || r.URL.Path != "/done" {
-			t.Errorf("%s %s: %q", r.Method, r.URL, b)
-		}
-		for k, want := range map[string]string{"X-Call-Id": "call-1", "X-Function-Status": "200", "X-Function-Name": "later"} {
-			if v := r.Header.Get(k); v != want {
-				t.Errorf("%s is %q, want %q", k, v, want)
-			}
-		}
-		if _, err := strconv.ParseFloat(r.Header.Get("X-Duration-Seconds"), 64); err != nil {
-			t.Error(err)
-		}
-	case <-time.After(30 * time.Second):
-		t.Error("no callback came")
 	}
 }
 

@@ -24,7 +24,8 @@ func TestOpenFaaS(t *testing.T) {
 		{"auth", testAuth}, {"functions", testFunctions}, {"verbatim", testVerbatim}, {"readiness", testReadiness}, {"usage", testUsage},
 		{"scale", testScale}, {"secrets", testSecrets}, {"namespaces", testNamespaces}, {"info", testInfo}, {"healthz", testHealthz},
 		{"logs", testLogs}, {"invoke", testInvoke}, {"limits of invocations", testInvokeLimits}, {"contract", testContract}, {"async", testAsync},
-		{"faas-cli", testFaasCLI},
+		{"async cancelled", testAsyncCancelled}, {"async retries", testAsyncRetries}, {"faas-cli", testFaasCLI}, {"faasd-sec", testOwnCLI},
+		{"ready late", testReadyLate}, {"no endpoint", testNoEndpoint}, {"stop", testStop}, {"node death", testNodeDeath},
 	} {
 		t.Run(part.name, func(t *testing.T) { part.run(t, c) })
 	}
@@ -271,14 +272,42 @@ func testLogs(t *testing.T, c *cluster) {
 		}
 		return nil
 	})
-	q := url.Values{"name": {"logger"}, "follow": {"false"}, "since": {time.Now().Add(time.Hour).Format(time.RFC3339)}}
-	if r := c.cli.send("GET", "/system/logs?"+q.Encode(), nil); r.status != 200 || strings.TrimSpace(r.body) != "" {
-		t.Errorf("lines of the future: %d %s", r.status, r.body)
+	testLogQueries(t, c)
+	for _, bad := range []string{"since=yesterday", "tail=some", "follow=perhaps"} {
+		c.want(t, c.cli.send("GET", "/system/logs?name=logger&"+bad, nil), 422, strings.SplitN(bad, "=", 2)[0])
 	}
-	c.want(t, c.cli.send("GET", "/system/logs?name=logger&since=yesterday", nil), 422, "")
 	c.want(t, c.cli.send("GET", "/system/logs", nil), 422, "")
 	c.want(t, c.cli.send("GET", "/system/logs?name=none", nil), 404, "")
 	testFollow(t, c)
+}
+
+// testLogQueries asks for parts of a log that has two lines of one call.
+func testLogQueries(t *testing.T, c *cluster) {
+	all, err := c.cli.logs("logger", 0)
+	if err != nil || len(all) < 2 {
+		t.Fatalf("%+v, %v", all, err)
+	}
+	for what, q := range map[string]struct {
+		key, value string
+		lines      int
+	}{
+		"all":             {"tail", "-1", len(all)},
+		"the last one":    {"tail", "1", 1},
+		"of the instance": {"instance", all[0].Instance, len(all)},
+		"of another":      {"instance", "none", 0},
+		"of today":        {"since", time.Now().Add(-time.Hour).Format(time.RFC3339), len(all)},
+		"after the first": {"since", all[len(all)-1].Timestamp.Format(time.RFC3339Nano), 1},
+		"of the future":   {"since", time.Now().Add(time.Hour).Format(time.RFC3339), 0},
+	} {
+		v := url.Values{"name": {"logger"}, "namespace": {"openfaas-fn"}, "follow": {"false"}, q.key: {q.value}}
+		r := c.cli.send("GET", "/system/logs?"+v.Encode(), nil)
+		if n := strings.Count(r.body, `"text":`); r.status != 200 || n != q.lines {
+			t.Errorf("lines %s: status %d and %d lines, want %d: %s", what, r.status, n, q.lines, r.body)
+		}
+		if q.lines == 1 && !strings.Contains(r.body, "Wrote") {
+			t.Errorf("lines %s: it is not the last one: %s", what, r.body)
+		}
+	}
 }
 
 // testFollow wants a line as it comes, and no sooner than it is written.
