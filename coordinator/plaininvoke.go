@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"bytes"
+	"errors"
 	"strconv"
 	"strings"
 	"time"
@@ -89,6 +90,7 @@ func (c *Coordinator) servePlain(ctx *fasthttp.RequestCtx, r *route, target stri
 	reply, p, err := c.place(&t, body, id, began.Add(r.bound+c.cfg.QueueTimeout))
 	if err != nil {
 		body.Release()
+		err = notStarted(err)
 		c.met.Done(began, api.CodeOf(err))
 		c.platformError(ctx, err)
 		return
@@ -128,6 +130,22 @@ func (c *Coordinator) servePlain(ctx *fasthttp.RequestCtx, r *route, target stri
 			h.Set(fasthttp.HeaderRetryAfter, "1")
 		}
 	}
+}
+
+// notStarted gives what a sandbox failed with before it took the call a status by
+// which the caller is told that nobody answers there: with that of its code a secret
+// that is gone would look like a function that is, and a function that ends at once
+// like one that ended within the call.
+func notStarted(err error) error {
+	var e *api.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	switch e.Code {
+	case api.CodeFunctionCrashed, api.CodeOOMKilled, api.CodeNotFound, api.CodeKeyRefused:
+		return &api.Error{Code: api.CodeStartFailed, Message: "the function does not start: " + e.Message, Field: e.Field, Remedy: e.Remedy, Err: err}
+	}
+	return err
 }
 
 // internalMark is the value of HeaderInternal: who speaks.

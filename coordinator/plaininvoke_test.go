@@ -103,6 +103,8 @@ func TestThePlatformsAnswersToPlainCallsAreMarked(t *testing.T) {
 		{"full sandbox", "GET", "/function/p", own(api.CodeBusy), 429, true},
 		{"exec_timeout", "POST", "/function/p", own(api.CodeDeadline), 504, true},
 		{"no room", "POST", "/function/p", refuses(api.CodeNoRoom), 503, true},
+		{"function that ends at once", "POST", "/function/p", refuses(api.CodeFunctionCrashed), 503, true},
+		{"secret that is gone", "POST", "/function/p", refuses(api.CodeNotFound), 503, true},
 		{"node that dies", "POST", "/function/p", breaks, 502, true},
 		{"node that dies, of what could be sent again", "GET", "/function/p", breaks, 502, true},
 		{"the function's own error", "GET", "/function/p", func(rw http.ResponseWriter, _ *http.Request) { plainReply(rw, 503, "mine") }, 503, false},
