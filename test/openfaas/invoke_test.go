@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 func testInvoke(t *testing.T, c *cluster) {
@@ -83,6 +84,20 @@ func (c *cluster) begin(t *testing.T, fn string) <-chan reply {
 	go func() { out <- c.cli.invoke("GET", fn, "") }()
 	eventually(t, fn+" is called", func() error { return c.logged(fn, "Forking fprocess") })
 	return out
+}
+
+// received is the reply to a call that began.
+func received(t *testing.T, under <-chan reply) reply {
+	t.Helper()
+	limit := time.NewTimer(45 * time.Second)
+	defer limit.Stop()
+	select {
+	case r := <-under:
+		return r
+	case <-limit.C:
+		t.Fatal("there is no reply")
+		return reply{}
+	}
 }
 
 // logged complains while no line of a function's log has the text.

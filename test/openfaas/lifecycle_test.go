@@ -65,20 +65,21 @@ func testNoEndpoint(t *testing.T, c *cluster) {
 // testStop has functions that are replaced or removed while they work: what is under
 // way ends, then they are asked to end, and they have a grace for it.
 func testStop(t *testing.T, c *cluster) {
-	c.function(t, "ending", "sleep 3s", message{"envVars": message{"linger": "2s", "marker": "ending-1"}})
+	c.function(t, "ending", "sleep 10s", message{"envVars": message{"linger": "2s", "marker": "ending-1"}})
 	under := c.begin(t, "ending")
 	old, err := c.cli.logs("ending", 1)
 	if err != nil || len(old) != 1 {
 		t.Fatalf("%v, %v", old, err)
 	}
 	c.function(t, "ending", "env", message{"envVars": message{"marker": "ending-2"}})
-	eventually(t, "the update serves", func() error { return want(c.cli.invoke("GET", "ending", ""), 200, "marker=ending-2") })
+	eventually(t, "the update runs", func() error { return running("ending-2", "/usr/bin/watchdog") })
 	select {
 	case r := <-under:
-		t.Errorf("the update waited for the call: %+v", r)
+		t.Fatalf("the update waited for the call: %+v", r)
 	default:
 	}
-	c.want(t, <-under, 200, "slept")
+	c.want(t, received(t, under), 200, "slept")
+	c.want(t, c.cli.invoke("GET", "ending", ""), 200, "marker=ending-2")
 	eventually(t, "the former one is asked to end", func() error { return running("ending-1", "sleep 2s") })
 	eventually(t, "it is gone", func() error { return gone("ending-1") })
 	lines, err := c.cli.logs("ending", 0)
@@ -99,7 +100,7 @@ func testStop(t *testing.T, c *cluster) {
 	under = c.begin(t, "leaving")
 	c.want(t, c.cli.remove("leaving", ""), 202, "")
 	c.want(t, c.cli.invoke("GET", "leaving", ""), 404, "")
-	c.want(t, <-under, 200, "slept")
+	c.want(t, received(t, under), 200, "slept")
 	eventually(t, "what is removed is asked to end", func() error { return running("leaving", "sleep 1m0s") })
 	began := time.Now()
 	eventually(t, "it is killed", func() error { return gone("leaving") })
@@ -151,6 +152,6 @@ func testNodeDeath(t *testing.T, c *cluster) {
 	if err := c.Signal("node-1", syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	c.internal(t, <-under, 502, "node")
+	c.internal(t, received(t, under), 502, "node")
 	eventually(t, "it serves again", func() error { return want(c.cli.invoke("GET", "bereft", ""), 200, "slept") })
 }
