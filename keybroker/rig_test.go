@@ -198,6 +198,15 @@ func (r *rig) ask(node string, s *sandbox, evidence string) (api.ReleaseReply, e
 }
 
 func (s *sandbox) open(r *rig, sealedKeys []byte) (*unseal.Release, error) {
+	b, err := s.opened(r, fnName, sealedKeys, 4096)
+	if err != nil {
+		return nil, err
+	}
+	return unseal.DecodeRelease(b)
+}
+
+// opened is what an agent reads in a release for a function, of at most limit bytes.
+func (s *sandbox) opened(r *rig, fn string, release []byte, limit int64) ([]byte, error) {
 	keys, err := unseal.NewKeySet(unseal.Key{Decrypter: s.key})
 	if err != nil {
 		r.t.Fatal(err)
@@ -211,17 +220,12 @@ func (s *sandbox) open(r *rig, sealedKeys []byte) (*unseal.Release, error) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	m, err := o.Open(bytes.NewReader(sealedKeys), unseal.Expect{Role: sealed.RoleRelease, Name: fnName,
-		Context: s.rev, Senders: unseal.Only(r.id.SigningKey())})
+	m, err := o.Open(bytes.NewReader(release), unseal.Expect{Role: sealed.RoleRelease, Name: fn, Context: s.rev, Senders: unseal.Only(r.id.SigningKey())})
 	if err != nil {
 		return nil, err
 	}
 	defer m.Close()
-	b, err := m.ReadAll(4096)
-	if err != nil {
-		return nil, err
-	}
-	return unseal.DecodeRelease(b)
+	return m.ReadAll(limit)
 }
 
 func wantCode(t *testing.T, err error, want api.Code) {

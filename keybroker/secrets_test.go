@@ -7,14 +7,12 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/emmansun/gmsm/sm3"
 	"github.com/fxamacker/cbor/v2"
 
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/sealed"
-	"github.com/faasd-sec/faasd-sec/sealed/unseal"
 )
 
 // askSecrets is ask of a plain function's sandbox.
@@ -31,25 +29,7 @@ func (r *rig) askSecrets(node, evidence string, s *sandbox, secrets ...string) (
 
 // openSecrets is what an agent does with a release of secrets.
 func (s *sandbox) openSecrets(r *rig, frame []byte) (map[string][]byte, error) {
-	keys, err := unseal.NewKeySet(unseal.Key{Decrypter: s.key})
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	clock := func() time.Time { return r.now }
-	replay, err := sealed.NewReplaySet(sealed.ReplayConfig{Clock: clock})
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	o, err := unseal.NewOpener(unseal.Config{Keys: keys, Replay: replay, Clock: clock})
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	m, err := o.Open(bytes.NewReader(frame), unseal.Expect{Role: sealed.RoleRelease, Name: s.fn, Context: s.rev, Senders: unseal.Only(r.id.SigningKey())})
-	if err != nil {
-		return nil, err
-	}
-	defer m.Close()
-	b, err := m.ReadAll(1 << 20)
+	b, err := s.opened(r, s.fn, frame, 1<<20)
 	if err != nil {
 		return nil, err
 	}

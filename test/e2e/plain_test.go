@@ -21,9 +21,9 @@ import (
 	"github.com/faasd-sec/faasd-sec/client"
 )
 
-// pushImageWith pushes the test function's image with a configuration of its own as
-// repo:latest.
-func (c *cluster) pushImageWith(t testing.TB, repo string, cfg v1.Config) {
+// pushImageWith pushes the test function's image with a configuration of its own, and
+// more layers, as repo:latest.
+func (c *cluster) pushImageWith(t testing.TB, repo string, cfg v1.Config, layers ...v1.Layer) {
 	t.Helper()
 	host := strings.TrimPrefix(c.Gateway(), "http://")
 	opts := []remote.Option{remote.WithTransport(c.signed()), remote.WithContext(t.Context())}
@@ -33,6 +33,9 @@ func (c *cluster) pushImageWith(t testing.TB, repo string, cfg v1.Config) {
 	}
 	img, err := remote.Image(from, opts...)
 	if err != nil {
+		t.Fatal(err)
+	}
+	if img, err = mutate.AppendLayers(img, layers...); err != nil {
 		t.Fatal(err)
 	}
 	if img, err = mutate.Config(img, cfg); err != nil {

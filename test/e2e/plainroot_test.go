@@ -8,10 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"github.com/faasd-sec/faasd-sec/api"
@@ -40,29 +37,7 @@ func (c *cluster) pushHome(t testing.TB, repo string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	host := strings.TrimPrefix(c.Gateway(), "http://")
-	opts := []remote.Option{remote.WithTransport(c.signed()), remote.WithContext(t.Context())}
-	from, err := name.NewDigest(host+"/"+repo+"@"+c.pushTestImage(t, repo), name.Insecure)
-	if err != nil {
-		t.Fatal(err)
-	}
-	img, err := remote.Image(from, opts...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if img, err = mutate.AppendLayers(img, layer); err != nil {
-		t.Fatal(err)
-	}
-	if img, err = mutate.Config(img, v1.Config{Entrypoint: []string{"/fn"}, User: "app"}); err != nil {
-		t.Fatal(err)
-	}
-	ref, err := name.NewTag(host+"/"+repo+":latest", name.Insecure)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := remote.Write(ref, img, opts...); err != nil {
-		t.Fatal(err)
-	}
+	c.pushImageWith(t, repo, v1.Config{Entrypoint: []string{"/fn"}, User: "app"}, layer)
 }
 
 const passwd = "root:x:0:0::/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\n"
