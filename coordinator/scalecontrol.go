@@ -21,6 +21,7 @@ const (
 	holdAgain    = 15 * time.Second // between orders that change nothing
 	orderTimeout = 5 * time.Second  // for a node to begin what it is to
 	orderRounds  = 3                // over nodes that refuse
+	firstFor     = 30 * time.Second // that what was deployed may take others' room for its first replica
 	setFresh     = 10 * time.Second // that a number set by hand before this controller began is acted on
 )
 
@@ -52,7 +53,8 @@ type scaled struct {
 	rate   float64
 	millis float64
 	holds  map[holder]holding
-	firm   int // replicas that make no room for other functions
+	firm   int    // replicas that make no room for other functions
+	had    string // the revision that had replicas last, by digest
 	why    string
 	lacks  string
 
@@ -343,6 +345,10 @@ func smooth(was, now float64) float64 {
 func (s *scaler) reconcile(ctx context.Context, r *route, f *scaled, n *census, want int) (refused error) {
 	sum := n.sum(r.hex)
 	have := sum.Ready + sum.Starting
+	if have > 0 {
+		f.had = r.hex
+	}
+	first := have == 0 && f.had != r.hex && time.Since(time.Unix(r.rec.UpdatedAt, 0)) < firstFor
 	view := s.c.dep.Mesh.Snapshot()
 	more := map[string]int{}
 	missing := want - have
@@ -385,7 +391,7 @@ func (s *scaler) reconcile(ctx context.Context, r *route, f *scaled, n *census, 
 		s.each(view, asked, func(p *peer, k int) {
 			t := n.nodes[p.id].of(r.hex)
 			was := t.Ready + t.Starting + more[p.id]
-			reply, err := s.send(ctx, r, p, api.ReplicaOrder{Hold: was + k, Firm: f.firmAt(have, p.id), HoldMs: holdFor.Milliseconds()})
+			reply, err := s.send(ctx, r, p, api.ReplicaOrder{Hold: was + k, Firm: f.firmAt(have, p.id), First: first, HoldMs: holdFor.Milliseconds()})
 			mu.Lock()
 			defer mu.Unlock()
 			got := max(0, reply.Held-was)

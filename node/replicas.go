@@ -161,7 +161,7 @@ func (n *Node) serveReplicaOrder(ctx *fasthttp.RequestCtx, name string) (*api.Re
 	defer cancel()
 	reply := &api.ReplicaReply{}
 	for ; have < o.Hold; have++ {
-		if err := n.makeReplica(c, rev, until, have < o.Firm); err != nil {
+		if err := n.makeReplica(c, rev, until, have < o.Firm, have == 0 && o.First); err != nil {
 			e := api.ProblemOf(err, "")
 			reply.Refused, reply.Reason = e.Code, e.Detail
 			break
@@ -204,7 +204,7 @@ func (n *Node) hold(rev *revision, o api.ReplicaOrder, until time.Time) int {
 
 // makeReplica begins to start a sandbox for rev, under the same admission as one
 // that an invocation asks for.
-func (n *Node) makeReplica(ctx context.Context, rev *revision, until time.Time, firm bool) error {
+func (n *Node) makeReplica(ctx context.Context, rev *revision, until time.Time, firm, first bool) error {
 	for {
 		n.mu.Lock()
 		if n.draining {
@@ -212,7 +212,7 @@ func (n *Node) makeReplica(ctx context.Context, rev *revision, until time.Time, 
 			return api.Errorf(api.CodeDraining, "the node is draining")
 		}
 		if s, lacking := n.begin(rev, asker{}); s == nil {
-			victims, ok := n.makeRoom(rev, !firm)
+			victims, ok := n.makeRoom(rev, !firm && !first)
 			wait := n.changed
 			n.mu.Unlock()
 			if !ok {

@@ -13,10 +13,17 @@ import (
 // machine as small as this one.
 
 func testManyFunctions(t *testing.T, c *cluster) {
-	const many = 12 // of half a core each, where nothing is said
+	const many = 20 // of half a core each, where nothing is said: more than two cores lend
 	name := func(i int) string { return fmt.Sprintf("many-%d", i) }
 	for i := range many {
 		c.function(t, name(i), "env", message{"envVars": message{"number": name(i)}})
+		eventually(t, "what was deployed is available", func() error {
+			s, err := c.cli.status(name(i))
+			if err == nil && s.AvailableReplicas != 1 {
+				err = fmt.Errorf("%d replicas of %s", s.AvailableReplicas, name(i))
+			}
+			return err
+		})
 	}
 	for range 2 {
 		for i := range many {
