@@ -140,7 +140,11 @@ func (c *Client) state(ctx context.Context, name api.FunctionName, shares []shar
 	if err := c.deposit(ctx, name, dep, broker, now); err != nil {
 		return 0, time.Time{}, err
 	}
-	return seq, until, c.order(ctx, name, "traffic", api.Traffic{Statement: statement}, nil)
+	if err := c.order(ctx, name, "traffic", api.Traffic{Statement: statement}, nil); err != nil {
+		return 0, time.Time{}, err
+	}
+	_, err = c.fetch(ctx, name) // own calls go by it at once
+	return seq, until, err
 }
 
 // statement signs a statement of shares, and returns it as a deposit with the keys
