@@ -177,9 +177,7 @@ func TestSealedTraffic(t *testing.T) {
 	if got := ask(green.Revision); got != api.CodeStaleRevision {
 		t.Errorf("green after the way back: %s", got)
 	}
-	if got := call(fresh, "back"); got != "blue" {
-		t.Errorf("%s after all calls went back to blue", got)
-	}
+	within(t, 30*time.Second, "all calls go back to blue", func() bool { return call(fresh, "back") == "blue" })
 }
 
 // askBroker asks the key broker for keys as a node that has no evidence would, and
