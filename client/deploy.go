@@ -50,6 +50,9 @@ type Deployment struct {
 
 	Keys   *Keyring
 	Rotate bool // with a new decryption key
+	// NoOverlap lets the revision before have no keys from now on, also while this
+	// one is on its way: it serves with the replicas it has.
+	NoOverlap bool
 	// PushBundle stores a sealed bundle in the cluster's registry under repo and
 	// returns its digest, "sha256:…".
 	PushBundle func(ctx context.Context, repo string, blob *os.File, size int64) (digest string, err error)
@@ -113,6 +116,10 @@ func (c *Client) Deploy(ctx context.Context, d Deployment) (Deployed, error) {
 	if record.Descriptor, err = desc.Sign(c.cfg.Random, c.cfg.Identity.Signer()); err != nil {
 		return Deployed{}, descriptorError(err)
 	}
+	changed := before == nil || before.revision != rev
+	if d.NoOverlap {
+		before = nil
+	}
 	if record.Traffic, err = c.depositNext(ctx, before, &function{name: d.Name, desc: desc, signed: record.Descriptor, revision: rev}, keys, d.Keys, broker, now); err != nil {
 		return Deployed{}, err
 	}
@@ -128,7 +135,7 @@ func (c *Client) Deploy(ctx context.Context, d Deployment) (Deployed, error) {
 		return Deployed{}, err
 	}
 	return Deployed{Name: d.Name, Revision: rev.String(), Sequence: desc.Sequence, Image: d.ImageRef + "@" + d.ImageDigest,
-		Changed: before == nil || before.revision != rev}, nil
+		Changed: changed}, nil
 }
 
 // pinnedBroker compares the gateway's broker with the pinned one: function keys
