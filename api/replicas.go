@@ -42,6 +42,8 @@ type ReplicaStatus struct {
 // repeated: a node that hears none for HoldMs goes by its own habits again.
 type ReplicaOrder struct {
 	Hold   int   `json:"hold"`    // replicas kept, and made where they are missing
+	Firm   int   `json:"firm"`    // of these, kept whatever comes; idle ones of the others make room for others' invocations
+	First  bool  `json:"first"`   // the revision has had no replica yet: as for an invocation, idle ones that are not firm make room
 	Stop   int   `json:"stop"`    // at most so many beyond Hold are stopped, after their invocations under way
 	HoldMs int64 `json:"hold_ms"` // milliseconds
 }

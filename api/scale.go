@@ -21,14 +21,15 @@ const (
 // sandboxes as invocations come, and stop them when they are not worth their
 // memory.
 type Scale struct {
-	Min        int        `json:"min"`        // the least while the function is not at zero, 1 or more
-	Max        int        `json:"max"`        // the most, whoever asks
-	Zero       bool       `json:"zero"`       // it may have none while nobody calls it
-	ZeroAfter  int64      `json:"zero_ms"`    // milliseconds without a call until then
-	Type       string     `json:"type"`       // ScaleCapacity, ScaleRPS or ScaleCPU
-	Target     int        `json:"target"`     // of Type, in one replica
-	Proportion float64    `json:"proportion"` // of Target, that one replica is loaded to; over 0, at most 1
-	DownWindow int64      `json:"down_ms"`    // milliseconds for which fewer have to do before there are fewer
+	Min        int        `json:"min"`            // the least while the function is not at zero, 1 or more
+	Firm       bool       `json:"firm,omitempty"` // somebody asked for Min: so many are not stopped to make room for others
+	Max        int        `json:"max"`            // the most, whoever asks
+	Zero       bool       `json:"zero"`           // it may have none while nobody calls it
+	ZeroAfter  int64      `json:"zero_ms"`        // milliseconds without a call until then
+	Type       string     `json:"type"`           // ScaleCapacity, ScaleRPS or ScaleCPU
+	Target     int        `json:"target"`         // of Type, in one replica
+	Proportion float64    `json:"proportion"`     // of Target, that one replica is loaded to; over 0, at most 1
+	DownWindow int64      `json:"down_ms"`        // milliseconds for which fewer have to do before there are fewer
 	Band       *ScaleBand `json:"band,omitempty"`
 }
 
@@ -52,18 +53,25 @@ const maxReplicas = 10000
 // zero unless it says how many it needs at the least: see ParseScale.
 func DefaultScale() Scale {
 	return Scale{Min: 1, Max: 20, Zero: true, ZeroAfter: (5 * time.Minute).Milliseconds(), Type: ScaleCapacity, Target: 50,
-		Proportion: 0.9, DownWindow: (5 * time.Minute).Milliseconds()}
+		Proportion: 0.9, DownWindow: (30 * time.Second).Milliseconds()}
 }
 
 // Pinned is the policy of a function that is to have n replicas, whatever comes.
 func Pinned(n int) Scale {
 	s := DefaultScale()
-	s.Min, s.Max, s.Zero = n, n, false
+	s.Min, s.Max, s.Zero, s.Firm = n, n, false, true
 	return s
 }
 
+// communityRate is how many invocations a second OpenFaaS's Community Edition adds
+// replicas at: the rule APIHighInvocationRate of its alerts.
+const communityRate = 5
+
 // ScaleOf reads a function's policy from its labels; nil where none of them is
-// about scaling. Errors name the label.
+// about scaling. They mean what they mean to OpenFaaS: a function keeps a replica
+// unless it may go to zero, a target without a type is one of invocations a second,
+// and a maximum or factor without a target asks for the Community Edition's rule.
+// Errors name the label.
 func ScaleOf(labels map[string]string) (*Scale, error) {
 	fields := map[string]string{}
 	for name, value := range labels {
@@ -73,6 +81,20 @@ func ScaleOf(labels map[string]string) (*Scale, error) {
 	}
 	if len(fields) == 0 {
 		return nil, nil
+	}
+	given := func(keys ...string) bool {
+		return slices.ContainsFunc(keys, func(key string) bool { _, ok := fields[key]; return ok })
+	}
+	if !given("type") {
+		switch {
+		case given("target"):
+			fields["type"] = ScaleRPS
+		case given("max", "factor") && !given("low", "high", "add", "remove"):
+			fields["type"], fields["target"] = ScaleRPS, strconv.Itoa(communityRate)
+		}
+	}
+	if !given("zero", "min") {
+		fields["zero"] = "false"
 	}
 	s, err := ParseScale(fields, func(key string) string { return ScaleLabel + key })
 	if err != nil {
@@ -101,7 +123,7 @@ func ParseScale(fields map[string]string, field func(key string) string) (Scale,
 	}
 	p.number("max", &s.Max, 1, maxReplicas)
 	if p.number("min", &s.Min, 0, maxReplicas) {
-		s.Zero = s.Min == 0
+		s.Zero, s.Firm = s.Min == 0, s.Min > 0
 		s.Min = max(s.Min, 1)
 		if _, given := fields["max"]; !given {
 			s.Max = max(s.Max, s.Min)

@@ -17,19 +17,27 @@ func TestScaleIsReadFromLabels(t *testing.T) {
 		labels map[string]string
 		want   func(*api.Scale)
 	}{
-		{"defaults for the rest", map[string]string{"com.openfaas.scale.max": "7"}, func(s *api.Scale) { s.Max = 7 }},
-		{"a minimum is kept", map[string]string{"com.openfaas.scale.min": "2"}, func(s *api.Scale) { s.Min, s.Zero = 2, false }},
-		{"a minimum over the usual maximum", map[string]string{"com.openfaas.scale.min": "30"}, func(s *api.Scale) { s.Min, s.Max, s.Zero = 30, 30, false }},
-		{"a minimum, and zero", map[string]string{"com.openfaas.scale.min": "2", "com.openfaas.scale.zero": "true"}, func(s *api.Scale) { s.Min = 2 }},
+		{"it may go to zero", map[string]string{"com.openfaas.scale.zero": "true"}, func(s *api.Scale) {}},
+		{"a maximum", map[string]string{"com.openfaas.scale.max": "7"}, func(s *api.Scale) {
+			s.Max, s.Zero, s.Type, s.Target = 7, false, api.ScaleRPS, 5
+		}},
+		{"a target", map[string]string{"com.openfaas.scale.target": "7"}, func(s *api.Scale) { s.Zero, s.Type, s.Target = false, api.ScaleRPS, 7 }},
+		{"a target of a type", map[string]string{"com.openfaas.scale.target": "7", "com.openfaas.scale.type": "capacity"}, func(s *api.Scale) {
+			s.Zero, s.Target = false, 7
+		}},
+		{"a minimum is kept", map[string]string{"com.openfaas.scale.min": "2"}, func(s *api.Scale) { s.Min, s.Firm, s.Zero = 2, true, false }},
+		{"a minimum over the usual maximum", map[string]string{"com.openfaas.scale.min": "30"}, func(s *api.Scale) { s.Min, s.Firm, s.Max, s.Zero = 30, true, 30, false }},
+		{"a minimum, and zero", map[string]string{"com.openfaas.scale.min": "2", "com.openfaas.scale.zero": "true"}, func(s *api.Scale) { s.Min, s.Firm = 2, true }},
 		{"a minimum of none", map[string]string{"com.openfaas.scale.min": "0"}, func(s *api.Scale) {}},
 		{"all", map[string]string{"com.openfaas.scale.min": "1", "com.openfaas.scale.max": "5", "com.openfaas.scale.zero": "true",
 			"com.openfaas.scale.zero-duration": "15m", "com.openfaas.scale.type": "rps", "com.openfaas.scale.target": "100",
 			"com.openfaas.scale.target-proportion": "0.5", "com.openfaas.scale.down.window": "90s"}, func(s *api.Scale) {
-			s.Max, s.Type, s.Target, s.Proportion = 5, api.ScaleRPS, 100, 0.5
+			s.Firm, s.Max, s.Type, s.Target, s.Proportion = true, 5, api.ScaleRPS, 100, 0.5
 			s.ZeroAfter, s.DownWindow = (15 * time.Minute).Milliseconds(), (90 * time.Second).Milliseconds()
 		}},
 		{"a factor", map[string]string{"com.openfaas.scale.factor": "25", "com.openfaas.scale.max": "10"}, func(s *api.Scale) {
-			s.Max, s.Band = 10, &api.ScaleBand{Low: 0.45, High: 0.9, Add: 3, Remove: 3}
+			s.Max, s.Zero, s.Type, s.Target = 10, false, api.ScaleRPS, 5
+			s.Band = &api.ScaleBand{Low: 0.45, High: 0.9, Add: 3, Remove: 3}
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

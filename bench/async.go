@@ -41,7 +41,7 @@ func (b *bench) async(ctx context.Context) error {
 	defer twoHop.CloseIdleConnections()
 	floor := "floor/two-hop-async/1KiB/c16"
 	if err := turnRows(ctx, b.report, []contender{
-		{row: floor, unit: "us", call: plainCall(twoHop, body)},
+		{row: floor, unit: "us", call: plainCall(twoHop, "/", body)},
 		{row: "async/accept/1KiB/c16", floor: floor, unit: "us", call: func(ctx context.Context) error {
 			_, err := send(ctx, c, fn, body)
 			return err
@@ -53,7 +53,7 @@ func (b *bench) async(ctx context.Context) error {
 		return err
 	}
 	single := "floor/two-hop-async-single/1KiB"
-	call := plainCall(b.floors.twoHopC, body)
+	call := plainCall(b.floors.twoHopC, "/", body)
 	if err := inTrials(ctx, b.report, []trial{
 		{contender: contender{row: single, unit: "us", call: call}, before: call},
 		{contender: contender{row: "async/result/1KiB/c1", floor: single, unit: "us", call: func(ctx context.Context) error { return sendAndOpen(ctx, c, fn, body) }}},

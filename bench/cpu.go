@@ -29,7 +29,7 @@ func (b *bench) cpu(ctx context.Context) error {
 		return err
 	}
 	body := bytes.Repeat([]byte("x"), 1<<10)
-	floor, sealed := plainCall(b.floors.twoHopC, body), echo(b.world.client, fn, body)
+	floor, sealed := plainCall(b.floors.twoHopC, "/", body), echo(b.world.client, fn, body)
 	rounds, slice := b.scaled(8, 3), time.Second
 	if b.quick {
 		slice = 400 * time.Millisecond

@@ -215,13 +215,13 @@ func waitDial(ctx context.Context, e endpoint) error {
 	}
 }
 
-// plainCall makes plain requests to a floor and checks that all came back.
-func plainCall(c *fasthttp.HostClient, body []byte) func(context.Context) error {
+// plainCall makes plain requests and checks that all came back.
+func plainCall(c *fasthttp.HostClient, path string, body []byte) func(context.Context) error {
 	return func(context.Context) error {
 		req, resp := fasthttp.AcquireRequest(), fasthttp.AcquireResponse()
 		defer fasthttp.ReleaseRequest(req)
 		defer fasthttp.ReleaseResponse(resp)
-		req.SetRequestURI("/")
+		req.SetRequestURI(path)
 		req.Header.SetHost("peer")
 		req.Header.SetMethod(fasthttp.MethodPost)
 		req.SetBodyRaw(body)

@@ -34,7 +34,7 @@ func (b *bench) openLoopRows(ctx context.Context) error {
 	for _, rate := range rates {
 		floor := fmt.Sprintf("floor/openloop/two-hop/1KiB/r%d", rate)
 		list := []contender{
-			{row: floor, unit: "us", call: plainCall(b.floors.twoHopC, body)},
+			{row: floor, unit: "us", call: plainCall(b.floors.twoHopC, "/", body)},
 			{row: fmt.Sprintf("openloop/sealed/1KiB/r%d", rate), floor: floor, unit: "us", call: echo(b.world.client, fn, body)},
 		}
 		if err := b.atRate(ctx, list, float64(rate), rounds, each); err != nil {

@@ -67,7 +67,7 @@ func (r *report) throughputPlot() (plot, bool) {
 		row, name string
 		colour    int
 		dash      bool
-	}{{"floor/two-hop", "plain, two hops", 0, true}, {"gateway", "sealed, node's gateway", 3, false}, {"sealed", "sealed", 1, false}} {
+	}{{"floor/two-hop", "floor, two hops", 0, true}, {"plain", "plain function", 2, false}, {"gateway", "sealed, node's gateway", 3, false}, {"sealed", "sealed", 1, false}} {
 		var points [][2]float64
 		for _, conns := range []float64{1, 16, 64} {
 			if w, ok := r.named(fmt.Sprintf("throughput/%s/1KiB/c%g", s.row, conns)); ok {
@@ -88,7 +88,7 @@ func (r *report) openLoopPlot() (plot, bool) {
 	for _, s := range []struct {
 		prefix, name string
 		colour       int
-	}{{"floor/openloop/two-hop/1KiB/r", "plain, two hops", 0}, {"openloop/sealed/1KiB/r", "sealed", 1}} {
+	}{{"floor/openloop/two-hop/1KiB/r", "floor, two hops", 0}, {"openloop/sealed/1KiB/r", "sealed", 1}} {
 		var median, tail [][2]float64
 		for _, w := range r.Rows {
 			rest, ok := strings.CutPrefix(w.Name, s.prefix)
@@ -117,7 +117,7 @@ func (r *report) cpuPlot() (plot, bool) {
 	}
 	var bars []bar
 	if w, ok := r.named("floor/cpu/two-hop/1KiB"); ok {
-		bars = append(bars, bar{name: "plain, two hops", parts: []part{{"all of the plain one", w.Median}}})
+		bars = append(bars, bar{name: "floor, two hops", parts: []part{{"all of the floor", w.Median}}})
 	}
 	bars = append(bars, ours)
 	return plot{"cpu.svg", title, stackedBars(title, "microseconds per call", bars)}, len(ours.parts) > 0

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/valyala/fasthttp"
+
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/client"
 )
@@ -53,9 +55,12 @@ func (b *bench) warm(ctx context.Context) error {
 	if err := b.needFloors(ctx); err != nil {
 		return err
 	}
-	b.leave("warm/plain/*", "every function is sealed: the gateway takes nothing else, so there is no plain call to measure")
 	b.leave("warm/*/1MiB/c16, c64", "an agent holds a bounded number of whole large bodies and refuses more as busy; c4 is measured")
 	fn, err := b.world.running(ctx, "go")
+	if err != nil {
+		return err
+	}
+	plain, err := b.world.runningPlain(ctx, "go")
 	if err != nil {
 		return err
 	}
@@ -64,21 +69,22 @@ func (b *bench) warm(ctx context.Context) error {
 		slice = 150 * time.Millisecond
 	}
 	for _, c := range combinations(b.quick) {
-		if err := b.combination(ctx, fn, c, rounds, slice); err != nil {
+		if err := b.combination(ctx, fn, plain, c, rounds, slice); err != nil {
 			return err
 		}
 	}
-	return b.world.client.Remove(ctx, fn)
+	return b.removeAll(ctx, []api.FunctionName{fn, plain})
 }
 
 // combination measures one size of body over so many connections. They are new:
 // what congestion control learned from bodies of another size, BBR above all,
 // would slow down a large one by a factor of ten.
-func (b *bench) combination(ctx context.Context, fn api.FunctionName, c combination, rounds int, slice time.Duration) error {
+func (b *bench) combination(ctx context.Context, fn, plain api.FunctionName, c combination, rounds int, slice time.Duration) error {
 	body := bytes.Repeat([]byte("x"), c.bytes)
-	direct, twoHop := b.floors.direct.client(), b.floors.twoHop.client()
-	defer direct.CloseIdleConnections()
-	defer twoHop.CloseIdleConnections()
+	direct, twoHop, unsealed := b.floors.direct.client(), b.floors.twoHop.client(), b.world.endpoint().client()
+	for _, c := range []*fasthttp.HostClient{direct, twoHop, unsealed} {
+		defer c.CloseIdleConnections()
+	}
 	caller, err := b.world.newClient()
 	if err != nil {
 		return err
@@ -99,8 +105,9 @@ func (b *bench) combination(ctx context.Context, fn api.FunctionName, c combinat
 	}
 	two, gateway := "floor/two-hop/"+c.tag(), "warm/gateway/"+c.tag()
 	if err := turnRows(ctx, b.report, []contender{
-		{row: "floor/direct/" + c.tag(), unit: "us", call: plainCall(direct, body)},
-		{row: two, unit: "us", call: plainCall(twoHop, body)},
+		{row: "floor/direct/" + c.tag(), unit: "us", call: plainCall(direct, "/", body)},
+		{row: two, unit: "us", call: plainCall(twoHop, "/", body)},
+		{row: "warm/plain/" + c.tag(), floor: two, unit: "us", call: plainCall(unsealed, "/function/"+plain.Short(), body)},
 		{row: "warm/sealed/" + c.tag(), floor: two, unit: "us", call: echo(caller, fn, body)},
 		{row: gateway, floor: two, unit: "us", call: echo(near, fn, body)},
 	}, rounds, c.conns, slice, throughputRow); err != nil {
@@ -129,6 +136,22 @@ func (w *world) running(ctx context.Context, lang string) (api.FunctionName, err
 		_, err = w.hello(ctx, fn)
 	}
 	return fn, err
+}
+
+// runningPlain deploys the same program as a plain function and has it started.
+func (w *world) runningPlain(ctx context.Context, lang string) (api.FunctionName, error) {
+	w.serial++
+	fn, err := api.ParseFunctionName(fmt.Sprintf("plain-%s-%d", lang, w.serial))
+	if err != nil {
+		return "", err
+	}
+	if _, err := w.client.DeployPlain(ctx, fn, api.Plain{Image: "bench/" + lang + "@" + w.pushed[lang], Env: map[string]string{"BENCH_LISTEN": ":8080", "max_inflight": "256"},
+		Limits: &api.PlainAmounts{CPU: "2", Memory: "512Mi"}, ReadOnlyRoot: true}); err != nil {
+		return "", fmt.Errorf("deploy %s: %w", fn.Short(), err)
+	}
+	c := w.endpoint().client()
+	defer c.CloseIdleConnections()
+	return fn, plainCall(c, "/function/"+fn.Short(), []byte("hello"))(ctx)
 }
 
 // coldGrant measures a warm function called by a caller that has no grant for
@@ -166,7 +189,7 @@ func (b *bench) coldGrant(ctx context.Context) error {
 		after: func(context.Context) error { c.Close(); return nil },
 	}
 	// The floor makes single calls as well, each right after another one.
-	call := plainCall(b.floors.twoHopC, body)
+	call := plainCall(b.floors.twoHopC, "/", body)
 	floor := trial{contender: contender{row: "floor/two-hop-single/1KiB", unit: "us", call: call}, before: call}
 	if err := inTrials(ctx, b.report, []trial{floor, fresh}, b.scaled(300, 40)); err != nil {
 		return err
@@ -193,7 +216,7 @@ func (b *bench) idleArrival(ctx context.Context) error {
 	body := bytes.Repeat([]byte("x"), 1<<10)
 	rest := func(ctx context.Context) error { return wall{}.Sleep(ctx, time.Now().Add(silence)) }
 	list := []trial{
-		{contender: contender{row: "floor/idle-arrival/two-hop/1KiB", unit: "us", call: plainCall(b.floors.twoHopC, body)}, before: rest},
+		{contender: contender{row: "floor/idle-arrival/two-hop/1KiB", unit: "us", call: plainCall(b.floors.twoHopC, "/", body)}, before: rest},
 		{contender: contender{row: "idle-arrival/sealed/1KiB", floor: "floor/idle-arrival/two-hop/1KiB", unit: "us", call: echo(b.world.client, fn, body)}, before: rest},
 	}
 	if err := inTrials(ctx, b.report, list, b.scaled(100, 15)); err != nil {

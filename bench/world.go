@@ -69,6 +69,11 @@ func newWorld(ctx context.Context, bin, dir string, args, nodeArgs []string) (_ 
 	return w, err
 }
 
+// endpoint is where callers reach the coordinator.
+func (w *world) endpoint() endpoint {
+	return endpoint{"tcp", strings.TrimPrefix(w.Gateway(), "http://")}
+}
+
 func (w *world) newClient() (*client.Client, error) {
 	return client.New(client.Config{Gateway: w.Gateway(), Identity: w.id, Pins: w.pins})
 }

@@ -33,6 +33,26 @@ func policyOf(rec *store.Function) (api.Scale, bool) {
 	return api.Scale{}, false
 }
 
+// desired is how many replicas of a function there are to be, as far as this
+// coordinator knows: what was decided here, or set by hand and not yet acted on;
+// else what there is, within the policy.
+func (s *scaler) desired(rec *store.Function, have int) int {
+	p, managed := policyOf(rec)
+	if !managed {
+		return have
+	}
+	if v, ok := s.wanted.Load(rec.Name); ok && v.(decided).setAt == rec.ReplicasAt {
+		return v.(decided).want
+	}
+	if rec.Replicas != nil && time.Since(time.UnixMilli(rec.ReplicasAt)) < setFresh {
+		have = *rec.Replicas
+	}
+	if p.Zero && have == 0 {
+		return 0
+	}
+	return min(max(have, p.Min), p.Max)
+}
+
 // setReplicas sets a function's number of replicas by hand. Where it has a policy
 // this holds until the load asks for another number: for more at once, for fewer
 // after the policy's window. Zero on a function without one leaves it on demand.

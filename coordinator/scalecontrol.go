@@ -3,7 +3,9 @@ package coordinator
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,6 +21,7 @@ const (
 	holdAgain    = 15 * time.Second // between orders that change nothing
 	orderTimeout = 5 * time.Second  // for a node to begin what it is to
 	orderRounds  = 3                // over nodes that refuse
+	firstFor     = 30 * time.Second // that what was deployed may take others' room for its first replica
 	setFresh     = 10 * time.Second // that a number set by hand before this controller began is acted on
 )
 
@@ -30,7 +33,14 @@ type scaler struct {
 	begun time.Time
 	known map[api.FunctionName]*scaled // the controller's own
 
-	wanted sync.Map // api.FunctionName -> int: replicas decided on here, of functions with a policy
+	wanted sync.Map // api.FunctionName -> decided, of functions with a policy
+}
+
+// decided is how many replicas the controller wants of a function, since a number
+// was last set by hand.
+type decided struct {
+	want  int
+	setAt int64
 }
 
 // scaled is what the controller remembers of one function.
@@ -43,6 +53,8 @@ type scaled struct {
 	rate   float64
 	millis float64
 	holds  map[holder]holding
+	firm   int    // replicas that make no room for other functions
+	had    string // the revision that had replicas last, by digest
 	why    string
 	lacks  string
 
@@ -58,8 +70,22 @@ type holder struct{ node, revision string }
 
 // holding is what was last ordered there.
 type holding struct {
-	hold int
-	at   time.Time
+	hold, firm int
+	at         time.Time
+}
+
+// firmAt is how many of the replicas that nodes have are firm on node id: those of
+// the first nodes, by name, until there are as many as are to be.
+func (f *scaled) firmAt(have map[string]int, id string) int {
+	left := f.firm
+	for _, other := range slices.Sorted(maps.Keys(have)) {
+		k := min(have[other], left)
+		if other == id {
+			return k
+		}
+		left -= k
+	}
+	return 0
 }
 
 // Lead runs a part of which one coordinator of the cluster is to have one, in this
@@ -218,7 +244,11 @@ func (s *scaler) govern(ctx context.Context, rec *store.Function, f *scaled, n *
 		}
 		return
 	}
+	f.firm = 0
 	if managed {
+		if policy.Firm {
+			f.firm = policy.Min
+		}
 		s.governShares(ctx, rec, r, policy, f, n)
 	}
 	load := s.loadOf(rec, f, n)
@@ -235,7 +265,7 @@ func (s *scaler) govern(ctx context.Context, rec *store.Function, f *scaled, n *
 		}
 	}
 	if managed {
-		s.wanted.Store(rec.Name, want)
+		s.wanted.Store(rec.Name, decided{want, rec.ReplicasAt})
 	}
 	if err := s.reconcile(ctx, r, f, n, want); err != nil && err.Error() != f.lacks {
 		f.lacks = err.Error()
@@ -263,6 +293,9 @@ func (s *scaler) governShares(ctx context.Context, rec *store.Function, r *route
 		}
 		p := policy
 		p.Min = max(1, (p.Min*b.Percent+99)/100)
+		if g.firm = 0; p.Firm {
+			g.firm = p.Min
+		}
 		var d scaling.Decision
 		g.memory, d = scaling.Decide(p, g.memory, time.Now(), s.loadOf(b.Function, g, n))
 		if err := s.reconcile(ctx, o, g, n, d.Want); err != nil && err.Error() != g.lacks {
@@ -313,6 +346,10 @@ func smooth(was, now float64) float64 {
 func (s *scaler) reconcile(ctx context.Context, r *route, f *scaled, n *census, want int) (refused error) {
 	sum := n.sum(r.hex)
 	have := sum.Ready + sum.Starting
+	if have > 0 {
+		f.had = r.hex
+	}
+	first := have == 0 && f.had != r.hex && time.Since(time.Unix(r.rec.UpdatedAt, 0)) < firstFor
 	view := s.c.dep.Mesh.Snapshot()
 	more := map[string]int{}
 	missing := want - have
@@ -342,15 +379,20 @@ func (s *scaler) reconcile(ctx context.Context, r *route, f *scaled, n *census, 
 			}
 			break
 		}
-		asked := map[string]int{}
+		asked, have := map[string]int{}, map[string]int{}
+		for id, t := range n.nodes {
+			x := t.of(r.hex)
+			have[id] = x.Ready + x.Starting + more[id]
+		}
 		for _, i := range chosen {
 			asked[view.Nodes[i].Meta.ID]++
+			have[view.Nodes[i].Meta.ID]++
 		}
 		var mu sync.Mutex
 		s.each(view, asked, func(p *peer, k int) {
 			t := n.nodes[p.id].of(r.hex)
 			was := t.Ready + t.Starting + more[p.id]
-			reply, err := s.send(ctx, r, p, api.ReplicaOrder{Hold: was + k, HoldMs: holdFor.Milliseconds()})
+			reply, err := s.send(ctx, r, p, api.ReplicaOrder{Hold: was + k, Firm: f.firmAt(have, p.id), First: first, HoldMs: holdFor.Milliseconds()})
 			mu.Lock()
 			defer mu.Unlock()
 			got := max(0, reply.Held-was)
@@ -364,7 +406,7 @@ func (s *scaler) reconcile(ctx context.Context, r *route, f *scaled, n *census, 
 			if got > 0 {
 				more[p.id] += got
 				missing -= got
-				f.holds[holder{p.id, r.hex}] = holding{was + got, time.Now()}
+				f.holds[holder{p.id, r.hex}] = holding{was + got, f.firmAt(have, p.id), time.Now()}
 				if r.growth != nil {
 					r.growth.begun(got)
 				}
@@ -421,7 +463,7 @@ func (s *scaler) order(ctx context.Context, r *route, f *scaled, n *census, more
 	now := time.Now()
 	for id, k := range have {
 		last := f.holds[holder{id, r.hex}]
-		if stop[id] > 0 || more[id] == 0 && (last.hold != k || now.Sub(last.at) > holdAgain) {
+		if stop[id] > 0 || more[id] == 0 && (last.hold != k || last.firm != f.firmAt(have, id) || now.Sub(last.at) > holdAgain) {
 			asked[id] = k
 		}
 	}
@@ -432,14 +474,14 @@ func (s *scaler) order(ctx context.Context, r *route, f *scaled, n *census, more
 	}
 	var mu sync.Mutex
 	s.each(s.c.dep.Mesh.Snapshot(), asked, func(p *peer, k int) {
-		_, err := s.send(ctx, r, p, api.ReplicaOrder{Hold: k, Stop: stop[p.id], HoldMs: holdFor.Milliseconds()})
+		_, err := s.send(ctx, r, p, api.ReplicaOrder{Hold: k, Firm: f.firmAt(have, p.id), Stop: stop[p.id], HoldMs: holdFor.Milliseconds()})
 		mu.Lock()
 		defer mu.Unlock()
 		if err != nil {
 			failed = err
 			return
 		}
-		f.holds[holder{p.id, r.hex}] = holding{k, now}
+		f.holds[holder{p.id, r.hex}] = holding{k, f.firmAt(have, p.id), now}
 	})
 	return failed
 }

@@ -64,11 +64,7 @@ func (s system) observe(f *store.Function, n *census) openfaas.Function {
 	if f.Next != nil && f.Next.Plain != nil {
 		st.Plain, st.UpdatedAt = f.Next.Plain, f.Next.UpdatedAt // what was deployed last, also before it serves
 	}
-	out := openfaas.Function{FunctionStatus: st, Invocations: s.callsOf(f.Name).Load(), Desired: st.Replicas, Available: st.Available}
-	if want, decided := s.scaler.wanted.Load(f.Name); decided {
-		out.Desired = want.(int)
-	}
-	return out
+	return openfaas.Function{FunctionStatus: st, Invocations: s.callsOf(f.Name).Load(), Desired: s.scaler.desired(f, st.Replicas), Available: st.Available}
 }
 
 // PutPlain implements openfaas.Functions. As with OpenFaaS, a function that says

@@ -18,7 +18,7 @@ import (
 func Merge(b *Bounds, wish *Manifest) (Manifest, error) {
 	out := Manifest{Suite: b.Suite, Revision: b.Revision, Needs: b.Default.clone(), Priority: b.Priority, Retry: b.Retry.clone()}
 	if wish == nil {
-		return out, nil
+		return out, out.Needs.carries()
 	}
 	if wish.Revision != b.Revision {
 		return Manifest{}, &api.Error{Code: api.CodeStaleRevision, Field: "revision", Message: "the manifest is for another revision than the bounds",
@@ -31,7 +31,24 @@ func Merge(b *Bounds, wish *Manifest) (Manifest, error) {
 			return Manifest{}, err
 		}
 	}
+	if err := out.Needs.carries(); err != nil {
+		return Manifest{}, err
+	}
 	return out, out.Validate()
+}
+
+// carries refuses a network that no conversation could pass: each direction needs
+// the other, and ports need both.
+func (n *Needs) carries() error {
+	if n.IngressBPS == 0 && n.EgressBPS == 0 && len(n.Ports) == 0 {
+		return nil
+	}
+	for _, x := range []number{{field: FieldIngress, value: n.IngressBPS}, {field: FieldEgress, value: n.EgressBPS}} {
+		if x.value == 0 {
+			return api.Invalid(x.field.String(), "ask for both directions, also where ports are asked for", "a network without it carries nothing")
+		}
+	}
+	return nil
 }
 
 type merger struct {

@@ -11,7 +11,7 @@ import (
 
 func TestMergeKeepsToTheOwnersBounds(t *testing.T) {
 	fixed := func(b *Bounds) { b.Overridable = nil }
-	lists := func(b *Bounds) { *b = *boundsAllowing() }
+	lists := func(b *Bounds) { *b = *boundsAllowing(); b.Default.IngressBPS, b.Default.EgressBPS = 1e6, 1e6 }
 	cores := func(b *Bounds) { b.Overridable, b.Max.Cores = append(b.Overridable, FieldCores), 2 }
 	for _, c := range []struct {
 		name   string
@@ -67,7 +67,7 @@ func TestMergeKeepsToTheOwnersBounds(t *testing.T) {
 		{"retry beyond", nil, func(m *Manifest) { m.Retry.MaxAttempts = 5 }, "retry", nil},
 		{"retry fixed", fixed, func(m *Manifest) { m.Retry = Retry{MaxAttempts: 2, AfterNodeDeath: true} }, "retry", nil},
 	} {
-		b, wish := bounds(), &Manifest{Task: sealed.ID{9}, Suite: 1, Revision: sealed.Digest{2}}
+		b, wish := networked(), &Manifest{Task: sealed.ID{9}, Suite: 1, Revision: sealed.Digest{2}}
 		if c.bounds != nil {
 			c.bounds(b)
 		}
@@ -89,7 +89,7 @@ func TestMergeKeepsToTheOwnersBounds(t *testing.T) {
 }
 
 func TestMergeWithoutAWishIsTheDefault(t *testing.T) {
-	b := bounds()
+	b := networked()
 	got, err := Merge(b, nil)
 	if err != nil || !reflect.DeepEqual(got.Needs, b.Default) || got.Priority != 2 || !got.Task.IsZero() {
 		t.Errorf("%+v, %v", got, err)
@@ -97,6 +97,30 @@ func TestMergeWithoutAWishIsTheDefault(t *testing.T) {
 	got.Needs.Ports[0].Count = 64
 	if b.Default.Ports[0].Count != 1 {
 		t.Error("the merged manifest aliases the bounds")
+	}
+}
+
+// networked are bounds whose default has both directions.
+func networked() *Bounds {
+	b := bounds()
+	b.Default.IngressBPS, b.Default.EgressBPS = 1e6, 1e6
+	return b
+}
+
+func TestMergeRefusesANetworkThatCarriesNothing(t *testing.T) {
+	for _, c := range []struct {
+		ingress, egress uint64
+		ports           []Port
+		field           string
+	}{{0, 1e6, nil, "ingress"}, {1e6, 0, nil, "egress"}, {0, 0, []Port{{TCP, 0, 1}}, "ingress"}, {1e6, 1e6, nil, ""}, {0, 0, nil, ""}} {
+		b := bounds()
+		b.Default.Ports, b.Default.IngressBPS, b.Default.EgressBPS = c.ports, c.ingress, c.egress
+		for _, wish := range []*Manifest{nil, {Suite: 1, Revision: sealed.Digest{2}}} {
+			var e *api.Error
+			if _, err := Merge(b, wish); c.field == "" && err != nil || c.field != "" && (!errors.As(err, &e) || e.Field != c.field || e.Remedy == "") {
+				t.Errorf("%+v: %v", c, err)
+			}
+		}
 	}
 }
 

@@ -6,7 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"math"
-	"sort"
+	"slices"
 	"strconv"
 	"time"
 
@@ -117,7 +117,7 @@ func (n *Node) acquire(ctx context.Context, rev *revision, by asker) (slot, erro
 			}
 			var lacking string
 			if s, lacking = n.begin(rev, by); s != nil {
-			} else if victims, ok := n.makeRoom(rev); ok {
+			} else if victims, ok := n.makeRoom(rev, false); ok {
 				wait := n.changed
 				n.mu.Unlock()
 				for _, v := range victims {
@@ -278,11 +278,12 @@ func (n *Node) reserve(rev *revision) (lacking string) {
 
 // makeRoom gives up what stands in the way of a sandbox of rev: boxes of the
 // pool, which it begins to remove, and then the idle sandboxes of other revisions
-// that it returns, least recently used first. Neither where what is ending
+// that it returns, least recently used first, those that are held last and, where
+// the new one is to be held itself, not at all. Neither where what is ending
 // already will do; ok is false where all together is not enough. mu is held.
-func (n *Node) makeRoom(rev *revision) (victims []*sandbox, ok bool) {
+func (n *Node) makeRoom(rev *revision, forHeld bool) (victims []*sandbox, ok bool) {
 	p := &n.pool
-	victims, ending, ok := n.inTheWay(rev)
+	victims, ending, ok := n.inTheWay(rev, forHeld)
 	if !ok {
 		return nil, false
 	}
@@ -297,12 +298,13 @@ func (n *Node) makeRoom(rev *revision) (victims []*sandbox, ok bool) {
 	for _, s := range victims {
 		free, gone[s] = free.Add(s.holds), true
 	}
+	now := time.Now()
 	idle, ending := []*sandbox{}, ending || p.ending > 0
 	free = free.Add(overhead(p.ending))
 	for _, s := range n.fleet {
 		switch {
 		case gone[s]:
-		case s.spare(time.Now()) && s.rev.key() != rev.key():
+		case s.spare(now, forHeld) && s.rev.key() != rev.key():
 			idle = append(idle, s)
 		case s.state == stopping:
 			free, ending, gone[s] = free.Add(s.holds), true, true
@@ -318,7 +320,16 @@ func (n *Node) makeRoom(rev *revision) (victims []*sandbox, ok bool) {
 			boxes++
 		}
 	}
-	sort.Slice(idle, func(i, j int) bool { return idle[i].lastUsed.Before(idle[j].lastUsed) })
+	// What is held goes last.
+	slices.SortFunc(idle, func(a, b *sandbox) int {
+		if a.held(now) != b.held(now) {
+			if b.held(now) {
+				return -1
+			}
+			return 1
+		}
+		return a.lastUsed.Compare(b.lastUsed)
+	})
 	for i := 0; short() || boxes == 0 && len(victims) == 0; i++ {
 		if i == len(idle) {
 			return nil, false

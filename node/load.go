@@ -59,7 +59,7 @@ func (n *Node) publishLoad() {
 func (n *Node) reclaimable() api.Resources {
 	free, now := n.ledger.free().Add(overhead(len(n.pool.idle))), time.Now()
 	for _, s := range n.fleet {
-		if s.spare(now) {
+		if s.spare(now, false) {
 			free = free.Add(s.holds)
 		}
 	}

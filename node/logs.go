@@ -103,6 +103,29 @@ func (l *logbook) after(name api.FunctionName, seq uint64) ([]api.LogFrame, <-ch
 	return nil, b.news
 }
 
+// logSettle is how long after an invocation what was printed for it may still be
+// on its way: an agent sends lines in batches.
+const logSettle = 300 * time.Millisecond
+
+// settleLogs waits until what was printed for invocations of fn that have ended is
+// here: who has just had a reply reads on.
+func (n *Node) settleLogs(fn api.FunctionName) {
+	var last time.Time
+	n.mu.Lock()
+	for _, s := range n.fleet {
+		if s.rev.name == fn && s.lastUsed.After(last) {
+			last = s.lastUsed
+		}
+	}
+	n.mu.Unlock()
+	wait := time.NewTimer(time.Until(last.Add(logSettle)))
+	defer wait.Stop()
+	select {
+	case <-wait.C:
+	case <-n.life.Done():
+	}
+}
+
 // serveLogs streams a function's log frames; with follow=1 until the
 // reader leaves.
 func (n *Node) serveLogs(ctx *fasthttp.RequestCtx, name string) error {
@@ -114,6 +137,9 @@ func (n *Node) serveLogs(ctx *fasthttp.RequestCtx, name string) error {
 	seq := uint64(0)
 	if v, err := ctx.QueryArgs().GetUint("after"); err == nil {
 		seq = uint64(v)
+	}
+	if !follow {
+		n.settleLogs(fn)
 	}
 	ctx.SetContentType(api.ContentTypeFrames)
 	conn := ctx.Conn()

@@ -186,7 +186,7 @@ func (r *revision) neighbour(s *sandbox) bool {
 // inTheWay are the sandboxes that have to end before one of rev can be made,
 // whatever else is free. ok is false where one of them serves somebody. mu is
 // held.
-func (n *Node) inTheWay(rev *revision) (victims []*sandbox, ending, ok bool) {
+func (n *Node) inTheWay(rev *revision, forHeld bool) (victims []*sandbox, ending, ok bool) {
 	way := n.ports.holders(rev.needs().Ports)
 	for _, s := range n.fleet {
 		if rev.neighbour(s) {
@@ -197,7 +197,7 @@ func (n *Node) inTheWay(rev *revision) (victims []*sandbox, ending, ok bool) {
 	for _, s := range way {
 		switch {
 		case seen[s]:
-		case s.spare(time.Now()):
+		case s.spare(time.Now(), forHeld):
 			victims = append(victims, s)
 		case s.state == stopping:
 			ending = true

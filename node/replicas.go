@@ -65,8 +65,12 @@ func (n *Node) noteStart(s *sandbox, err error) {
 // held reports whether a coordinator has s kept, used or not. mu is held.
 func (s *sandbox) held(now time.Time) bool { return now.Before(s.heldUntil) }
 
-// spare reports whether s may be stopped for the room it takes. mu is held.
-func (s *sandbox) spare(now time.Time) bool { return s.idle() && !s.held(now) }
+// spare reports whether s may be stopped for the room it takes, by an invocation
+// of another function; what is held does not make room for what would be held in
+// its place, or the two would take turns for ever. mu is held.
+func (s *sandbox) spare(now time.Time, forHeld bool) bool {
+	return s.idle() && (!s.held(now) || !s.firm && !forHeld)
+}
 
 // serveReplicas tells what there is of each revision.
 func (n *Node) serveReplicas(ctx *fasthttp.RequestCtx) []api.ReplicaStatus {
@@ -148,7 +152,7 @@ func (n *Node) serveReplicaOrder(ctx *fasthttp.RequestCtx, name string) (*api.Re
 	if err := json.Unmarshal(body, &o); err != nil {
 		return nil, api.Invalid("body", "send an order as JSON", err.Error())
 	}
-	if o.Hold < 0 || o.Stop < 0 || o.HoldMs < 0 {
+	if o.Hold < 0 || o.Firm < 0 || o.Stop < 0 || o.HoldMs < 0 {
 		return nil, api.Invalid("order", "use numbers of 0 or more", "one is negative")
 	}
 	until := time.Now().Add(min(time.Duration(o.HoldMs)*time.Millisecond, maxHold))
@@ -157,7 +161,7 @@ func (n *Node) serveReplicaOrder(ctx *fasthttp.RequestCtx, name string) (*api.Re
 	defer cancel()
 	reply := &api.ReplicaReply{}
 	for ; have < o.Hold; have++ {
-		if err := n.makeReplica(c, rev, until); err != nil {
+		if err := n.makeReplica(c, rev, until, have < o.Firm, have == 0 && o.First); err != nil {
 			e := api.ProblemOf(err, "")
 			reply.Refused, reply.Reason = e.Code, e.Detail
 			break
@@ -184,8 +188,8 @@ func (n *Node) hold(rev *revision, o api.ReplicaOrder, until time.Time) int {
 			b.lastUsed.Compare(a.lastUsed), cmp.Compare(a.id, b.id))
 	})
 	kept := live[:min(o.Hold, len(live))]
-	for _, s := range kept {
-		s.heldUntil = until
+	for i, s := range kept {
+		s.heldUntil, s.firm = until, i < o.Firm
 	}
 	rest := live[len(kept):]
 	for _, s := range rest {
@@ -200,7 +204,7 @@ func (n *Node) hold(rev *revision, o api.ReplicaOrder, until time.Time) int {
 
 // makeReplica begins to start a sandbox for rev, under the same admission as one
 // that an invocation asks for.
-func (n *Node) makeReplica(ctx context.Context, rev *revision, until time.Time) error {
+func (n *Node) makeReplica(ctx context.Context, rev *revision, until time.Time, firm, first bool) error {
 	for {
 		n.mu.Lock()
 		if n.draining {
@@ -208,7 +212,7 @@ func (n *Node) makeReplica(ctx context.Context, rev *revision, until time.Time) 
 			return api.Errorf(api.CodeDraining, "the node is draining")
 		}
 		if s, lacking := n.begin(rev, asker{}); s == nil {
-			victims, ok := n.makeRoom(rev)
+			victims, ok := n.makeRoom(rev, !firm && !first)
 			wait := n.changed
 			n.mu.Unlock()
 			if !ok {
@@ -224,7 +228,7 @@ func (n *Node) makeReplica(ctx context.Context, rev *revision, until time.Time) 
 				return api.Errorf(api.CodeNoRoom, "no room came free in time")
 			}
 		} else {
-			s.heldUntil = until
+			s.heldUntil, s.firm = until, firm
 			n.mu.Unlock()
 			return nil
 		}

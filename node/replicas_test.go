@@ -70,17 +70,29 @@ func TestReplicasAreMadeKeptReplacedAndLetGo(t *testing.T) {
 func TestOrdersAreAdmittedLikeAnyStart(t *testing.T) {
 	w := newWorld(t)
 	f := w.known("f")
-	r := w.orders(f, api.ReplicaOrder{Hold: 9, HoldMs: time.Minute.Milliseconds()}) // 400 of 2000 millicores each
+	r := w.orders(f, api.ReplicaOrder{Hold: 9, Firm: 9, HoldMs: time.Minute.Milliseconds()}) // 400 of 2000 millicores each
 	if r.Refused != api.CodeNoRoom || r.Held < 1 || r.Held > 5 {
 		t.Fatalf("%+v", r)
 	}
 	held := r.Held
 	w.eventually("they are ready", func() bool { return w.replicas(f).Ready == held })
-	// What is held makes no room for others, and is no room that others are told of.
+	// What is firm makes no room for others, and is no room that others are told of.
 	g := w.known("g")
+	if status, h, _ := w.invoke(g); status != 503 || h.Get(api.HeaderRefused) != string(api.CodeNoRoom) {
+		t.Errorf("an invocation of another function, where all is firm: %d %v", status, h)
+	}
+	// What is held and not firm makes room for an invocation, and for nothing else.
+	w.orders(f, api.ReplicaOrder{Hold: held, Firm: held - 1, HoldMs: time.Minute.Milliseconds()})
 	if r := w.orders(g, api.ReplicaOrder{Hold: 1, HoldMs: time.Minute.Milliseconds()}); r.Refused != api.CodeNoRoom {
 		t.Errorf("a held replica was stopped for another function: %+v", r)
 	}
+	if status, h, _ := w.invoke(g); status != 200 || w.replicas(f).Ready != held-1 {
+		t.Errorf("an invocation of another function: %d %v, and there are %+v", status, h, w.replicas(f))
+	}
+	if r := w.orders(f, api.ReplicaOrder{Hold: held, Firm: held - 1, HoldMs: time.Minute.Milliseconds()}); r.Refused != "" {
+		t.Errorf("what nobody holds did not make room for what is to be held: %+v", r)
+	}
+	w.eventually("it is back", func() bool { return w.replicas(f).Ready == held })
 	w.orders(f, api.ReplicaOrder{HoldMs: 0})
 	if r := w.orders(g, api.ReplicaOrder{Hold: 1, HoldMs: time.Minute.Milliseconds()}); r.Held != 1 {
 		t.Errorf("one that is held no more was not stopped for another function: %+v", r)

@@ -54,6 +54,7 @@ type sandbox struct {
 	lastUsed time.Time
 
 	heldUntil time.Time // until then it is kept, used or not
+	firm      bool      // while it is held, it makes no room for others
 	lastErr   string
 	exited    bool               // its function's end is in the anomaly log
 	abort     context.CancelFunc // ends its start; nil once that is over or for an adopted one

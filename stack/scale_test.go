@@ -14,6 +14,7 @@ func parseScaled(section string) (*File, error) {
 
 func TestScaleIsReadFromItsSectionAndFromLabels(t *testing.T) {
 	want := api.DefaultScale()
+	want.Firm = true
 	want.Min, want.Max, want.Zero, want.Type, want.DownWindow = 2, 6, false, api.ScaleRPS, (30 * time.Second).Milliseconds()
 	for _, section := range []string{
 		"    scale: {min: 2, max: 6, type: rps, down.window: 30s}\n",

@@ -2,7 +2,7 @@
 // server that echoes, so that the function itself costs as little as its floor
 // does.
 //
-// It listens on file descriptor 3. With BENCH_DIAL set it connects to that unix
+// It listens on file descriptor 3, or on the TCP address in BENCH_LISTEN. With BENCH_DIAL set it connects to that unix
 // socket instead, writes one byte, which is how the floors measure a start, and
 // echoes bytes from then on, which is how they measure that it runs again.
 package main
@@ -21,7 +21,7 @@ func main() {
 		dial(path)
 		return
 	}
-	ln, err := net.FileListener(os.NewFile(3, "listen"))
+	ln, err := listen()
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -30,6 +30,13 @@ func main() {
 		StreamRequestBody: true, Handler: echo,
 	}
 	log.Fatal(s.Serve(ln))
+}
+
+func listen() (net.Listener, error) {
+	if address := os.Getenv("BENCH_LISTEN"); address != "" {
+		return net.Listen("tcp", address)
+	}
+	return net.FileListener(os.NewFile(3, "listen"))
 }
 
 // dial tells who measures that this process runs.

@@ -172,11 +172,11 @@ func TestAsynchronousCallsAreRunAndTheirResultsOpened(t *testing.T) {
 }
 
 // asyncCount is how many calls the test with kills makes: FAASD_SEC_ASYNC_CALLS, or
-// few enough for every run.
+// 50,000.
 func asyncCount(t testing.TB) int {
 	text := os.Getenv("FAASD_SEC_ASYNC_CALLS")
 	if text == "" {
-		return 5000
+		return 50_000
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 1 {

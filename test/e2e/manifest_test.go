@@ -33,8 +33,8 @@ func TestSealedManifests(t *testing.T) {
 		d.Callers = nil
 		d.Bounds = &manifest.Bounds{
 			Default: manifest.Needs{MemoryBytes: 80 << 20},
-			Max:     manifest.Max{MemoryBytes: 256 << 20, CPUMillis: 2000, EgressBPS: 1 << 50, Priority: 9, Attempts: 3},
-			Overridable: []manifest.Field{manifest.FieldCPU, manifest.FieldMemory, manifest.FieldEgress, manifest.FieldConstraints, manifest.FieldArchitectures,
+			Max:     manifest.Max{MemoryBytes: 256 << 20, CPUMillis: 2000, IngressBPS: 1e9, EgressBPS: 1 << 50, Priority: 9, Attempts: 3},
+			Overridable: []manifest.Field{manifest.FieldCPU, manifest.FieldMemory, manifest.FieldIngress, manifest.FieldEgress, manifest.FieldConstraints, manifest.FieldArchitectures,
 				manifest.FieldAntiAffinity, manifest.FieldDeadline, manifest.FieldPriority, manifest.FieldRetry},
 		}
 	})
@@ -172,7 +172,7 @@ func manifestForgotten(t *testing.T, c *cluster, fn api.FunctionName) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := c.needs(t, fn, &client.Needs{Needs: manifest.Needs{EgressBPS: egress, Constraints: differs}, Deadline: time.Now().Add(time.Second)}); err == nil {
+	if _, err := c.needs(t, fn, &client.Needs{Needs: manifest.Needs{IngressBPS: 1e6, EgressBPS: egress, Constraints: differs}, Deadline: time.Now().Add(time.Second)}); err == nil {
 		t.Error("no node has so much")
 	}
 	// A large request is under way, and its needs are not there any more either.

@@ -188,8 +188,14 @@ func push(t *testing.T, gateway, bin, repo, entrypoint string) {
 // eventually polls until f has no complaint.
 func eventually(t *testing.T, what string, f func() error) {
 	t.Helper()
+	within(t, 30*time.Second, what, f)
+}
+
+// within is eventually with another limit.
+func within(t *testing.T, limit time.Duration, what string, f func() error) {
+	t.Helper()
 	var err error
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
 		if err = f(); err == nil {
 			return
 		}

@@ -25,6 +25,8 @@ func TestOpenFaaS(t *testing.T) {
 		{"scale", testScale}, {"secrets", testSecrets}, {"namespaces", testNamespaces}, {"info", testInfo}, {"healthz", testHealthz},
 		{"logs", testLogs}, {"invoke", testInvoke}, {"limits of invocations", testInvokeLimits}, {"contract", testContract}, {"async", testAsync},
 		{"async cancelled", testAsyncCancelled}, {"async retries", testAsyncRetries}, {"faas-cli", testFaasCLI}, {"faasd-sec", testOwnCLI},
+		{"many functions", testManyFunctions}, {"replicas at once", testReplicasAtOnce}, {"scale by throughput", testScaleByThroughput},
+		{"logs at once", testLogsAtOnce}, {"secret update", testSecretUpdate},
 		{"ready late", testReadyLate}, {"no endpoint", testNoEndpoint}, {"stop", testStop}, {"node death", testNodeDeath},
 	} {
 		t.Run(part.name, func(t *testing.T) { part.run(t, c) })
