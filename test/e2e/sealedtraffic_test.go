@@ -250,4 +250,3 @@ func (c *cluster) postTraffic(t *testing.T, name api.FunctionName, statement []b
 	}
 	return problemAnswer{resp.StatusCode, api.ParseProblem(resp.StatusCode, b).Code}
 }
-
