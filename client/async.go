@@ -54,14 +54,14 @@ func (c *Client) InvokeLater(ctx context.Context, name api.FunctionName, req Req
 	if err != nil {
 		return nil, err
 	}
-	p, err := c.laterAtCoordinators(ctx, f, req, in, how)
+	p, err := c.laterAtCoordinators(ctx, c.chosen(f, &req), req, in, how)
 	if err == nil || !stale(err) || !in.rewind() {
 		return p, err
 	}
 	if f, err = c.fetch(ctx, name); err != nil {
 		return nil, err
 	}
-	return c.laterAtCoordinators(ctx, f, req, in, how)
+	return c.laterAtCoordinators(ctx, c.chosen(f, &req), req, in, how)
 }
 
 // laterAtCoordinators has one of the coordinators keep the call. The next is asked
