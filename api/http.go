@@ -98,8 +98,8 @@ type Revision struct {
 	// never given them.
 	Labels      map[string]string `json:"labels,omitempty"`
 	Annotations map[string]string `json:"annotations,omitempty"`
-	// Restore is of a former revision that is signed anew: its bounds and scale are
-	// those it had.
+	// Restore is of a revision that is signed anew: its bounds, scale, labels and
+	// annotations are those it had.
 	Restore bool `json:"restore,omitempty"`
 	// Scale is how many replicas the owner wants; nil: on demand. Nobody has to trust
 	// it: it is not part of what is signed with the function.

@@ -152,7 +152,11 @@ func (c *Client) state(ctx context.Context, name api.FunctionName, shares []shar
 func (c *Client) statement(seq uint64, shares []share, keys *functionKeys, ring *Keyring, now, until time.Time) (_ *unseal.Deposit, retErr error) {
 	slices.SortFunc(shares, func(a, b share) int { return cmp.Compare(a.f.desc.Sequence, b.f.desc.Sequence) })
 	latest := shares[len(shares)-1].f
-	t := &sealed.Traffic{Name: latest.desc.Name, Namespace: latest.desc.Namespace, Sequence: seq, Issued: uint64(now.Unix()), Expires: uint64(until.Unix())}
+	issued := now.Add(-clockSlack) // for callers whose clock is behind ours
+	if most := issued.Add(sealed.MaxTrafficLife); until.After(most) {
+		until = most
+	}
+	t := &sealed.Traffic{Name: latest.desc.Name, Namespace: latest.desc.Namespace, Sequence: seq, Issued: uint64(issued.Unix()), Expires: uint64(until.Unix())}
 	dep, err := ring.held(keys, latest)
 	if err != nil {
 		return nil, err
