@@ -107,6 +107,9 @@ func (a *app) deploy(ctx context.Context, names []string, d *deployFlags) error 
 		if err != nil {
 			return errors.Join(err, a.printDeployed(done))
 		}
+		if !result.Plain {
+			one.noteStale(ctx, result)
+		}
 		done = append(done, result)
 	}
 	return a.printDeployed(done)
