@@ -104,6 +104,10 @@ type Revision struct {
 	// Scale is how many replicas the owner wants; nil: on demand. Nobody has to trust
 	// it: it is not part of what is signed with the function.
 	Scale *Scale `json:"scale,omitempty"`
+	// Traffic is the owner's signed statement that the revisions which serve may go
+	// on having replicas until this one does. Coordinators take it; nodes are never
+	// given it.
+	Traffic []byte `json:"traffic,omitempty"`
 	// Plain is there instead of Descriptor for a plain function. Of what an owner
 	// sends in it to deploy one the Function alone counts.
 	Plain *PlainRevision `json:"plain,omitempty"`
@@ -142,7 +146,10 @@ type FunctionStatus struct {
 	Sandboxes []SandboxStatus  `json:"sandboxes,omitempty"`
 	// Descriptor is the signed descriptor; only in the reply for one function.
 	Descriptor []byte `json:"descriptor,omitempty"`
-	Plain      *Plain `json:"plain,omitempty"` // as deployed, of a plain function
+	// Traffic is the owner's signed statement that divides the calls of a sealed
+	// function, where there is one; only in the reply for one function.
+	Traffic []byte `json:"traffic,omitempty"`
+	Plain   *Plain `json:"plain,omitempty"` // as deployed, of a plain function
 	// Labels and Annotations are a sealed function's; a plain one's are in Plain.
 	Labels      map[string]string `json:"labels,omitempty"`
 	Annotations map[string]string `json:"annotations,omitempty"`

@@ -1,5 +1,7 @@
 package api
 
+import "hash/fnv"
+
 // States of a Rollout.
 const (
 	RolloutRolling = "rolling" // the new revision starts; the old one serves
@@ -50,7 +52,24 @@ type Rollback struct {
 }
 
 // Traffic is the body of POST /v1/functions/NAME/traffic: shares of the calls in
-// percent by revision, 100 in all.
+// percent by revision, 100 in all, of a plain function; the owner's signed
+// statement of them, docs/envelope.md, of a sealed one.
 type Traffic struct {
-	Percent map[string]int `json:"percent"`
+	Percent   map[string]int `json:"percent,omitempty"`
+	Statement []byte         `json:"statement,omitempty"`
+}
+
+// CallSlot spreads ids of calls evenly over 0 to 99: where calls are divided, one
+// goes to the revision whose share its slot is in.
+func CallSlot(id string) int {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(id)) // never fails
+	x := h.Sum64()
+	// FNV's last bytes do not reach its high bits: those of SplitMix64's end do.
+	x ^= x >> 30
+	x *= 0xbf58476d1ce4e5b9
+	x ^= x >> 27
+	x *= 0x94d049bb133111eb
+	x ^= x >> 31
+	return int(x % 100)
 }

@@ -103,7 +103,7 @@ var may = map[string]string{
 	"proxy":               "api client gate relay tracing",
 	"templates":           "api",
 	"sbom":                "api",
-	"client":              "api attest image manifest reqauth sealed sealed/unseal stack upstream",
+	"client":              "api attest image manifest reqauth schedule sealed sealed/unseal stack upstream",
 	"upstream":            "nbio sealed",
 	"enrol":               "api gossip pki store",
 	"shim":                "cgroups",

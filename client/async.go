@@ -1,11 +1,13 @@
 package client
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"time"
@@ -52,14 +54,14 @@ func (c *Client) InvokeLater(ctx context.Context, name api.FunctionName, req Req
 	if err != nil {
 		return nil, err
 	}
-	p, err := c.laterAtCoordinators(ctx, f, req, in, how)
+	p, err := c.laterAtCoordinators(ctx, c.chosen(f, &req), req, in, how)
 	if err == nil || !stale(err) || !in.rewind() {
 		return p, err
 	}
 	if f, err = c.fetch(ctx, name); err != nil {
 		return nil, err
 	}
-	return c.laterAtCoordinators(ctx, f, req, in, how)
+	return c.laterAtCoordinators(ctx, c.chosen(f, &req), req, in, how)
 }
 
 // laterAtCoordinators has one of the coordinators keep the call. The next is asked
@@ -146,31 +148,54 @@ var ErrNotYet = &api.Error{Code: api.CodeUnavailable, Message: "the call has not
 // that there is none so far; the error of a call that was given up or cancelled
 // has the code that says why.
 func (c *Client) Result(ctx context.Context, p *Pending) (*Response, error) {
+	return c.result(ctx, p.CallID, func(sealed.ID) *Pending { return p })
+}
+
+// result is Result for a call that may have been sealed more than once: which of
+// these ran is in the clear part of its reply.
+func (c *Client) result(ctx context.Context, callID string, sent func(sealed.ID) *Pending) (_ *Response, retErr error) {
 	if err := c.needIdentity(); err != nil {
 		return nil, err
+	}
+	res, err := c.send(ctx, call{method: http.MethodGet, path: api.GatewayPathResults + url.PathEscape(callID), signed: true})
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if retErr != nil {
+			res.Body.Close()
+		}
+	}()
+	if res.StatusCode == http.StatusAccepted {
+		return nil, ErrNotYet
+	}
+	body := bufio.NewReaderSize(res.Body, sealed.MaxPeek)
+	head, err := body.Peek(sealed.MaxPeek)
+	if err != nil && err != io.EOF {
+		return nil, c.unreachable(err)
+	}
+	peeked, err := sealed.Peek(head)
+	if err != nil {
+		return nil, replyError(err)
+	}
+	p := sent(peeked.Message.ID)
+	if p == nil {
+		return nil, &api.Error{Code: api.CodeForbidden, Field: "call", Message: "the result is of a message that was not sealed here", Remedy: "use the same --config-dir as then"}
 	}
 	pending, err := c.opener.ExpectReply(unseal.ExpectReply{ID: p.id, Link: p.link, Name: string(p.Function), Context: p.revision, Sender: p.signer})
 	if err != nil {
 		return nil, fmt.Errorf("client: expect the result: %w", err)
 	}
-	res, err := c.send(ctx, call{method: http.MethodGet, path: api.GatewayPathResults + url.PathEscape(p.CallID), signed: true})
+	out, err := open(pending, struct {
+		io.Reader
+		io.Closer
+	}{body, res.Body})
 	if err != nil {
-		pending.Discard()
-		return nil, err
-	}
-	if res.StatusCode == http.StatusAccepted {
-		res.Body.Close()
-		pending.Discard()
-		return nil, ErrNotYet
-	}
-	out, err := open(pending, res.Body)
-	if err != nil {
-		res.Body.Close()
 		pending.Discard()
 		return nil, err
 	}
 	h := res.Header
-	out.Meta = Meta{CallID: p.CallID, Node: h.Get(api.HeaderServedBy), Start: h.Get(api.HeaderStart), InServer: inServer(h.Get(api.HeaderDuration)), Revision: p.revision}
+	out.Meta = Meta{CallID: callID, Node: h.Get(api.HeaderServedBy), Start: h.Get(api.HeaderStart), InServer: inServer(h.Get(api.HeaderDuration)), Revision: p.revision}
 	return out, nil
 }
 

@@ -50,6 +50,9 @@ type Deployment struct {
 
 	Keys   *Keyring
 	Rotate bool // with a new decryption key
+	// NoOverlap lets the revision before have no keys from now on, also while this
+	// one is on its way: it serves with the replicas it has.
+	NoOverlap bool
 	// PushBundle stores a sealed bundle in the cluster's registry under repo and
 	// returns its digest, "sha256:…".
 	PushBundle func(ctx context.Context, repo string, blob *os.File, size int64) (digest string, err error)
@@ -96,10 +99,7 @@ func (c *Client) Deploy(ctx context.Context, d Deployment) (Deployed, error) {
 	}
 	// Not below the clock, so that an owner who lost this state, or removed the
 	// function, does not start below what others remember.
-	keys.state.Sequence = max(keys.state.Sequence+1, before.sequence()+1, uint64(max(now.UnixMilli(), 1)))
-	desc.Sequence = keys.state.Sequence
-	// Written first: a number that was signed once is never signed again.
-	if err := d.Keys.writeState(d.Name, keys.state); err != nil {
+	if desc.Sequence, err = d.Keys.number(d.Name, keys, before, now); err != nil {
 		return Deployed{}, err
 	}
 	rev, err := desc.Revision()
@@ -116,7 +116,11 @@ func (c *Client) Deploy(ctx context.Context, d Deployment) (Deployed, error) {
 	if record.Descriptor, err = desc.Sign(c.cfg.Random, c.cfg.Identity.Signer()); err != nil {
 		return Deployed{}, descriptorError(err)
 	}
-	if err := c.deposit(ctx, d.Name, record.Descriptor, keys, broker, now); err != nil {
+	changed := before == nil || before.revision != rev
+	if d.NoOverlap {
+		before = nil
+	}
+	if record.Traffic, err = c.depositNext(ctx, before, &function{name: d.Name, desc: desc, signed: record.Descriptor, revision: rev}, keys, d.Keys, broker, now); err != nil {
 		return Deployed{}, err
 	}
 	if record.Bounds, err = c.sealBounds(ctx, d.Name, rev, d.Bounds); err != nil {
@@ -131,7 +135,7 @@ func (c *Client) Deploy(ctx context.Context, d Deployment) (Deployed, error) {
 		return Deployed{}, err
 	}
 	return Deployed{Name: d.Name, Revision: rev.String(), Sequence: desc.Sequence, Image: d.ImageRef + "@" + d.ImageDigest,
-		Changed: before == nil || before.revision != rev}, nil
+		Changed: changed}, nil
 }
 
 // pinnedBroker compares the gateway's broker with the pinned one: function keys
@@ -176,27 +180,27 @@ func (c *Client) current(ctx context.Context, name api.FunctionName) (*function,
 		return nil, nil // a plain function, or broken: the gateway decides
 	}
 	own := c.cfg.Identity.SigningKey().Fingerprint()
-	desc, err := signed.Verify(own)
-	if err != nil {
+	if claimed := signed.ClaimedOwner().Fingerprint(); claimed != own {
 		return nil, &api.Error{Code: api.CodeForbidden, Field: "name",
-			Message: fmt.Sprintf("%s belongs to another owner (%s)", name.Short(), signed.ClaimedOwner().Fingerprint()),
+			Message: fmt.Sprintf("%s belongs to another owner (%s)", name.Short(), claimed),
 			Remedy:  "choose another name or namespace, or the identity that deployed it"}
 	}
-	if desc.FullName() != string(name) {
-		return nil, nil
-	}
-	rev, err := desc.Revision()
+	f, err := c.signedBy(own, name, st.Descriptor)
 	if err != nil {
-		return nil, fmt.Errorf("client: revision of %s: %w", name, err)
+		return nil, err
 	}
-	return &function{name: name, desc: desc, revision: rev, owner: own}, nil
+	if split, err := c.splitOf(f, st); err == nil && split != nil { // one that cannot be gone by ends with what is signed next
+		f.split, f.stated = split, split.t.Sequence
+	}
+	return f, nil
 }
 
+// sequence is the highest one that the owner is known to have signed.
 func (f *function) sequence() uint64 {
 	if f == nil {
 		return 0
 	}
-	return f.desc.Sequence
+	return max(f.desc.Sequence, f.stated)
 }
 
 // describe fills the descriptor but for sequence and bundle blob.
@@ -272,9 +276,8 @@ func (c *Client) pushBundle(ctx context.Context, d Deployment, m *measured, desc
 	return digest, nil
 }
 
-// deposit gives the keys to the broker, under a grant of its own.
-func (c *Client) deposit(ctx context.Context, name api.FunctionName, descriptor []byte, keys *functionKeys, broker BrokerPin, now time.Time) error {
-	dep := &unseal.Deposit{Descriptor: descriptor, Signing: keys.signing.Scalar(), Decryption: keys.scalars()}
+// deposit gives keys to the broker, under a grant of its own, and wipes them.
+func (c *Client) deposit(ctx context.Context, name api.FunctionName, dep *unseal.Deposit, broker BrokerPin, now time.Time) error {
 	defer dep.Wipe()
 	body, err := unseal.EncodeDeposit(dep)
 	if err != nil {

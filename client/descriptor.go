@@ -23,10 +23,15 @@ const descriptorLife = 10 * time.Minute
 type function struct {
 	name     api.FunctionName
 	desc     *sealed.Descriptor
+	signed   []byte // desc
 	revision sealed.Digest
 	owner    sealed.Fingerprint
 	fetched  time.Time
 	warm     atomic.Int64 // unix milliseconds of the last answer from a warm sandbox
+
+	split  *split // of the current descriptor; nil where it takes all calls
+	latest uint64 // highest sequence of a current descriptor that was seen
+	stated uint64 // highest sequence of a traffic statement that was seen
 }
 
 // life is how long a message to f should be good. Readers remember each message
@@ -50,7 +55,8 @@ func (c *Client) function(ctx context.Context, name api.FunctionName) (*function
 	f := c.known[name]
 	c.mu.Unlock()
 	if f != nil {
-		if age := c.cfg.Now().Sub(f.fetched); age >= 0 && age < descriptorLife {
+		now := c.cfg.Now()
+		if age := now.Sub(f.fetched); age >= 0 && age < descriptorLife && (f.split == nil || f.split.t.Live(now) == nil) {
 			return f, nil
 		}
 	}
@@ -71,12 +77,12 @@ func (c *Client) fetch(ctx context.Context, name api.FunctionName) (*function, e
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	// Descriptors count up. Were an older one taken, who serves the gateway could
-	// bring back a key or a policy that its owner withdrew.
-	if old := c.known[name]; old != nil && old.owner == f.owner && old.desc.Sequence > f.desc.Sequence {
-		return nil, &api.Error{Code: api.CodeConflict, Field: "sequence",
-			Message: fmt.Sprintf("the gateway offers descriptor %d of %s after %d was seen", f.desc.Sequence, name.Short(), old.desc.Sequence),
-			Remedy:  "the cluster lost or withholds a deployment: deploy again"}
+	old := c.known[name]
+	if err := f.follows(old); err != nil {
+		return nil, err
+	}
+	if old != nil && old.owner == f.owner {
+		f.latest, f.stated = max(f.latest, old.latest), max(f.stated, old.stated)
 	}
 	c.known[name] = f
 	return f, nil
@@ -99,6 +105,30 @@ func (c *Client) verify(name api.FunctionName, st api.FunctionStatus) (*function
 	if err != nil {
 		return nil, err
 	}
+	f, err := c.signedBy(owner, name, st.Descriptor)
+	if err != nil {
+		return nil, err
+	}
+	if firstUse { // only now: nobody is pinned for a signature that does not hold
+		if err := c.cfg.Pins.SetOwner(c.gateway.String(), string(name), owner); err != nil {
+			return nil, err
+		}
+	}
+	if f.split, err = c.splitOf(f, st); err != nil {
+		return nil, err
+	}
+	if f.split != nil {
+		f.stated = f.split.t.Sequence
+	}
+	return f, nil
+}
+
+// signedBy parses a descriptor of name and verifies it as owner's.
+func (c *Client) signedBy(owner sealed.Fingerprint, name api.FunctionName, b []byte) (*function, error) {
+	signed, err := sealed.ParseDescriptor(b)
+	if err != nil {
+		return nil, api.Wrap(api.CodeUnavailable, err, "the gateway's descriptor of "+name.Short()+" does not parse")
+	}
 	desc, err := signed.Verify(owner)
 	if err != nil {
 		return nil, api.Wrap(api.CodeForbidden, err, "the descriptor of "+name.Short()+" is not signed by its owner")
@@ -111,12 +141,7 @@ func (c *Client) verify(name api.FunctionName, st api.FunctionStatus) (*function
 	if err != nil {
 		return nil, fmt.Errorf("client: revision of %s: %w", name, err)
 	}
-	if firstUse { // only now: nobody is pinned for a signature that does not hold
-		if err := c.cfg.Pins.SetOwner(c.gateway.String(), string(name), owner); err != nil {
-			return nil, err
-		}
-	}
-	return &function{name: name, desc: desc, revision: rev, owner: owner, fetched: c.cfg.Now()}, nil
+	return &function{name: name, desc: desc, signed: b, revision: rev, owner: owner, fetched: c.cfg.Now(), latest: desc.Sequence}, nil
 }
 
 // owner decides whose signature counts: the pinned owner's; without a pin our

@@ -144,6 +144,68 @@ func (k *functionKeys) load(store *unseal.Keystore, passphrase []byte, now time.
 	return nil
 }
 
+// number draws the next numbers of name: one to sign now, and the one after it for
+// a traffic statement.
+func (r *Keyring) number(name api.FunctionName, k *functionKeys, before *function, now time.Time) (uint64, error) {
+	n := max(k.state.Sequence+1, before.sequence()+1, uint64(max(now.UnixMilli(), 1)))
+	k.state.Sequence = n + 1
+	// Written first: a number that was signed once is never signed again.
+	return n, r.writeState(name, k.state)
+}
+
+// errKeysGone says that not all private keys of a descriptor are kept here.
+var errKeysGone = errors.New("client: a private key of the descriptor is not in the keyring")
+
+// held are the keys of a descriptor, which can be an older one, to be deposited:
+// the caller wipes them.
+func (r *Keyring) held(k *functionKeys, f *function) (unseal.Deposit, error) {
+	d := unseal.Deposit{Descriptor: f.signed}
+	if k.signing.PublicKey() != f.desc.SigningKey {
+		return d, errKeysGone
+	}
+	d.Signing = k.signing.Scalar()
+	for i := range f.desc.Decryption {
+		s, err := r.scalar(f.name, k, f.desc.Decryption[i].Key)
+		if err != nil {
+			d.Wipe()
+			return unseal.Deposit{}, err
+		}
+		d.Decryption = append(d.Decryption, s)
+	}
+	return d, nil
+}
+
+// scalar finds a decryption key: among those that are open, or in the files of
+// generations that do not count any more.
+func (r *Keyring) scalar(name api.FunctionName, k *functionKeys, pub sealed.PublicKey) ([]byte, error) {
+	for _, d := range k.decryption {
+		if d.PublicKey() == pub {
+			return d.Scalar(), nil
+		}
+	}
+	store, err := unseal.OpenKeystore(r.path(name))
+	if err != nil {
+		return nil, fmt.Errorf("client: keys of %s: %w", name, err)
+	}
+	names, err := store.List()
+	if err != nil {
+		return nil, fmt.Errorf("client: keys of %s: %w", name, err)
+	}
+	for _, n := range names {
+		if _, dec, err := store.Public(n); err != nil || dec != pub {
+			continue
+		}
+		id, err := store.Load(n, r.passphrase)
+		if err != nil {
+			return nil, fmt.Errorf("client: keys of %s: %w", name, err)
+		}
+		defer id.Decrypter().Wipe()
+		defer id.Signer().Wipe()
+		return id.Decrypter().Scalar(), nil
+	}
+	return nil, errKeysGone
+}
+
 // add makes a generation; the one before it ends after the overlap.
 func (k *functionKeys) add(store *unseal.Keystore, r *Keyring, now time.Time) (err error) {
 	if k.signing == nil {

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/emmansun/gmsm/sm3"
 
@@ -27,6 +28,7 @@ type call struct {
 	path   string // below the gateway, unescaped segments already checked
 	query  url.Values
 	typ    string // content type of body
+	header http.Header
 	body   []byte
 	signed bool // with the identity's signing key
 }
@@ -34,7 +36,7 @@ type call struct {
 // do sends a management request and decodes a JSON answer into out, unless out
 // is nil.
 func (c *Client) do(ctx context.Context, k call, out any) error {
-	ctx, cancel := context.WithTimeout(ctx, managementTimeout)
+	ctx, cancel := context.WithTimeout(ctx, managementTimeout+time.Duration(len(k.body)>>20)*time.Second)
 	defer cancel()
 	res, err := c.send(ctx, k)
 	if err != nil {
@@ -67,6 +69,9 @@ func (c *Client) sendTo(ctx context.Context, gateway *url.URL, k call) (*http.Re
 	req, err := http.NewRequestWithContext(ctx, k.method, u.String(), body)
 	if err != nil {
 		return nil, fmt.Errorf("client: %w", err)
+	}
+	for name, values := range k.header {
+		req.Header[name] = values
 	}
 	if k.typ != "" {
 		req.Header.Set("Content-Type", k.typ)

@@ -68,6 +68,7 @@ func (c *Client) Invoke(ctx context.Context, name api.FunctionName, req Request)
 	if err != nil {
 		return nil, err
 	}
+	f = c.chosen(f, &req)
 	in, err := newInput(req.Body, req.Stream)
 	if err != nil {
 		return nil, err
@@ -86,7 +87,7 @@ func (c *Client) Invoke(ctx context.Context, name api.FunctionName, req Request)
 	if ferr != nil {
 		return nil, ferr
 	}
-	if fresh.desc.Sequence == f.desc.Sequence || !in.rewind() {
+	if fresh = c.chosen(fresh, &req); fresh.desc.Sequence == f.desc.Sequence || !in.rewind() {
 		return nil, err
 	}
 	if res, err = c.atCoordinators(ctx, fresh, req, in); err != nil {

@@ -41,20 +41,22 @@ func (c *Client) Rollback(ctx context.Context, name api.FunctionName, revision s
 	if len(to.Descriptor) == 0 {
 		return done, c.order(ctx, name, "rollback", api.Rollback{Revision: to.Revision}, nil)
 	}
-	signed, err := sealed.ParseDescriptor(to.Descriptor)
+	f, err := c.own(name, to)
 	if err != nil {
-		return Deployed{}, api.Wrap(api.CodeUnavailable, err, "the gateway's descriptor of "+name.Short()+" does not parse")
+		return Deployed{}, err
 	}
-	desc, err := signed.Verify(c.cfg.Identity.SigningKey().Fingerprint())
-	if err != nil {
-		return Deployed{}, &api.Error{Code: api.CodeForbidden, Field: "name", Err: err,
+	done.Sequence, err = c.signAnew(ctx, name, f.desc, to, ring)
+	return done, err
+}
+
+// own verifies the descriptor of a revision of ours.
+func (c *Client) own(name api.FunctionName, r *api.RevisionStatus) (*function, error) {
+	f, err := c.signedBy(c.cfg.Identity.SigningKey().Fingerprint(), name, r.Descriptor)
+	if api.CodeOf(err) == api.CodeForbidden {
+		return nil, &api.Error{Code: api.CodeForbidden, Field: "name", Err: err,
 			Message: "that revision of " + name.Short() + " was not signed by you", Remedy: "use the identity that deployed it"}
 	}
-	if desc.FullName() != string(name) {
-		return Deployed{}, api.Errorf(api.CodeForbidden, "the gateway answered with the descriptor of %s", desc.FullName())
-	}
-	done.Sequence, err = c.signAnew(ctx, name, desc, to, ring)
-	return done, err
+	return f, err
 }
 
 // signAnew makes the content of an old descriptor current under the keys of now.
@@ -81,16 +83,18 @@ func (c *Client) signAnew(ctx context.Context, name api.FunctionName, desc *seal
 		return 0, &api.Error{Code: api.CodeConflict, Field: "revision", Message: "its bundle is sealed to a key that the function has no more",
 			Remedy: "deploy the old content again: faasd-sec deploy"}
 	}
-	keys.state.Sequence = max(keys.state.Sequence+1, before.sequence()+1, uint64(max(now.UnixMilli(), 1)))
-	next.Sequence = keys.state.Sequence
-	if err := ring.writeState(name, keys.state); err != nil {
+	if next.Sequence, err = ring.number(name, keys, before, now); err != nil {
 		return 0, err
 	}
 	record := api.Revision{ImageRef: to.ImageRef, BundleRef: to.BundleRef, Restore: true}
 	if record.Descriptor, err = next.Sign(c.cfg.Random, c.cfg.Identity.Signer()); err != nil {
 		return 0, descriptorError(err)
 	}
-	if err := c.deposit(ctx, name, record.Descriptor, keys, broker, now); err != nil {
+	rev, err := next.Revision()
+	if err != nil {
+		return 0, descriptorError(err)
+	}
+	if record.Traffic, err = c.depositNext(ctx, before, &function{name: name, desc: &next, signed: record.Descriptor, revision: rev}, keys, ring, broker, now); err != nil {
 		return 0, err
 	}
 	body, err := json.Marshal(record)

@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"math"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -10,9 +11,9 @@ import (
 
 // asyncMetrics are what a coordinator counts of asynchronous invocations.
 type asyncMetrics struct {
-	accepted, attempts, callbacks *prometheus.CounterVec
-	done, dead, retries           prometheus.Counter
-	latency, whole                prometheus.Histogram
+	accepted, attempts, callbacks, ticks *prometheus.CounterVec
+	done, dead, retries                  prometheus.Counter
+	latency, whole                       prometheus.Histogram
 }
 
 func newAsyncMetrics(reg prometheus.Registerer) *asyncMetrics {
@@ -26,6 +27,7 @@ func newAsyncMetrics(reg prometheus.Registerer) *asyncMetrics {
 		return prometheus.NewHistogram(prometheus.HistogramOpts{Name: name, Help: help, Buckets: prometheus.ExponentialBuckets(0.001, 2.5, 16)})
 	}
 	m := &asyncMetrics{
+		ticks:     prometheus.NewCounterVec(prometheus.CounterOpts{Name: "faasd_sec_schedule_ticks_total", Help: "Ticks that were sealed ahead: made, missed or refused."}, []string{"outcome"}),
 		accepted:  byCode("faasd_sec_async_accepted_total", "Asynchronous invocations that came in, by outcome."),
 		attempts:  byCode("faasd_sec_async_attempts_total", "Attempts at asynchronous invocations, by outcome."),
 		callbacks: byCode("faasd_sec_async_callbacks_total", "Attempts at callbacks, by outcome."),
@@ -36,7 +38,7 @@ func newAsyncMetrics(reg prometheus.Registerer) *asyncMetrics {
 		whole:     seconds("faasd_sec_async_seconds", "Time from arrival to the stored result."),
 	}
 	if reg != nil {
-		reg.MustRegister(m.accepted, m.attempts, m.callbacks, m.done, m.dead, m.retries, m.latency, m.whole)
+		reg.MustRegister(m.accepted, m.attempts, m.callbacks, m.ticks, m.done, m.dead, m.retries, m.latency, m.whole)
 	}
 	return m
 }
@@ -58,5 +60,11 @@ func (m *metrics) observeQueue(q *queue.Queue) {
 		}
 		return float64(s.Dead)
 	})
+	plans := func(name, help string, ok func(*queue.Plan) bool) {
+		m.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return float64(len(q.Plans(ok))) }))
+	}
+	plans("faasd_sec_schedules", "Schedules of calls that were sealed ahead.", nil)
+	plans("faasd_sec_schedules_ending", "Of these, those that run out within a day, or did.", func(p *queue.Plan) bool { return p.Until() <= time.Now().Add(runsOut).UnixMilli() })
+	plans("faasd_sec_schedules_refused", "Of these, those whose last tick could not be a call.", func(p *queue.Plan) bool { return p.Cursor.Why != nil })
 	gauge("faasd_sec_async_callbacks_owed", "Callbacks that are owed.", func(s queue.Stats) float64 { return float64(s.Deliveries) })
 }

@@ -20,6 +20,7 @@ func (c *Coordinator) startAsync(a *Async) {
 	c.spawn(c.collectBlobs)
 	c.spawn(c.callback)
 	c.spawn(c.clock)
+	c.spawn(c.sealedClock)
 }
 
 // routeAsync serves the paths of asynchronous invocations, and reports whether
@@ -33,8 +34,14 @@ func (c *Coordinator) routeAsync(ctx *fasthttp.RequestCtx, path string) bool {
 		c.serveResult(ctx, id)
 		return true
 	}
-	if rest, ok := strings.CutPrefix(path, api.GatewayPathAsyncCalls); ok && (rest == "" || rest[0] == '/') {
-		out, err := c.serveCalls(ctx, strings.TrimPrefix(rest, "/"))
+	for below, serve := range map[string]func(*fasthttp.RequestCtx, string) (any, error){
+		api.GatewayPathAsyncCalls: c.serveCalls, api.GatewayPathSchedules: c.serveSchedules,
+	} {
+		rest, ok := strings.CutPrefix(path, below)
+		if !ok || rest != "" && rest[0] != '/' {
+			continue
+		}
+		out, err := serve(ctx, strings.TrimPrefix(rest, "/"))
 		switch {
 		case err != nil:
 			c.problem(ctx, err)

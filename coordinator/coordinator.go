@@ -135,6 +135,7 @@ type Coordinator struct {
 	budget  *budget
 	looks   chan struct{} // a place for each question to all nodes under way
 	reads   chan struct{} // a place for each reader of anomalies
+	uploads chan struct{} // a place for each schedule that is being sent
 	members atomic.Int64  // nodes that are under watch for their heartbeat
 	seed    atomic.Uint64
 	news    news
@@ -187,7 +188,7 @@ func New(ctx context.Context, cfg Config, dep Deps) (*Coordinator, error) {
 		cfg.Weights = def.Weights
 	}
 	c := &Coordinator{cfg: cfg, dep: dep, log: dep.Log, met: newMetrics(dep.Registerer), queue: newWaiting(cfg.QueueSize),
-		looks: make(chan struct{}, maxLooks), reads: make(chan struct{}, maxReads), budget: held, tasks: newFence()}
+		looks: make(chan struct{}, maxLooks), reads: make(chan struct{}, maxReads), uploads: make(chan struct{}, maxUploads), budget: held, tasks: newFence()}
 	c.queue.each = cfg.QueueEach
 	if c.dep.Watching.Anomalies == nil {
 		c.dep.Watching.Anomalies = anomaly.Discard{}

@@ -129,6 +129,10 @@ func (c *Coordinator) putFunction(ctx *fasthttp.RequestCtx, path string) (*api.F
 	case api.CodeOf(err) != api.CodeNotFound:
 		return nil, err
 	}
+	stated, err := checkRolling(d, rev, rec.Traffic, caller.Fingerprint)
+	if err != nil {
+		return nil, err
+	}
 	blob, err := c.depositBounds(sctx, ask.Subject{Function: name, Revision: rev, Owner: caller.Fingerprint}, rec.Bounds)
 	if err != nil {
 		return nil, err
@@ -151,6 +155,7 @@ func (c *Coordinator) putFunction(ctx *fasthttp.RequestCtx, path string) (*api.F
 		Descriptor: rec.Descriptor, ImageRef: rec.ImageRef, ImageDigest: d.Config.Image, BundleRef: rec.BundleRef,
 		Resources: api.Resources{CPU: int64(lim.CPUMillis), Memory: int64(lim.MemoryBytes), PIDs: int64(lim.PIDs), Tmp: int64(lim.TmpBytes)},
 		UpdatedAt: time.Now().Unix(), Bounds: blob, Scale: rec.Scale, Labels: rec.Labels, Annotations: rec.Annotations,
+		Traffic: rec.Traffic, Stated: stated,
 	}
 	f = c.follow(old, f)
 	version, err := c.dep.Store.PutFunction(sctx, f, expected)
@@ -195,7 +200,7 @@ func mayReplace(old *store.Function, d *sealed.Descriptor, caller reqauth.Caller
 		e.Field, e.Remedy = "name", "choose another name or namespace"
 		return e
 	}
-	if newest := old.Newest(); d.Sequence <= newest {
+	if newest := max(old.Newest(), old.Stated); d.Sequence <= newest {
 		e := api.Errorf(api.CodeConflict, "sequence %d is not above the stored %d", d.Sequence, newest)
 		e.Field, e.Remedy = "sequence", "deploy again: an older descriptor must not come back"
 		return e
@@ -294,6 +299,9 @@ func (c *Coordinator) describeFunction(path string, brief bool) (*api.FunctionSt
 	}
 	st := c.statusOf(r.rec, n)
 	st.Descriptor = r.rec.Descriptor
+	if t := trafficOf(r.rec); t != nil && t.Live(time.Now()) == nil {
+		st.Traffic = r.rec.Traffic
+	}
 	if brief {
 		return &st, nil
 	}

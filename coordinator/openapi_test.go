@@ -140,7 +140,7 @@ func TestTheOpenAPIDocumentHasEveryFieldAndNoOther(t *testing.T) {
 	doc := loadOpenAPI(t)
 	seen := map[string]bool{}
 	for _, v := range []any{api.FunctionStatus{}, api.Revision{}, api.Problem{}, api.NodeView{}, api.NodeList{}, api.TaskList{}, api.WaitingTask{},
-		api.Placement{}, api.BrokerInfo{}, api.ManifestKeys{}, api.AsyncCall{}, api.CallbackKeys{}, api.SetReplicas{}, api.Rollback{}, api.Traffic{}} {
+		api.Placement{}, api.BrokerInfo{}, api.ManifestKeys{}, api.AsyncCall{}, api.Schedule{}, api.CallbackKeys{}, api.SetReplicas{}, api.Rollback{}, api.Traffic{}} {
 		compareFields(t, doc, reflect.TypeOf(v), seen)
 	}
 	for name := range doc.Components.Schemas {

@@ -38,13 +38,14 @@ func (c *Coordinator) history() History {
 // once.
 func (c *Coordinator) follow(old *store.Function, f store.Function) store.Function {
 	if old == nil {
+		f.Traffic = nil
 		return f
 	}
-	f.Replicas, f.ReplicasAt = old.Replicas, old.ReplicasAt
-	f.Highest = max(old.Newest(), f.Sequence)
+	f.Replicas, f.ReplicasAt, f.Traffic = old.Replicas, old.ReplicasAt, rollingTraffic(old, &f)
+	f.Highest, f.Stated = max(old.Newest(), f.Sequence), max(old.Stated, f.Stated)
 	now := time.Now().UnixMilli()
 	if old.Revision == f.Revision { // signed anew, or with other keys
-		f.Rollout, f.Beside = old.Rollout, old.Beside
+		f.Rollout, f.Beside = old.Rollout, stillBeside(old, &f)
 		if old.Next != nil {
 			roll := *old.Rollout
 			roll.State, roll.Ended, roll.Code, roll.Reason = api.RolloutFailed, now, api.CodeCancelled, "the revision before it was deployed again"
@@ -56,11 +57,12 @@ func (c *Coordinator) follow(old *store.Function, f store.Function) store.Functi
 	sum := c.count(0, false).sum(old.Revision)
 	if sum.Ready+sum.Starting == 0 {
 		roll.State, roll.Ended = api.RolloutDone, now
-		f.Rollout = roll
+		f.Rollout, f.Traffic = roll, nil
 		return f
 	}
 	g := *old
-	g.Next, g.Rollout, g.Highest = f.Alone(), roll, f.Highest
+	g.Next, g.Rollout, g.Highest, g.Traffic, g.Stated = f.Alone(), roll, f.Highest, f.Traffic, f.Stated
+	g.Beside = stillBeside(old, &f)
 	return g
 }
 
@@ -184,10 +186,13 @@ func (s *scaler) promote(ctx context.Context, rec *store.Function) {
 	s.alter(ctx, rec, func(f *store.Function) {
 		old, beside := f.Alone(), f.Beside
 		g := *f.Next
-		g.Rollout, g.Highest, g.Replicas, g.ReplicasAt = f.Rollout, f.Newest(), f.Replicas, f.ReplicasAt
+		g.Rollout, g.Highest, g.Replicas, g.ReplicasAt, g.Stated = f.Rollout, f.Newest(), f.Replicas, f.ReplicasAt, f.Stated
 		roll := *f.Rollout
 		roll.State, roll.Ended = api.RolloutDone, now.UnixMilli()
 		g.Rollout = &roll
+		if g.Plain == nil {
+			beside = unshared(beside, nil, now) // the statement that they had ends with this
+		}
 		g.Beside = append(beside[:len(beside):len(beside)], store.Beside{Function: old, Until: now.Add(drainFor).UnixMilli()})
 		*f = g
 	})

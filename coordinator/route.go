@@ -18,7 +18,8 @@ type route struct {
 	rec      *store.Function
 	whole    *store.Function // the function's record, of which rec is a revision
 	others   []*route        // of a function's current revision: those that serve beside it
-	former   bool            // a newer revision was deployed: the key broker releases keys for that alone
+	latest   bool            // nothing newer was deployed
+	stated   time.Time       // when the traffic statement that names it ends; zero for none
 	name     api.FunctionName
 	revision sealed.Digest
 	hex      string
@@ -67,13 +68,20 @@ func (c *Coordinator) routeOf(name api.FunctionName) (*route, error) {
 	policy, bounded := policyOf(rec)
 	for _, o := range append([]*route{r}, r.others...) {
 		o.whole, o.calls = rec, c.callsOf(name)
-		o.former = o.plain == nil && o.rec.Sequence < rec.Newest()
+		o.latest = o.rec.Sequence >= rec.Newest()
+		o.stated = statedUntil(rec, o)
 		if bounded {
 			o.growth = c.growthOf(o.hex, policy.Max)
 		}
 	}
 	c.routes.Store(name, r)
 	return r, nil
+}
+
+// former reports whether a sandbox for r would get no keys: the key broker releases
+// those of the latest revision, and of others that a traffic statement names.
+func (r *route) former() bool {
+	return r.plain == nil && !r.latest && !time.Now().Before(r.stated)
 }
 
 // beside finds a revision that serves; nil where it does not.

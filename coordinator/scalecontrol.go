@@ -217,6 +217,7 @@ func (s *scaler) govern(ctx context.Context, rec *store.Function, f *scaled, n *
 	if err != nil {
 		return // whoever calls it hears why
 	}
+	s.lapsed(ctx, rec)
 	s.drained(ctx, rec)
 	if rec.Next != nil && s.roll(ctx, rec, r, f, n) {
 		return // the next round goes by what was stored
@@ -255,7 +256,7 @@ func (s *scaler) govern(ctx context.Context, rec *store.Function, f *scaled, n *
 	if managed {
 		var d scaling.Decision
 		f.memory, d = scaling.Decide(policy, f.memory, now, load)
-		if rec.Next != nil && r.former {
+		if rec.Next != nil && r.former() {
 			d.Want = min(d.Want, load.Replicas)
 		}
 		if want = d.Want; want != load.Replicas && d.Why != f.why {
@@ -282,7 +283,7 @@ func (s *scaler) governShares(ctx context.Context, rec *store.Function, r *route
 	}
 	for _, b := range rec.Beside {
 		o := r.beside(b.Function.Revision)
-		if b.Percent == 0 || o == nil {
+		if b.Percent == 0 || o == nil || o.former() {
 			continue
 		}
 		g := f.beside[o.hex]

@@ -84,7 +84,7 @@ var existingOnly = relay.Header{Name: api.HeaderExisting, Value: "1"}
 func (c *Coordinator) permit(t *task, warm bool) (existing bool, settle func(began bool)) {
 	g := t.r.growth
 	switch {
-	case t.r.former: // a sandbox for it would get no keys
+	case t.r.former(): // a sandbox for it would get no keys
 		return true, func(bool) {}
 	case g == nil || len(t.needs().headers) > 0: // a sandbox for a task's own needs is no replica
 		return false, func(bool) {}

@@ -3,7 +3,6 @@ package coordinator
 import (
 	"context"
 	"fmt"
-	"hash/fnv"
 	"maps"
 	"slices"
 	"strings"
@@ -21,7 +20,7 @@ func (r *route) share(call string) *route {
 	if len(r.others) == 0 {
 		return r
 	}
-	at := slot100(call)
+	at := api.CallSlot(call)
 	for _, b := range r.rec.Beside {
 		if at -= b.Percent; at < 0 {
 			if o := r.beside(b.Function.Revision); o != nil {
@@ -30,20 +29,6 @@ func (r *route) share(call string) *route {
 		}
 	}
 	return r
-}
-
-// slot100 spreads ids evenly over 0 to 99.
-func slot100(id string) int {
-	h := fnv.New64a()
-	_, _ = h.Write([]byte(id)) // never fails
-	x := h.Sum64()
-	// FNV's last bytes do not reach its high bits: those of SplitMix64's end do.
-	x ^= x >> 30
-	x *= 0xbf58476d1ce4e5b9
-	x ^= x >> 27
-	x *= 0x94d049bb133111eb
-	x ^= x >> 31
-	return int(x % 100)
 }
 
 // serveTraffic serves POST /v1/functions/NAME/traffic.
@@ -56,6 +41,9 @@ func (c *Coordinator) serveTraffic(ctx *fasthttp.RequestCtx, path string) error 
 	if err := c.ownerSays(ctx, name, &t); err != nil {
 		return err
 	}
+	if len(t.Statement) > 0 {
+		return c.setStatement(c.life, name, t.Statement)
+	}
 	return c.setTraffic(c.life, name, t.Percent)
 }
 
@@ -63,6 +51,16 @@ func (c *Coordinator) serveTraffic(ctx *fasthttp.RequestCtx, path string) error 
 // did, named by the beginnings of their digests. The current one stays that if it
 // gets a share; else the one with the most is.
 func (c *Coordinator) setTraffic(ctx context.Context, name api.FunctionName, percent map[string]int) error {
+	if err := c.divideBy(ctx, name, func(f *store.Function, past []*store.Function) error { return divide(f, past, percent) }); err != nil {
+		return err
+	}
+	c.log.Info("calls are divided", "function", name, "percent", percent)
+	return nil
+}
+
+// divideBy changes a function's record by edit, which may bring revisions of its
+// past back, and has nodes let go of what does not serve any more.
+func (c *Coordinator) divideBy(ctx context.Context, name api.FunctionName, edit func(f *store.Function, past []*store.Function) error) error {
 	past, err := c.past(ctx, name)
 	if err != nil {
 		return err
@@ -70,7 +68,7 @@ func (c *Coordinator) setTraffic(ctx context.Context, name api.FunctionName, per
 	var before, after store.Function
 	err = c.change(ctx, name, func(f *store.Function) error {
 		before = *f
-		if err := divide(f, past, percent); err != nil {
+		if err := edit(f, past); err != nil {
 			return err
 		}
 		after = *f
@@ -79,7 +77,6 @@ func (c *Coordinator) setTraffic(ctx context.Context, name api.FunctionName, per
 	if err != nil {
 		return err
 	}
-	c.log.Info("calls are divided", "function", name, "percent", percent)
 	if before.Revision != after.Revision {
 		c.remember(&before)
 	}
@@ -93,18 +90,13 @@ func (c *Coordinator) setTraffic(ctx context.Context, name api.FunctionName, per
 func divide(f *store.Function, past []*store.Function, percent map[string]int) error {
 	switch {
 	case f.Plain == nil:
-		e := api.Errorf(api.CodeConflict, "%s is a sealed function: a request is sealed for one revision, and the key broker releases keys for the current one alone", f.Name.Short())
-		e.Field, e.Remedy = "name", "deploy the other revision under another name, and have callers choose"
+		e := api.Errorf(api.CodeConflict, "%s is a sealed function: callers and key brokers go by its owner's signed statement", f.Name.Short())
+		e.Field, e.Remedy = "statement", "divide its calls with faasd-sec traffic, which signs one"
 		return e
 	case f.Next != nil:
 		return api.Errorf(api.CodeConflict, "a revision of %s is on its way; try again when it serves", f.Name.Short())
 	}
-	known := f.Serving()
-	for _, p := range past {
-		if !serves(f, p.Revision) {
-			known = append(known, p)
-		}
-	}
+	known := knownOf(f, past)
 	shares, sum := map[*store.Function]int{}, 0
 	for _, prefix := range slices.Sorted(maps.Keys(percent)) {
 		field, n := "percent."+prefix, percent[prefix]
@@ -138,18 +130,37 @@ func divide(f *store.Function, past []*store.Function, percent map[string]int) e
 			}
 		}
 	}
-	now := time.Now()
+	*f = dividedAs(f, first, known, shares)
+	return nil
+}
+
+// knownOf are the revisions of f that serve, the current one first, and those that
+// did.
+func knownOf(f *store.Function, past []*store.Function) []*store.Function {
+	known := f.Serving()
+	for _, p := range past {
+		if !serves(f, p.Revision) {
+			known = append(known, p)
+		}
+	}
+	return known
+}
+
+// dividedAs is f with first as its current revision and others of the known beside it,
+// by their shares. Those that served and have none drain.
+func dividedAs(f, first *store.Function, known []*store.Function, shares map[*store.Function]int) store.Function {
+	until := time.Now().Add(drainFor).UnixMilli()
 	g := *first.Alone()
 	g.Replicas, g.ReplicasAt, g.Highest, g.Rollout = f.Replicas, f.ReplicasAt, f.Newest(), f.Rollout
 	for _, k := range known {
+		percent, has := shares[k]
 		switch {
 		case k == first:
-		case shares[k] > 0:
-			g.Beside = append(g.Beside, store.Beside{Function: k.Alone(), Percent: shares[k]})
+		case has:
+			g.Beside = append(g.Beside, store.Beside{Function: k.Alone(), Percent: percent})
 		case serves(f, k.Revision):
-			g.Beside = append(g.Beside, store.Beside{Function: k.Alone(), Until: now.Add(drainFor).UnixMilli()})
+			g.Beside = append(g.Beside, store.Beside{Function: k.Alone(), Until: until})
 		}
 	}
-	*f = g
-	return nil
+	return g
 }

@@ -67,7 +67,7 @@ func TestWrongSharesAreRefused(t *testing.T) {
 		"ambiguous":   {map[string]int{"b": 100}, "percent.b", false},
 		"twice":       {map[string]int{"aa": 50, "aa11": 50}, "percent.aa11", false},
 		"for nothing": {map[string]int{"": 100}, "percent.", false},
-		"sealed":      {map[string]int{"aa": 100}, "name", true},
+		"sealed":      {map[string]int{"aa": 100}, "statement", true},
 	} {
 		f := &store.Function{Name: "f.ns", Revision: "aa11", Plain: &api.Plain{}}
 		if c.sealed {

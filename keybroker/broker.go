@@ -43,6 +43,8 @@ type Broker struct {
 	known   known
 	once    *onceOnly
 	metrics *metrics
+
+	lapsing map[api.FunctionName]time.Time // when a traffic statement ends; the vault's lock guards it
 }
 
 // New opens the vault and makes a broker.
@@ -79,8 +81,9 @@ func New(cfg Config) (*Broker, error) {
 	if cfg.NodeRate == (Rate{}) {
 		cfg.NodeRate = DefaultNodeRate()
 	}
-	return &Broker{cfg: cfg, vault: v, opener: opener, metrics: m,
-		owners: reqauth.NewVerifier(cfg.Now), nodes: newLimiter(cfg.NodeRate, cfg.Now), attests: newLimiter(cfg.NodeRate, cfg.Now), once: newOnceOnly(cfg.Now)}, nil
+	b := &Broker{cfg: cfg, vault: v, opener: opener, metrics: m, lapsing: make(map[api.FunctionName]time.Time),
+		owners: reqauth.NewVerifier(cfg.Now), nodes: newLimiter(cfg.NodeRate, cfg.Now), attests: newLimiter(cfg.NodeRate, cfg.Now), once: newOnceOnly(cfg.Now)}
+	return b, b.findLapsing()
 }
 
 // Info is the broker's public identity.

@@ -48,50 +48,58 @@ func (b *Broker) deposit(r io.Reader) (Deposited, error) {
 	}
 	next := &record{Version: recordVersion, Owner: bytes.Clone(m.Grant.Sender[:]), Descriptor: dep.Descriptor,
 		Signing: dep.Signing, Decryption: dep.Decryption}
-	defer next.wipe()
-	desc, err := b.checkDeposit(next, m.Grant.Name)
+	defer dep.Wipe()
+	latest := next.latest()
+	desc, rev, err := b.checkDeposit(next.Owner, latest, m.Grant.Name)
 	if err != nil {
 		return Deposited{}, err
 	}
-	next.Sequence = desc.Sequence
-	rev, err := desc.Revision()
-	if err != nil {
-		return Deposited{}, fmt.Errorf("keybroker: revision: %w", err)
-	}
+	next.Sequence = latest.Sequence
 	name := api.FunctionName(desc.FullName())
+	if dep.Traffic != nil {
+		if err := b.checkTraffic(next, rev, dep, m.Grant.Name); err != nil {
+			return Deposited{Function: name}, err
+		}
+	}
 	if err := b.replace(name, next); err != nil {
 		return Deposited{Function: name}, err
 	}
-	b.known.keep(name, next, desc, rev) // the first release may be soon
+	b.known.keep(name, next.Owner, latest, desc, rev) // the first release may be soon
 	return Deposited{Function: name, Revision: rev.String(), Sequence: next.Sequence,
 		Owner: m.Grant.Sender.Fingerprint().String()}, nil
 }
 
 // checkDeposit holds a deposit's parts against each other: the sender signed the
 // descriptor, the descriptor is of the function that the envelope names, it
-// appoints this broker, and the private keys are those it lists.
-func (b *Broker) checkDeposit(r *record, envelopeName string) (*sealed.Descriptor, error) {
-	desc, err := r.descriptor()
+// appoints this broker, and the private keys are those it lists. It sets h's
+// sequence.
+func (b *Broker) checkDeposit(owner []byte, h *held, envelopeName string) (*sealed.Descriptor, sealed.Digest, error) {
+	desc, err := h.descriptor(owner)
 	if err != nil {
-		return nil, &api.Error{Code: api.CodeForbidden, Field: "descriptor", Err: err,
+		return nil, sealed.Digest{}, &api.Error{Code: api.CodeForbidden, Field: "descriptor", Err: err,
 			Message: "it is not a descriptor signed by the depositor's own key", Remedy: "sign and deposit with one identity"}
 	}
 	name, err := api.ParseFunctionName(desc.FullName())
 	if err != nil {
-		return nil, err
+		return nil, sealed.Digest{}, err
 	}
 	if string(name) != envelopeName {
-		return nil, api.Invalid("descriptor", "seal the deposit for the function that it holds keys of",
+		return nil, sealed.Digest{}, api.Invalid("descriptor", "seal the deposit for the function that it holds keys of",
 			"the envelope names another function")
 	}
 	if desc.Config.Policy.Broker != b.cfg.Identity.signing {
-		return nil, &api.Error{Code: api.CodeForbidden, Field: "policy.broker",
+		return nil, sealed.Digest{}, &api.Error{Code: api.CodeForbidden, Field: "policy.broker",
 			Message: "the descriptor appoints another key broker", Remedy: "trust this cluster's broker (faasd-sec key trust broker) and deploy again"}
 	}
-	if err := unseal.MatchDescriptor(desc, r.Signing, r.Decryption); err != nil {
-		return nil, api.Invalid("keys", "deposit the private keys of those that the descriptor lists", err.Error())
+	if err := unseal.MatchDescriptor(desc, h.Signing, h.Decryption); err != nil {
+		return nil, sealed.Digest{}, api.Invalid("keys", "deposit the private keys of those that the descriptor lists", err.Error())
 	}
-	return desc, nil
+	rev, err := desc.Revision()
+	if err != nil {
+		return nil, sealed.Digest{}, fmt.Errorf("keybroker: revision: %w", err)
+	}
+	h.Sequence = desc.Sequence
+	return desc, rev, nil
 }
 
 // replace makes next the current record of name, if it belongs to the name's
@@ -110,15 +118,35 @@ func (b *Broker) replace(name api.FunctionName, next *record) error {
 			return &api.Error{Code: api.CodeForbidden, Field: "function",
 				Message: "the name belongs to another owner", Remedy: "choose another name or namespace"}
 		case !sameOwner: // its owner removed it: the name is free
-		case next.Sequence == current.Sequence && bytes.Equal(next.Descriptor, current.Descriptor):
-			return nil
-		case next.Sequence <= current.Sequence:
-			return &api.Error{Code: api.CodeConflict, Field: "sequence",
-				Message: fmt.Sprintf("%d is not newer than %d, which is deposited", next.Sequence, current.Sequence),
-				Remedy:  "deploy again with the current state of the function"}
+		default:
+			if same, err := next.follow(current); same || err != nil {
+				return err
+			}
 		}
 	}
-	return b.vault.write(name, next)
+	return b.write(name, next)
+}
+
+// follow refuses what is older than current, of the same owner. Descriptors and
+// traffic statements are numbered together: what has the highest number was said
+// last. same says that r is what is there already.
+func (r *record) follow(current *record) (same bool, err error) {
+	old := func(field string, n, than uint64) error {
+		return &api.Error{Code: api.CodeConflict, Field: field,
+			Message: fmt.Sprintf("%d is not newer than %d, which is deposited", n, than),
+			Remedy:  "deploy again with the current state of the function"}
+	}
+	again := r.Sequence == current.Sequence && bytes.Equal(r.Descriptor, current.Descriptor)
+	switch said := max(current.Sequence, current.Stated); {
+	case again && (r.Traffic == nil || bytes.Equal(r.Traffic, current.Traffic)):
+		return true, nil
+	case !again && r.Sequence <= said:
+		return false, old("sequence", r.Sequence, said)
+	case r.Traffic != nil && r.Stated <= said:
+		return false, old("traffic", r.Stated, said)
+	}
+	r.Stated = max(r.Stated, current.Stated)
+	return false, nil
 }
 
 // Remove destroys the keys of a function. The request must be signed by the
@@ -147,7 +175,7 @@ func (b *Broker) remove(name api.FunctionName, req reqauth.Request) error {
 	if !bytes.Equal(current.Owner, who.Key[:]) {
 		return &api.Error{Code: api.CodeForbidden, Field: "function", Message: "the function belongs to another owner"}
 	}
-	return b.vault.write(name, &record{Version: recordVersion, Owner: current.Owner, Sequence: current.Sequence})
+	return b.write(name, &record{Version: recordVersion, Owner: current.Owner, Sequence: current.Sequence, Stated: current.Stated})
 }
 
 func notFound(name api.FunctionName) error {

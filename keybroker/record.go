@@ -22,6 +22,23 @@ type record struct {
 	Descriptor []byte   `cbor:"4,keyasint,omitempty"` // signed
 	Signing    []byte   `cbor:"5,keyasint,omitempty"` // scalar
 	Decryption [][]byte `cbor:"6,keyasint,omitempty"` // scalars, in the descriptor's order
+
+	Stated  uint64 `cbor:"7,keyasint,omitempty"` // of the last traffic statement; it stays
+	Traffic []byte `cbor:"8,keyasint,omitempty"` // signed; empty where none is gone by
+	Beside  []held `cbor:"9,keyasint,omitempty"` // the older descriptors that Traffic names
+}
+
+// held is a descriptor with its keys.
+type held struct {
+	Sequence   uint64   `cbor:"1,keyasint"`
+	Descriptor []byte   `cbor:"2,keyasint"` // signed
+	Signing    []byte   `cbor:"3,keyasint"`
+	Decryption [][]byte `cbor:"4,keyasint"`
+}
+
+// latest is the descriptor that was deposited last. It shares r's memory.
+func (r *record) latest() *held {
+	return &held{Sequence: r.Sequence, Descriptor: r.Descriptor, Signing: r.Signing, Decryption: r.Decryption}
 }
 
 func (r *record) removed() bool { return len(r.Descriptor) == 0 }
@@ -33,11 +50,21 @@ func (r *record) wipe() {
 	if r == nil {
 		return
 	}
-	clear(r.Signing)
-	for _, s := range r.Decryption {
+	r.latest().wipe()
+	for i := range r.Beside {
+		r.Beside[i].wipe()
+	}
+}
+
+func (h *held) wipe() {
+	clear(h.Signing)
+	for _, s := range h.Decryption {
 		clear(s)
 	}
 }
+
+// size is more than the encoding takes, but for what all records have.
+func (h *held) size() int { return len(h.Descriptor) + (1+len(h.Decryption))*64 + 64 }
 
 // encode returns the CBOR of r, which holds the scalars: the caller wipes it. The
 // library's own buffers are pooled and never wiped, and one that grows leaves
@@ -48,7 +75,11 @@ func (r *record) encode() ([]byte, error) {
 		return nil, fmt.Errorf("keybroker: encode a record: %w", err)
 	}
 	var b bytes.Buffer
-	b.Grow(len(r.Descriptor) + len(r.Owner) + (1+len(r.Decryption))*64 + 256)
+	size := r.latest().size() + len(r.Owner) + len(r.Traffic) + 256
+	for i := range r.Beside {
+		size += r.Beside[i].size()
+	}
+	b.Grow(size)
 	if err := mode.MarshalToBuffer(r, &b); err != nil {
 		clear(b.Bytes())
 		return nil, fmt.Errorf("keybroker: encode a record: %w", err)
@@ -67,16 +98,16 @@ func decodeRecord(b []byte) (*record, error) {
 	return r, nil
 }
 
-// descriptor parses the signed descriptor and verifies it against the owner
-// that the name is bound to.
-func (r *record) descriptor() (*sealed.Descriptor, error) {
-	owner, err := r.owner()
+// descriptor parses the signed descriptor and verifies it against the owner that
+// the name is bound to.
+func (h *held) descriptor(owner []byte) (*sealed.Descriptor, error) {
+	key, err := sealed.ParsePublicKey(owner)
 	if err != nil {
 		return nil, err
 	}
-	signed, err := sealed.ParseDescriptor(r.Descriptor)
+	signed, err := sealed.ParseDescriptor(h.Descriptor)
 	if err != nil {
 		return nil, err
 	}
-	return signed.Verify(owner.Fingerprint())
+	return signed.Verify(key.Fingerprint())
 }

@@ -61,13 +61,9 @@ func (b *Broker) release(ctx context.Context, node string, req api.ReleaseReques
 	if current == nil || current.removed() {
 		return reply, notFound(name)
 	}
-	desc, rev, err := b.known.verify(name, current)
+	keys, desc, err := b.chosen(name, current, d.revision)
 	if err != nil {
 		return reply, err
-	}
-	if rev != d.revision {
-		return reply, &api.Error{Code: api.CodeStaleRevision, Field: "revision",
-			Message: "the keys are released for the current revision alone", Remedy: "start the current revision"}
 	}
 	if d.claims, err = b.cfg.Verifiers.Verify(ctx, req.Statement, req.Evidence, desc.Config.Policy.Attestation); err != nil {
 		return reply, err
@@ -75,10 +71,10 @@ func (b *Broker) release(ctx context.Context, node string, req api.ReleaseReques
 	if err := b.checkClaims(d.claims, node); err != nil {
 		return reply, err
 	}
-	if err := b.once.claim(d.statement, name, rev); err != nil {
+	if err := b.once.claim(d.statement, name, d.revision); err != nil {
 		return reply, err
 	}
-	sealedKeys, err := b.seal(d, current)
+	sealedKeys, err := b.seal(d, current, keys)
 	if err != nil {
 		return reply, err
 	}
@@ -128,12 +124,12 @@ func (b *Broker) checkClaims(c attest.Claims, node string) error {
 }
 
 // seal seals the function's keys to the sandbox.
-func (b *Broker) seal(d *decision, r *record) ([]byte, error) {
+func (b *Broker) seal(d *decision, r *record, h *held) ([]byte, error) {
 	owner, err := r.owner()
 	if err != nil {
 		return nil, fmt.Errorf("keybroker: the owner on record: %w", err)
 	}
-	body, err := unseal.EncodeRelease(&unseal.Release{Owner: owner, Signing: r.Signing, Decryption: r.Decryption})
+	body, err := unseal.EncodeRelease(&unseal.Release{Owner: owner, Signing: h.Signing, Decryption: h.Decryption})
 	if err != nil {
 		return nil, fmt.Errorf("keybroker: encode a release: %w", err)
 	}

@@ -54,6 +54,8 @@ type rig struct {
 	rate  keybroker.Rate
 	set   *attest.Verifiers   // believes words unless it is set
 	as    *keybroker.Identity // opened before, which takes a while
+
+	signed map[*sealed.Descriptor][]byte // what keep signed
 }
 
 var pass = []byte("correct horse")

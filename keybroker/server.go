@@ -47,6 +47,10 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		Logger: quiet{s.Log}}
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(ln) }()
+	lapsed := make(chan struct{})
+	lapse, endLapse := context.WithCancel(ctx)
+	go func() { defer close(lapsed); s.lapse(lapse) }()
+	defer func() { endLapse(); <-lapsed }()
 	select {
 	case err := <-done:
 		return fmt.Errorf("keybroker: serve: %w", err)
@@ -59,6 +63,22 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	ln.Close()
 	<-done
 	return err
+}
+
+// lapse destroys keys whose time is over until ctx ends.
+func (s *Server) lapse(ctx context.Context) {
+	tick := time.NewTicker(lapseEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if err := s.Broker.Lapse(); err != nil {
+				s.Log.Error("key broker cannot destroy keys whose traffic statement ended; it does not release them", "error", err)
+			}
+		}
+	}
 }
 
 // quiet turns fasthttp's own messages, such as failed handshakes of port scans,

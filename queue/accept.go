@@ -66,33 +66,22 @@ func (q *Queue) Accept(ctx context.Context, c Call, body []byte, key Key) (id st
 		}
 		return "", false, err
 	}
-	cmps := []clientv3.Cmp{absent(q.key(keyCall, c.ID)), absent(q.key(keyResult, c.ID)), absent(q.key(keyDead, c.ID))}
 	var idemKey string
-	var then []clientv3.Op
+	var idemCmps []clientv3.Cmp
+	var idemOps []clientv3.Op
 	if key.Key != "" {
 		c.Scope = key.scope(&c)
 		idemKey = q.key(keyIdem, c.Scope)
-		cmps = append(cmps, absent(idemKey))
+		idemCmps = []clientv3.Cmp{absent(idemKey)}
 		// As long as a result may be there, and no shorter.
 		until := max(c.Expires, now.UnixMilli()) + q.cfg.Keep.Milliseconds()
-		then = append(then, put(idemKey, idem{c.ID, key.Digest}), q.remember(until, "idem", c.Scope))
+		idemOps = []clientv3.Op{put(idemKey, idem{c.ID, key.Digest}), q.remember(until, "idem", c.Scope)}
 	}
-	record, err := json.Marshal(&c)
+	cmps, then, err := q.write(&c, body)
 	if err != nil {
-		return "", false, fmt.Errorf("queue: encode call %s: %w", c.ID, err)
+		return "", false, err
 	}
-	if len(record) > maxRecord {
-		return "", false, api.Errorf(api.CodeTooLarge, "the call's headers and manifest have %d bytes, at most %d are stored", len(record), maxRecord)
-	}
-	then = append(then, clientv3.OpPut(q.key(keyCall, c.ID), string(record)))
-	if c.Body.Blob != "" {
-		then = append(then, q.useBlob(c.Body.Blob, c.ID, "q"))
-		if inPieces(c.Body.Blob) { // their hold may have lapsed, and they may be collected
-			cmps = append(cmps, present(q.piece(useOf(c.Body.Blob), 0)))
-		}
-	} else {
-		then = append(then, clientv3.OpPut(q.key(keyBody, c.ID), string(body)))
-	}
+	cmps, then = append(cmps, idemCmps...), append(then, idemOps...)
 	res, err := q.commit(ctx, "accept", cmps, then, nil)
 	if err != nil {
 		return "", false, err
@@ -113,9 +102,33 @@ func (q *Queue) Accept(ctx context.Context, c Call, body []byte, key Key) (id st
 			return "", false, api.Errorf(api.CodeUnavailable, "the body was collected before the call was stored: the coordinator was away from the store for too long")
 		}
 	}
-	e := api.Errorf(api.CodeConflict, "there is a call %q already", c.ID)
+	return "", false, taken(c.ID)
+}
+
+func taken(id string) error {
+	e := api.Errorf(api.CodeConflict, "there is a call %q already", id)
 	e.Field, e.Remedy = api.HeaderCallID, "leave the header out, or use one that is new; an Idempotency-Key makes a repetition safe"
-	return "", false, e
+	return e
+}
+
+// write stores a call that is new, with its body.
+func (q *Queue) write(c *Call, body []byte) ([]clientv3.Cmp, []clientv3.Op, error) {
+	record, err := json.Marshal(c)
+	if err != nil {
+		return nil, nil, fmt.Errorf("queue: encode call %s: %w", c.ID, err)
+	}
+	if len(record) > maxRecord {
+		return nil, nil, api.Errorf(api.CodeTooLarge, "the call's headers and manifest have %d bytes, at most %d are stored", len(record), maxRecord)
+	}
+	cmps := []clientv3.Cmp{absent(q.key(keyCall, c.ID)), absent(q.key(keyResult, c.ID)), absent(q.key(keyDead, c.ID))}
+	then := []clientv3.Op{clientv3.OpPut(q.key(keyCall, c.ID), string(record))}
+	if c.Body.Blob == "" {
+		return cmps, append(then, clientv3.OpPut(q.key(keyBody, c.ID), string(body))), nil
+	}
+	if inPieces(c.Body.Blob) { // their hold may have lapsed, and they may be collected
+		cmps = append(cmps, present(q.piece(useOf(c.Body.Blob), 0)))
+	}
+	return cmps, append(then, q.useBlob(c.Body.Blob, c.ID, "q")), nil
 }
 
 // known looks an idempotency key up.
@@ -217,6 +230,8 @@ func (q *Queue) forgetSome(ctx context.Context) (int, error) {
 			err = q.forget(ctx, id, note)
 		case "dead":
 			err = q.purge(ctx, id, note)
+		case untilPart, untilPlan, untilGone:
+			err = q.forgetTicks(ctx, parts[1], id, note)
 		}
 		if err != nil {
 			return 0, err

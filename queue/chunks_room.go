@@ -28,11 +28,16 @@ func (c *Chunks) roomAt(ctx context.Context, i int) error {
 	if res.Count*chunkSize >= c.total+int64(i)*chunkSize {
 		return full(fmt.Sprintf("large bodies fill their %d bytes of the store", c.total))
 	}
+	return c.q.quota(ctx)
+}
+
+// quota refuses what is large where the store has not much room left.
+func (q *Queue) quota(ctx context.Context) error {
 	at := ""
-	if all := c.q.etc.Endpoints(); len(all) > 0 {
+	if all := q.etc.Endpoints(); len(all) > 0 {
 		at = all[0]
 	}
-	status, err := c.q.etc.Status(ctx, at)
+	status, err := q.etc.Status(ctx, at)
 	if err != nil {
 		return failure("look at the store's size", err)
 	}

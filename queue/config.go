@@ -21,14 +21,30 @@ type Config struct {
 	Keep           time.Duration // for which results stay
 	KeepDead       time.Duration // for which dead letters stay
 
+	Plans PlanBounds // of calls that were sealed ahead
+
 	Log *slog.Logger
 	Now func() time.Time
+}
+
+// PlanBounds bound what is kept of calls that were sealed ahead.
+type PlanBounds struct {
+	Ticks int   // of one plan
+	Size  int64 // of the messages of one plan, in bytes
+	Each  int   // plans of one maker, and of the functions of one owner
+	Bytes int64 // likewise of all their messages
+	Total int64 // bytes of all messages of the cluster
+}
+
+// DefaultPlanBounds leave the store the most of its room.
+func DefaultPlanBounds() PlanBounds {
+	return PlanBounds{Ticks: 10_000, Size: 64 << 20, Each: 100, Bytes: 128 << 20, Total: 256 << 20}
 }
 
 // DefaultConfig is what a coordinator runs with unless told otherwise.
 func DefaultConfig(id, prefix string, log *slog.Logger) Config {
 	return Config{ID: id, Prefix: prefix + "async/", LeaseTTL: 10 * time.Second, Timeout: 5 * time.Second,
-		MaxWaiting: 200_000, PerFunction: 64, Keep: 24 * time.Hour, KeepDead: 7 * 24 * time.Hour, Log: log, Now: time.Now}
+		MaxWaiting: 200_000, PerFunction: 64, Keep: 24 * time.Hour, KeepDead: 7 * 24 * time.Hour, Plans: DefaultPlanBounds(), Log: log, Now: time.Now}
 }
 
 func (c *Config) check() error {
@@ -39,6 +55,8 @@ func (c *Config) check() error {
 		return api.Invalid("async.lease", "use whole seconds, 2 or more", c.LeaseTTL.String())
 	case c.Timeout <= 0 || c.Keep <= 0 || c.KeepDead <= 0:
 		return api.Invalid("async", "use positive durations", "one is not")
+	case c.Plans.Ticks < 1 || c.Plans.Size < 1 || c.Plans.Each < 1 || c.Plans.Bytes < 1 || c.Plans.Total < 1:
+		return api.Invalid("async.plans", "use positive bounds", "one is not")
 	case c.MaxWaiting < 1 || c.MaxWaitingEach < 0 || c.PerFunction < 1:
 		return api.Invalid("async", "use positive bounds", "one is not")
 	}

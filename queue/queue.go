@@ -19,6 +19,8 @@ const (
 	keyLease    = "w/lease/"    // ID: who runs it; ends with its etcd lease
 	keyDelivery = "w/delivery/" // ID: Delivery
 	keyMember   = "w/member/"   // coordinator: its etcd lease, with which it ends
+	keyPlan     = "w/plan/"     // ID: Plan
+	keyCursor   = "w/cursor/"   // ID: Cursor, how far a Plan is
 	keyWatched  = "w/"
 	keyBody     = "body/"   // ID: the request's body, if it is small
 	keyResult   = "result/" // ID: Result
@@ -28,6 +30,8 @@ const (
 	keyBlob     = "blob/"   // DIGEST/ID-q or -r: a use of a blob
 	keyCallback = "key/"    // FINGERPRINT: api.CallbackKey
 	keyUntil    = "until/"  // TIME/KIND/ID: what is to be forgotten then
+	keyTick     = "tick/"   // PART/TIME: a sealed message of a Plan
+	keyGone     = "gone/"   // ID: of a Plan that was removed a short while ago
 )
 
 // Queue is one coordinator's part of the calls of the cluster. Make it with Open;

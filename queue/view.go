@@ -25,6 +25,8 @@ type view struct {
 	members    map[string]bool
 	leases     map[string]holder // by call, and by "d-" and call for deliveries
 	owners     map[string]int    // calls, by owner
+	plans      map[string]Plan   // without their cursors
+	cursors    map[string]Cursor // by plan
 	lines      lines
 	woken      chan struct{} // has an element when there may be something to do
 	owing      chan struct{} // likewise, of callbacks
@@ -45,6 +47,7 @@ func (v *view) init(cfg *Config) {
 	}
 	v.calls, v.deliveries, v.members = map[string]*Call{}, map[string]*Delivery{}, map[string]bool{}
 	v.leases, v.owners = map[string]holder{}, map[string]int{}
+	v.plans, v.cursors = map[string]Plan{}, map[string]Cursor{}
 	v.lines.init(cfg.PerFunction)
 }
 
@@ -206,6 +209,8 @@ func (q *Queue) apply(key, value []byte, kv *mvccpb.KeyValue) {
 		}
 		v.leaseChanged(id)
 		q.checkLease(id)
+	case strings.HasPrefix(name, keyPlan), strings.HasPrefix(name, keyCursor):
+		q.applyPlan(name, value, kv)
 	case strings.HasPrefix(name, keyMember):
 		id := name[len(keyMember):]
 		was := v.members[id]

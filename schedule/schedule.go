@@ -96,3 +96,9 @@ func CallID(name api.FunctionName, tick time.Time) string {
 	sum := sm3.Sum(fmt.Appendf(nil, "faasd-sec/v1 schedule\x00%s\x00%d", name, tick.Unix()))
 	return "cron-" + hex.EncodeToString(sum[:12])
 }
+
+// TickID is the id of the call that a schedule of calls sealed ahead has at a tick.
+func TickID(schedule string, tick time.Time) string {
+	sum := sm3.Sum(fmt.Appendf(nil, "faasd-sec/v1 tick\x00%s\x00%d", schedule, tick.UnixMilli()))
+	return "tick-" + hex.EncodeToString(sum[:12])
+}

@@ -17,6 +17,7 @@ import (
 const (
 	LabelGrant      = "faasd-sec/v1 grant"
 	LabelDescriptor = "faasd-sec/v1 descriptor"
+	LabelTraffic    = "faasd-sec/v1 traffic"
 )
 
 // smPublicParams is ENTL || the default signer id || a || b || xG || yG, the part

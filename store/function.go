@@ -50,6 +50,12 @@ type Function struct {
 	Rollout *api.Rollout `json:"rollout,omitempty"` // the last one
 	Highest uint64       `json:"highest,omitempty"`
 
+	// Traffic is a sealed function's signed traffic statement, which names revisions
+	// that may have replicas beside its latest one; Stated is the sequence of the
+	// last one there was.
+	Traffic []byte `json:"traffic,omitempty"`
+	Stated  uint64 `json:"stated,omitempty"`
+
 	// Version is the record's version in the store, to be named when it is
 	// replaced. It is set by reads and not stored.
 	Version int64 `json:"-"`

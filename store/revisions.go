@@ -18,7 +18,7 @@ const HistoryKept = 10
 type Beside struct {
 	Function *Function `json:"function"`
 	Until    int64     `json:"until,omitempty"`
-	Percent  int       `json:"percent,omitempty"` // of calls that name no revision
+	Percent  int       `json:"percent,omitempty"` // of the calls; callers of a sealed function keep to it by themselves
 }
 
 // Serving are the revisions of a function that may have replicas now, the current
@@ -47,6 +47,7 @@ func (f *Function) Newest() uint64 {
 func (f *Function) Alone() *Function {
 	a := *f
 	a.Next, a.Beside, a.Rollout, a.Highest, a.Replicas, a.ReplicasAt, a.Version = nil, nil, nil, 0, nil, 0, 0
+	a.Traffic, a.Stated = nil, 0
 	return &a
 }
 

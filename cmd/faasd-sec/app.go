@@ -87,7 +87,7 @@ func (a *app) root() *cobra.Command {
 	if err := root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp)); err != nil {
 		panic(err) // the flag is defined above
 	}
-	root.AddCommand(a.asyncCommand())
+	root.AddCommand(a.asyncCommand(), a.scheduleCommand())
 	root.AddCommand(a.scaleCommand(), a.rollbackCommand(), a.trafficCommand())
 	root.AddCommand(a.keyCommand(), a.newCommand(), a.runCommand(), a.buildCommand(), a.deployCommand(), a.invokeCommand(), a.proxyCommand(), a.sbomCommand(), a.listCommand(), a.describeCommand(),
 		a.logsCommand(), a.removeCommand(), a.tasksCommand(), a.nodesCommand(), a.topCommand(), a.auditCommand(), a.versionCommand(),

@@ -168,12 +168,6 @@ func (a *app) showCall(ctx context.Context, c *client.Client, id string) error {
 	if a.json() {
 		return a.printJSON(k)
 	}
-	at := func(ms int64) string {
-		if ms == 0 {
-			return "-"
-		}
-		return time.UnixMilli(ms).UTC().Format(time.RFC3339)
-	}
 	fmt.Fprintf(a.stdout, "call:      %s\nfunction:  %s\nstate:     %s\nsender:    %s\narrived:   %s\nexpires:   %s\nattempts:  %d\nnext:      %s\nended:     %s\nkept till: %s\n",
 		one(k.ID), one(k.Function.Short()), one(k.State), first(one(k.Sender), "-"), at(k.Arrived), at(k.Expires), k.Attempts, at(k.Next), at(k.Ended), at(k.Until))
 	if k.Code != "" {

@@ -34,6 +34,8 @@ type deployFlags struct {
 	secrets  map[string]string
 	timeout  *time.Duration
 	noWait   bool
+
+	noOverlap bool
 }
 
 func (a *app) deployCommand() *cobra.Command {
@@ -54,6 +56,7 @@ func (a *app) deployCommand() *cobra.Command {
 	f.BoolVar(&d.rotate, "rotate", false, "give the function a new decryption key; the former one is taken for another day")
 	f.BoolVar(&d.plain, "plain", false, "deploy as plain functions: nothing of them is sealed, as with OpenFaaS")
 	f.StringToStringVar(&d.secrets, "secret", nil, "a secret's `NAME=FILE` (default CONFIG-DIR/secrets/NAME); repeat")
+	f.BoolVar(&d.noOverlap, "no-overlap", false, "let the revision before start nowhere any more, also while the new one is on its way")
 	f.BoolVar(&d.noWait, "no-wait", false, "do not wait until the new revision serves")
 	d.timeout = timeoutFlag(cmd, 10*time.Minute)
 	a.trustFlag(cmd)
@@ -72,6 +75,9 @@ func (a *app) deploy(ctx context.Context, names []string, d *deployFlags) error 
 	list, err := selected(f, names)
 	if err != nil {
 		return err
+	}
+	if d.plain && d.noOverlap {
+		return api.Invalid("--no-overlap", "leave it out", "a plain function has no keys to hold back")
 	}
 	if d.plain && (d.rotate || len(d.secrets) > 0) {
 		return api.Invalid("--plain", "leave --rotate and --secret out", "a plain function has no keys, and its secrets are the gateway's: faas-cli secret create")
@@ -99,6 +105,9 @@ func (a *app) deploy(ctx context.Context, names []string, d *deployFlags) error 
 		}
 		if err != nil {
 			return errors.Join(err, a.printDeployed(done))
+		}
+		if !result.Plain {
+			one.noteStale(ctx, result)
 		}
 		done = append(done, result)
 	}
@@ -196,7 +205,7 @@ func (d *deployer) deployment(fn *stack.Function) (client.Deployment, error) {
 	dep := client.Deployment{Name: fn.Name, Mode: fn.Mode, Upstream: fn.Upstream, Process: fn.Process, BundlePath: fn.BundlePath,
 		Resources: fn.Resources, Read: fn.Read, Write: fn.Write, Exec: fn.Exec, Start: fn.Start, Idle: fn.Idle, MaxQueued: fn.MaxQueued,
 		MaxInFlight: fn.MaxInFlight, Constraints: fn.Constraints, AnyCaller: fn.Callers.Any, Attestation: fn.Attestation,
-		Keys: d.keys, Rotate: d.flags.rotate, Scale: fn.Scale, Labels: fn.Labels, Annotations: fn.Annotations}
+		Keys: d.keys, Rotate: d.flags.rotate, NoOverlap: d.flags.noOverlap, Scale: fn.Scale, Labels: fn.Labels, Annotations: fn.Annotations}
 	if fn.Callers.Owner {
 		dep.Callers = append(dep.Callers, d.id.SigningKey().Fingerprint())
 	}

@@ -136,6 +136,9 @@ func (a *app) printFunction(st api.FunctionStatus) error {
 	}
 	line("revision", "%s", rev)
 	line("sequence", "%d", d.Sequence)
+	if err := a.noteSchedules(st.Name, rev.String(), line); err != nil {
+		return err
+	}
 	line("owner", "%s%s", claimed, a.trustNote(st.Name, claimed))
 	line("mode", "%s, upstream %s, at most %d at once", d.Config.Mode, d.Config.Upstream, d.Config.MaxInFlight)
 	line("timeouts", "read %s, write %s, exec %s, start %s, idle %s", ms(d.Config.ReadMS), ms(d.Config.WriteMS), ms(d.Config.ExecMS), ms(d.Config.StartMS), idleText(d.Config.IdleMS))

@@ -46,7 +46,7 @@ func (a *app) rollbackCommand() *cobra.Command {
 		ring := client.NewKeyring(a.keysDir(), pass, rand.Reader)
 		done, err := c.Rollback(ctx, name, to, ring)
 		if err == nil {
-			err = serving(ctx, c, done, ring)
+			err = a.serving(ctx, c, done, ring)
 		}
 		if err != nil {
 			return err
@@ -87,15 +87,24 @@ func (d *deployer) await(ctx context.Context, done client.Deployed) error {
 	}
 	p := d.newProgress("roll out " + done.Name.Short())
 	defer p.end()
-	return serving(ctx, d.client, done, d.keys)
+	return d.serving(ctx, d.client, done, d.keys)
 }
 
-// serving waits until a revision serves. If it was taken back, the one that goes on
-// serving is signed anew, so that the key broker releases keys for it again.
-func serving(ctx context.Context, c *client.Client, done client.Deployed, ring *client.Keyring) error {
+// serving waits until a revision serves, and has the key broker destroy what the one
+// before could have until then. If it was taken back, the one that goes on serving is
+// signed anew, so that the key broker releases keys for it again.
+func (a *app) serving(ctx context.Context, c *client.Client, done client.Deployed, ring *client.Keyring) error {
 	roll, err := c.AwaitRollout(ctx, done.Name)
-	if err != nil || roll == nil || roll.State != api.RolloutFailed || roll.To != done.Revision {
+	if err != nil || roll == nil || roll.To != done.Revision {
 		return err
+	}
+	if roll.State != api.RolloutFailed {
+		if done.Sequence > 0 && !done.Plain {
+			if err := c.EndRollout(ctx, done.Name, ring); err != nil {
+				a.notef("the revision before %s can get keys for some minutes more: %v", short(done.Revision), err)
+			}
+		}
+		return nil
 	}
 	failed := &api.Error{Code: roll.Code, Field: "function", Message: fmt.Sprintf("revision %s of %s did not start, and the one before it serves: %s",
 		short(roll.To), done.Name.Short(), roll.Reason), Remedy: "correct it and deploy again; faasd-sec describe and logs tell more"}

@@ -8,13 +8,19 @@ import (
 	"github.com/faasd-sec/faasd-sec/sealed/internal/dcbor"
 )
 
-const maxBodyKeys = 3 // decryption keys of a descriptor
+const (
+	maxBodyKeys = 3                    // decryption keys of a descriptor
+	maxBeside   = sealed.MaxShares - 1 // descriptors beside the latest
+)
 
 // Deposit is the body of role 5: a function's private keys, for the key broker.
 type Deposit struct {
 	Descriptor []byte   // signed
 	Signing    []byte   // the function's signing scalar, 32 bytes
 	Decryption [][]byte // scalars, in the descriptor's order
+
+	Traffic []byte    // a signed traffic statement, or nil
+	Beside  []Deposit // of the older descriptors that it names; they have neither Traffic nor Beside
 }
 
 // Release is the body of role 6: a function's private keys, for a sandbox.
@@ -25,7 +31,12 @@ type Release struct {
 }
 
 // Wipe zeroes the scalars.
-func (d *Deposit) Wipe() { wipeScalars(d.Signing, d.Decryption) }
+func (d *Deposit) Wipe() {
+	wipeScalars(d.Signing, d.Decryption)
+	for i := range d.Beside {
+		d.Beside[i].Wipe()
+	}
+}
 
 // Wipe zeroes the scalars.
 func (r *Release) Wipe() { wipeScalars(r.Signing, r.Decryption) }
@@ -37,31 +48,99 @@ func wipeScalars(signing []byte, decryption [][]byte) {
 	}
 }
 
+// The versions of a deposit: keys alone, and keys with a traffic statement.
+const (
+	depositAlone = 1
+	depositSplit = 2
+)
+
 // EncodeDeposit returns the CBOR body: wipe it once it is sealed.
 func EncodeDeposit(d *Deposit) ([]byte, error) {
-	if len(d.Descriptor) < 1 || len(d.Descriptor) > sealed.MaxSignedDescriptor {
-		return nil, fmt.Errorf("unseal: deposit: descriptor: %d bytes, want 1..%d", len(d.Descriptor), sealed.MaxSignedDescriptor)
-	}
-	if err := checkScalars(d.Signing, d.Decryption); err != nil {
+	if err := d.check(); err != nil {
 		return nil, fmt.Errorf("unseal: deposit: %w", err)
 	}
-	b := make([]byte, 0, len(d.Descriptor)+256) // never grows: no copy of a scalar is left behind
-	b = dcbor.AppendMap(b, 4)
-	b = dcbor.AppendUint(dcbor.AppendUint(b, 1), 1)
+	size := len(d.Descriptor) + len(d.Traffic) + 256
+	for i := range d.Beside {
+		size += len(d.Beside[i].Descriptor) + 256
+	}
+	b := make([]byte, 0, size) // never grows: no copy of a scalar is left behind
+	version, fields := uint64(depositAlone), 4
+	if d.Traffic != nil {
+		version, fields = depositSplit, 6
+	}
+	b = dcbor.AppendMap(b, fields)
+	b = dcbor.AppendUint(dcbor.AppendUint(b, 1), version)
+	b = d.appendKeys(b)
+	if d.Traffic == nil {
+		return b, nil
+	}
+	b = dcbor.AppendBytes(dcbor.AppendUint(b, 5), d.Traffic)
+	b = dcbor.AppendArray(dcbor.AppendUint(b, 6), len(d.Beside))
+	for i := range d.Beside {
+		b = d.Beside[i].appendKeys(dcbor.AppendMap(b, 3))
+	}
+	return b, nil
+}
+
+func (d *Deposit) check() error {
+	if len(d.Descriptor) < 1 || len(d.Descriptor) > sealed.MaxSignedDescriptor {
+		return fmt.Errorf("descriptor: %d bytes, want 1..%d", len(d.Descriptor), sealed.MaxSignedDescriptor)
+	}
+	if len(d.Traffic) > sealed.MaxSignedTraffic || d.Traffic != nil && len(d.Traffic) == 0 {
+		return fmt.Errorf("traffic statement: %d bytes, want none or 1..%d", len(d.Traffic), sealed.MaxSignedTraffic)
+	}
+	if len(d.Beside) > maxBeside || len(d.Beside) > 0 && d.Traffic == nil {
+		return fmt.Errorf("other descriptors: %d of them, want at most %d, and none without a traffic statement", len(d.Beside), maxBeside)
+	}
+	for i := range d.Beside {
+		if o := &d.Beside[i]; o.Traffic != nil || o.Beside != nil {
+			return fmt.Errorf("other descriptor %d: has a traffic statement of its own", i)
+		} else if err := o.check(); err != nil {
+			return fmt.Errorf("other descriptor %d: %w", i, err)
+		}
+	}
+	return checkScalars(d.Signing, d.Decryption)
+}
+
+func (d *Deposit) appendKeys(b []byte) []byte {
 	b = dcbor.AppendBytes(dcbor.AppendUint(b, 2), d.Descriptor)
-	return appendScalars(b, d.Signing, d.Decryption), nil
+	return appendScalars(b, d.Signing, d.Decryption)
+}
+
+func (d *Deposit) readKeys(r *dcbor.Decoder) {
+	d.Descriptor = append(d.Descriptor, r.Key(2, "descriptor").Bytes(sealed.MaxSignedDescriptor)...)
+	d.Signing, d.Decryption = readScalars(r)
 }
 
 // DecodeDeposit reads a CBOR body strictly, into memory of its own: wipe b, and
 // the deposit when it was used.
 func DecodeDeposit(b []byte) (*Deposit, error) {
 	r := dcbor.NewDecoder(b)
-	r.Field("deposit").MapOf(4)
-	readVersion(r)
+	fields := r.Field("deposit").Map(6)
+	version := r.Key(1, "version").Uint()
 	d := new(Deposit)
-	d.Descriptor = append(d.Descriptor, r.Key(2, "descriptor").Bytes(sealed.MaxSignedDescriptor)...)
-	d.Signing, d.Decryption = readScalars(r)
-	if err := finish(r, d.Signing, d.Decryption); err != nil {
+	switch {
+	case r.Err() != nil:
+	case version != depositAlone && version != depositSplit:
+		r.Fail("%d is unknown, want %d or %d", version, depositAlone, depositSplit)
+	case version == depositAlone && fields != 4, version == depositSplit && fields != 6:
+		r.Fail("%d does not have %d fields", version, fields)
+	}
+	d.readKeys(r)
+	if version == depositSplit && r.Err() == nil {
+		d.Traffic = append([]byte{}, r.Key(5, "traffic statement").Bytes(sealed.MaxSignedTraffic)...)
+		for range r.Key(6, "other descriptors").Array(maxBeside) {
+			r.Field("other descriptors").MapOf(3)
+			var o Deposit
+			o.readKeys(r)
+			d.Beside = append(d.Beside, o)
+		}
+	}
+	err := r.End()
+	if err == nil {
+		err = d.check()
+	}
+	if err != nil {
 		d.Wipe()
 		return nil, fmt.Errorf("unseal: deposit: %w", err)
 	}

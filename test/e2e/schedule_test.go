@@ -1,0 +1,120 @@
+package e2e
+
+import (
+	"errors"
+	"io"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/client"
+	"github.com/faasd-sec/faasd-sec/local"
+)
+
+// TestSealedTicksAreMadeOnceEach seals calls ahead for three coordinators, of which one
+// is killed in the middle and comes back: each tick is one call, and its result opens.
+func TestSealedTicksAreMadeOnceEach(t *testing.T) {
+	c := up(t, 1, func(cfg *local.Config) { cfg.Coordinators = 3 })
+	entries := c.through(t, c.Gateways())
+	fn := c.deploy(t, "clock", queued)
+	for _, e := range entries {
+		waitFor(t, 20*time.Second, "it to serve", func() error { return e.call(t.Context(), fn) })
+	}
+	through := entries[1].client
+	schedules := make([]*client.Ahead, 4) // of several at least one is the killed one's
+	for i := range schedules {
+		a, err := through.NewAhead(fn, "@every 2s", client.Request{Path: "/echo"}, []byte("tick of "+strconv.Itoa(i)), client.Later{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		schedules[i] = a
+		sendTicks(t, through, a, time.Now(), 16*time.Second, api.TicksNew)
+	}
+	time.AfterFunc(5*time.Second, func() {
+		if err := c.Signal("coordinator", syscall.SIGKILL); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, a := range schedules { // topped up while it runs: no gap, no tick twice
+		sendTicks(t, through, a, a.Until, 10*time.Second, api.TicksAppend)
+	}
+	for i, a := range schedules {
+		within(t, time.Minute, "its ticks are over", func() bool {
+			s, err := through.Schedule(t.Context(), a.ID)
+			return err == nil && s.Next == 0
+		})
+		s, err := through.Schedule(t.Context(), a.ID)
+		ticks := a.Sealed(time.Time{}, time.Now().Add(time.Hour))
+		if err != nil || s.Made != int64(len(ticks)) || s.Missed != 0 || s.Refused != 0 || len(ticks) < 12 {
+			t.Errorf("%d ticks: %+v %v", len(ticks), s, err)
+		}
+		// As after another day's start of the command line.
+		saved, err := through.MarshalAhead(a)
+		if err != nil || strings.Contains(string(saved), "tick of") {
+			t.Fatal(err, "or what was sealed is in the file")
+		}
+		if a, err = through.UnmarshalAhead(saved); err != nil {
+			t.Fatal(err)
+		}
+		for j, tick := range ticks {
+			if j > 0 && ticks[j-1].Sub(tick) != 2*time.Second {
+				t.Errorf("a gap between %s and %s", tick, ticks[j-1])
+			}
+			within(t, time.Minute, "tick "+tick.String()+" has a result", func() bool {
+				resp, err := through.TickResult(t.Context(), a, tick)
+				if errors.Is(err, client.ErrNotYet) || api.CodeOf(err) == api.CodeUnavailable {
+					return false
+				}
+				if api.CodeOf(err) == api.CodeReplay { // it ran, and its result went with the coordinator
+					return true
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer resp.Body.Close()
+				b, err := io.ReadAll(resp.Body)
+				if err != nil || resp.Status != 200 || string(b) != "tick of "+strconv.Itoa(i) {
+					t.Errorf("%s: %d %q %v", tick, resp.Status, b, err)
+				}
+				return true
+			})
+		}
+	}
+	t.Run("stale ones are not made, and a replacement is", func(t *testing.T) {
+		a := schedules[0]
+		sendTicks(t, through, a, time.Now(), time.Minute, api.TicksAppend)
+		if _, err := c.tryDeploy(t, "clock", queued, func(d *client.Deployment) { d.Exec = 19 * time.Second }); err != nil {
+			t.Fatal(err)
+		}
+		within(t, time.Minute, "it says so", func() bool {
+			s, err := through.Schedule(t.Context(), a.ID)
+			return err == nil && s.Code == api.CodeStaleRevision && s.Stale == s.Left && s.Left > 0
+		})
+		before, err := through.Schedule(t.Context(), a.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sendTicks(t, through, a, time.Now(), 8*time.Second, api.TicksReplace)
+		within(t, time.Minute, "what is new is made", func() bool {
+			s, err := through.Schedule(t.Context(), a.ID)
+			return err == nil && s.Next == 0 && s.Made >= before.Made+3 && s.Code == ""
+		})
+		if dead, err := through.DeadLetters(t.Context(), nil); err != nil || len(dead) > 0 && dead[0].Code != api.CodeReplay {
+			t.Errorf("%+v %v", dead, err)
+		}
+	})
+}
+
+func sendTicks(t *testing.T, c *client.Client, a *client.Ahead, from time.Time, span time.Duration, mode string) {
+	t.Helper()
+	ticks, err := c.SealTicks(t.Context(), a, from, from.Add(span))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.PutTicks(t.Context(), a, ticks, mode); err != nil {
+		t.Fatal(err)
+	}
+}
