@@ -61,7 +61,7 @@ type NamespaceEditor interface {
 	DeleteNamespace(ctx context.Context, name string) error
 }
 
-// Logs reads what plain functions wrote.
+// Logs reads what functions wrote: of sealed ones records that only their owners open.
 type Logs interface {
 	// Lines calls each for every line, oldest first, until there are no more, each
 	// fails, or, with Follow, ctx ends. It calls alive now and then while nothing is

@@ -1,6 +1,6 @@
 // Package openfaas tests that a cluster is to clients of OpenFaaS what OpenFaaS is:
-// the real binaries, a real containerd and a real image, over HTTP alone. Each test's
-// name is a line of the surface that docs/openfaas.md describes.
+// the real binaries, a real containerd and a real image, over HTTP alone. Each part of
+// the surface that docs/openfaas.md describes is a part of the test.
 package openfaas
 
 import (
@@ -136,8 +136,8 @@ const (
 	brokenImage = "test/broken:latest"
 )
 
-// push puts an image into the cluster's registry, as an owner does.
-func push(t *testing.T, gateway, bin, repo, entrypoint string) {
+// watchdogImage is an image of the watchdog and the programs it runs.
+func watchdogImage(t *testing.T, bin, entrypoint string) v1.Image {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join(bin, "watchdog"))
 	if err != nil {
@@ -170,6 +170,12 @@ func push(t *testing.T, gateway, bin, repo, entrypoint string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return img
+}
+
+// push puts an image into the cluster's registry, as an owner does.
+func push(t *testing.T, gateway, bin, repo, entrypoint string) {
+	t.Helper()
 	ref, err := name.NewTag(strings.TrimPrefix(gateway, "http://")+"/"+repo, name.Insecure)
 	if err != nil {
 		t.Fatal(err)
@@ -180,7 +186,7 @@ func push(t *testing.T, gateway, bin, repo, entrypoint string) {
 	}
 	signed := &reqauth.Transport{Base: http.DefaultTransport, Unsigned: reqauth.RegistryUpload,
 		Signer: &reqauth.Signer{Key: owner.Signer(), Random: rand.Reader, Now: time.Now}}
-	if err := remote.Write(ref, img, remote.WithTransport(signed), remote.WithContext(t.Context())); err != nil {
+	if err := remote.Write(ref, watchdogImage(t, bin, entrypoint), remote.WithTransport(signed), remote.WithContext(t.Context())); err != nil {
 		t.Fatal(err)
 	}
 }
