@@ -20,6 +20,7 @@ type route struct {
 	others   []*route        // of a function's current revision: those that serve beside it
 	latest   bool            // nothing newer was deployed
 	stated   time.Time       // when the traffic statement that names it ends; zero for none
+	offered  string          // sequence of the function's traffic statement; empty for none
 	name     api.FunctionName
 	revision sealed.Digest
 	hex      string
@@ -70,6 +71,9 @@ func (c *Coordinator) routeOf(name api.FunctionName) (*route, error) {
 		o.whole, o.calls = rec, c.callsOf(name)
 		o.latest = o.rec.Sequence >= rec.Newest()
 		o.stated = statedUntil(rec, o)
+		if len(rec.Traffic) > 0 {
+			o.offered = strconv.FormatUint(rec.Stated, 10)
+		}
 		if bounded {
 			o.growth = c.growthOf(o.hex, policy.Max)
 		}

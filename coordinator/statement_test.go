@@ -78,8 +78,8 @@ func TestAStatementBringsAFormerRevisionBeside(t *testing.T) {
 		st.Serving[1].Revision != old || len(st.Serving[1].Descriptor) == 0 {
 		t.Errorf("%+v", st)
 	}
-	if a := w.send(w.message(10, time.Minute)); a.status != 200 {
-		t.Errorf("sealed for the old one: %d %s", a.status, a.body)
+	if a := w.send(w.message(10, time.Minute)); a.status != 200 || a.header.Get(api.HeaderStated) != "10" {
+		t.Errorf("sealed for the old one: %d %s, %v", a.status, a.body, a.header)
 	}
 	w.eventually("the old one has replicas of its own", func() bool { n, _ := f.total(old); return n > 0 })
 

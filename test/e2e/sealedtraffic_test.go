@@ -43,6 +43,12 @@ func TestSealedTraffic(t *testing.T) {
 	ask := c.askBroker(t, name)
 	within(t, 30*time.Second, "blue has ended", func() bool { return len(c.status(t, name).Serving) == 0 })
 
+	// A caller who runs already.
+	running := c.another(t)
+	if res, err := running.Invoke(t.Context(), name, client.Request{Path: "/env"}); err != nil || res.Meta.Revision.String() != green.Revision {
+		t.Fatal(err)
+	}
+
 	d, err := c.client.Divide(t.Context(), name, map[string]int{blue.Revision[:12]: 90, green.Revision: 10}, time.Hour, c.keyring)
 	if err != nil {
 		t.Fatal(err)
@@ -56,11 +62,7 @@ func TestSealedTraffic(t *testing.T) {
 	}
 
 	// Another caller, who has not seen any of it.
-	fresh, err := client.New(client.Config{Gateway: c.gateway, Identity: c.id, Pins: c.pins})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(fresh.Close)
+	fresh := c.another(t)
 	call := func(cl *client.Client, id string) string {
 		t.Helper()
 		res, err := cl.Invoke(t.Context(), name, client.Request{Path: "/env", Query: "name=COLOR", CallID: id})
@@ -85,6 +87,7 @@ func TestSealedTraffic(t *testing.T) {
 		t.Errorf("%s: %q", id, b)
 		return ""
 	}
+	within(t, 30*time.Second, "who runs already hears of it", func() bool { return call(running, "call-1") == "blue" })
 	const calls = 1000
 	var mu sync.Mutex
 	seen, colors, ids := map[string]int{}, map[string]string{}, make(chan int, calls)
@@ -178,6 +181,17 @@ func TestSealedTraffic(t *testing.T) {
 		t.Errorf("green after the way back: %s", got)
 	}
 	within(t, 30*time.Second, "all calls go back to blue", func() bool { return call(fresh, "back") == "blue" })
+}
+
+// another is another client of the same caller.
+func (c *cluster) another(t *testing.T) *client.Client {
+	t.Helper()
+	cl, err := client.New(client.Config{Gateway: c.gateway, Identity: c.id, Pins: c.pins})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cl.Close)
+	return cl
 }
 
 // askBroker asks the key broker for keys as a node that has no evidence would, and
