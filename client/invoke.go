@@ -164,7 +164,7 @@ func (c *Client) exchange(ctx context.Context, to *entry, f *function, req Reque
 	if err != nil {
 		return nil, err
 	}
-	if a.stated > 0 {
+	if a.stated > f.stated {
 		c.hear(f.name, a.stated)
 	}
 	res, err := open(pending, a.body)

@@ -53,7 +53,7 @@ func (c *Coordinator) serve(ctx *fasthttp.RequestCtx, name string) {
 		return
 	}
 	gate.SetDuration(ctx, began)
-	if r.offered != "" { // who holds another one asks for it
+	if r.offered != "" && began.Before(r.offers) { // who holds another one asks for it
 		ctx.Response.Header.Set(api.HeaderStated, r.offered)
 	}
 	status, manifested := reply.Status, t.held != nil

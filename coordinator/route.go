@@ -21,6 +21,7 @@ type route struct {
 	latest   bool            // nothing newer was deployed
 	stated   time.Time       // when the traffic statement that names it ends; zero for none
 	offered  string          // sequence of the function's traffic statement; empty for none
+	offers   time.Time       // when that ends
 	name     api.FunctionName
 	revision sealed.Digest
 	hex      string
@@ -71,8 +72,8 @@ func (c *Coordinator) routeOf(name api.FunctionName) (*route, error) {
 		o.whole, o.calls = rec, c.callsOf(name)
 		o.latest = o.rec.Sequence >= rec.Newest()
 		o.stated = statedUntil(rec, o)
-		if len(rec.Traffic) > 0 {
-			o.offered = strconv.FormatUint(rec.Stated, 10)
+		if t := trafficOf(rec); t != nil {
+			o.offered, o.offers = strconv.FormatUint(t.Sequence, 10), time.Unix(int64(t.Expires), 0)
 		}
 		if bounded {
 			o.growth = c.growthOf(o.hex, policy.Max)

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -117,6 +118,21 @@ func TestSealedTraffic(t *testing.T) {
 		id := fmt.Sprintf("call-%d", i)
 		if again := call(c.client, id); again != colors[id] {
 			t.Errorf("%s came to %s, and then to %s", id, colors[id], again)
+		}
+	}
+
+	// All of it outlives the daemons.
+	c.kill(t, "keybroker", syscall.SIGKILL)
+	c.kill(t, "coordinator", syscall.SIGKILL)
+	c.served(t, "coordinator")
+	within(t, 30*time.Second, "the key broker knows the statement again", func() bool { return ask(blue.Revision) == api.CodeKeyRefused })
+	if now := c.status(t, name); !bytes.Equal(now.Traffic, st.Traffic) || len(now.Serving) != 2 {
+		t.Errorf("after a crash: %+v", now)
+	}
+	for i := range 20 {
+		id := fmt.Sprintf("call-%d", i)
+		if again := call(fresh, id); again != colors[id] {
+			t.Errorf("%s came to %s, and after a crash to %s", id, colors[id], again)
 		}
 	}
 
@@ -230,12 +246,12 @@ func (c *cluster) askBroker(t *testing.T, name api.FunctionName) func(revision s
 		}
 		resp, err := (&http.Client{Transport: tr, Timeout: 10 * time.Second}).Post("https://"+addr+api.BrokerPathRelease, api.ContentTypeJSON, bytes.NewReader(body))
 		if err != nil {
-			t.Fatal(err)
+			return api.CodeUnavailable
 		}
 		defer resp.Body.Close()
 		b, err := io.ReadAll(resp.Body)
 		if err != nil {
-			t.Fatal(err)
+			return api.CodeUnavailable
 		}
 		return api.ParseProblem(resp.StatusCode, b).Code
 	}
