@@ -19,6 +19,7 @@ const (
 	HeaderUnopened      = "X-Faasd-Sec-Unopened" // set by an agent on a refusal: the message was not accepted and is not remembered
 	HeaderTicket        = "X-Faasd-Sec-Ticket"   // an admission made beforehand for a large body
 	HeaderStart         = "X-Faasd-Sec-Start"    // "warm", "pooled" or "cold": a sandbox was there; one waited for a function; neither
+	HeaderStated        = "X-Faasd-Sec-Stated"   // from a coordinator: sequence of the function's traffic statement, while it offers one
 	HeaderManifest      = "X-Faasd-Sec-Manifest" // from a caller: its sealed manifest, base64url without padding
 	HeaderTime          = "X-Faasd-Sec-Time"     // coordinator to node: the sender's clock, unix milliseconds
 	HeaderNeeds         = "X-Faasd-Sec-Needs"    // from a coordinator to a node: the task's Needs as JSON
@@ -98,8 +99,8 @@ type Revision struct {
 	// never given them.
 	Labels      map[string]string `json:"labels,omitempty"`
 	Annotations map[string]string `json:"annotations,omitempty"`
-	// Restore is of a former revision that is signed anew: its bounds and scale are
-	// those it had.
+	// Restore is of a revision that is signed anew: its bounds, scale, labels and
+	// annotations are those it had.
 	Restore bool `json:"restore,omitempty"`
 	// Scale is how many replicas the owner wants; nil: on demand. Nobody has to trust
 	// it: it is not part of what is signed with the function.

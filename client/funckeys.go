@@ -23,7 +23,8 @@ const (
 	// overlap is how long the former key is listed after a rotation, for callers
 	// that hold yesterday's descriptor.
 	overlap = 24 * time.Hour
-	// clockSlack lets callers with a clock behind ours seal at once.
+	// clockSlack lets callers with a clock behind ours seal at once, and go by what
+	// was just said.
 	clockSlack = 5 * time.Minute
 )
 

@@ -102,6 +102,43 @@ func (c *Client) Logs(ctx context.Context, name api.FunctionName, follow bool, e
 	}
 }
 
+// OpenLogs is Logs of sealed records that somebody wrote down as lines of text, as
+// clients of OpenFaaS print them. Lines without one are passed over; what the
+// records say of node and sandbox is not known.
+func (c *Client) OpenLogs(ctx context.Context, name api.FunctionName, from io.Reader, each func(LogLine, error) error) error {
+	if err := c.needIdentity(); err != nil {
+		return err
+	}
+	f, err := c.function(ctx, name)
+	if err != nil {
+		return err
+	}
+	text := bufio.NewScanner(from)
+	text.Buffer(nil, 2*maxLogBody)
+	for text.Scan() {
+		record, found, err := api.ParseSealedLine(text.Bytes())
+		if !found {
+			continue
+		}
+		var lines []LogLine
+		if err == nil {
+			lines, err = c.openLog(f, api.LogFrame{Sealed: record})
+		}
+		if err != nil {
+			lines = []LogLine{{}}
+		}
+		for _, l := range lines {
+			if err := each(l, err); err != nil {
+				return err
+			}
+		}
+	}
+	if err := text.Err(); err != nil {
+		return api.Wrap(api.CodeInvalid, err, "the lines could not be read")
+	}
+	return nil
+}
+
 func (c *Client) logFrame(f *function, b []byte, seen map[string]uint64, each func(LogLine, error) error) error {
 	var frame api.LogFrame
 	if err := json.Unmarshal(b, &frame); err != nil {

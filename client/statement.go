@@ -88,6 +88,9 @@ func (c *Client) Divide(ctx context.Context, name api.FunctionName, percent map[
 		}
 		shares = append(shares, share{f, n})
 	}
+	if len(shares) == 1 {
+		life = sealed.MaxTrafficLife // what it ends is forgotten by then
+	}
 	d.Sequence, d.Expires, err = c.state(ctx, name, shares, life, ring)
 	return d, err
 }
@@ -103,7 +106,8 @@ func (c *Client) EndRollout(ctx context.Context, name api.FunctionName, ring *Ke
 	if err != nil || f == nil || f.split != nil && len(f.split.t.Shares) > 1 {
 		return err
 	}
-	_, _, err = c.state(ctx, name, []share{{f, 100}}, sealed.MaxTrafficLife, ring)
+	// As long as what it ends would have gone on.
+	_, _, err = c.state(ctx, name, []share{{f, 100}}, rollingLife, ring)
 	return err
 }
 
@@ -152,7 +156,11 @@ func (c *Client) state(ctx context.Context, name api.FunctionName, shares []shar
 func (c *Client) statement(seq uint64, shares []share, keys *functionKeys, ring *Keyring, now, until time.Time) (_ *unseal.Deposit, retErr error) {
 	slices.SortFunc(shares, func(a, b share) int { return cmp.Compare(a.f.desc.Sequence, b.f.desc.Sequence) })
 	latest := shares[len(shares)-1].f
-	t := &sealed.Traffic{Name: latest.desc.Name, Namespace: latest.desc.Namespace, Sequence: seq, Issued: uint64(now.Unix()), Expires: uint64(until.Unix())}
+	issued := now.Add(-clockSlack) // for callers whose clock is behind ours
+	if most := issued.Add(sealed.MaxTrafficLife); until.After(most) {
+		until = most
+	}
+	t := &sealed.Traffic{Name: latest.desc.Name, Namespace: latest.desc.Namespace, Sequence: seq, Issued: uint64(issued.Unix()), Expires: uint64(until.Unix())}
 	dep, err := ring.held(keys, latest)
 	if err != nil {
 		return nil, err

@@ -137,14 +137,14 @@ func (c *Coordinator) putFunction(ctx *fasthttp.RequestCtx, path string) (*api.F
 	if err != nil {
 		return nil, err
 	}
-	if rec.Restore {
+	if rec.Restore && old != nil {
 		past, err := c.past(sctx, name)
 		if err != nil {
 			return nil, err
 		}
-		for _, f := range past {
+		for _, f := range knownOf(old, past) { // it can be the current one, after another did not start
 			if f.Revision == rev.String() {
-				blob, rec.Scale = f.Bounds, f.Scale
+				blob, rec.Scale, rec.Labels, rec.Annotations = f.Bounds, f.Scale, f.Labels, f.Annotations
 				break
 			}
 		}

@@ -26,11 +26,17 @@ type ImageResolver interface {
 // next deployment. Settings that are equal to those that run change nothing.
 // CodeConflict says that the name is a sealed function's.
 func (c *Coordinator) PutPlain(ctx context.Context, name api.FunctionName, p api.Plain) (created bool, err error) {
-	return c.putPlainScaled(ctx, name, p, nil)
+	return c.putPlainFrom(ctx, name, p, plainSource{image: p.Image})
 }
 
-// putPlainScaled is PutPlain with the policy of a function whose labels have none.
-func (c *Coordinator) putPlainScaled(ctx context.Context, name api.FunctionName, p api.Plain, otherwise *api.Scale) (created bool, err error) {
+// plainSource is what is known of a plain function beside what was deployed.
+type plainSource struct {
+	image string     // without the registry's name where that is this gateway's own
+	scale *api.Scale // where the labels have none
+}
+
+// putPlainFrom is PutPlain with more that is known.
+func (c *Coordinator) putPlainFrom(ctx context.Context, name api.FunctionName, p api.Plain, from plainSource) (created bool, err error) {
 	settings, err := p.Settle()
 	if err != nil {
 		return false, err
@@ -40,7 +46,7 @@ func (c *Coordinator) putPlainScaled(ctx context.Context, name api.FunctionName,
 		return false, err
 	}
 	if scale == nil {
-		scale = otherwise
+		scale = from.scale
 	}
 	if c.dep.Resolver == nil {
 		e := api.Errorf(api.CodeUnavailable, "this coordinator takes no plain functions")
@@ -64,7 +70,7 @@ func (c *Coordinator) putPlainScaled(ctx context.Context, name api.FunctionName,
 	if err := c.checkSecrets(ctx, name, p.Secrets); err != nil {
 		return false, err
 	}
-	ref, digest, err := c.dep.Resolver.Resolve(ctx, p.Image)
+	ref, digest, err := c.dep.Resolver.Resolve(ctx, from.image)
 	if err != nil {
 		return false, err
 	}

@@ -90,6 +90,25 @@ func TestARevisionThatDoesNotStartIsTakenBack(t *testing.T) {
 	}
 }
 
+func TestTheCurrentRevisionSignedAnewIsWhatItWas(t *testing.T) {
+	_, with := replicated(10)
+	w := newWorld(t, 1, with)
+	p := api.Pinned(3)
+	b, rev := w.describe(w.owner, 2)
+	notes := map[string]string{"schedule": "@daily"}
+	if a := w.put(w.owner, api.Revision{Descriptor: b, ImageRef: "img", Scale: &p, Labels: notes, Annotations: notes}); a.status != 200 {
+		t.Fatalf("%d %s", a.status, a.body)
+	}
+	again, _ := w.describe(w.owner, 3)
+	if a := w.put(w.owner, api.Revision{Descriptor: again, ImageRef: "img", Restore: true}); a.status != 200 {
+		t.Fatalf("%d %s", a.status, a.body)
+	}
+	st := w.described()
+	if st.Revision != rev.String() || st.Sequence != 3 || st.Scale == nil || *st.Scale != p || st.Labels["schedule"] == "" || st.Annotations["schedule"] == "" {
+		t.Errorf("%+v", st)
+	}
+}
+
 func TestARevisionNobodyCallsIsReplacedAtOnce(t *testing.T) {
 	_, with := replicated(10)
 	w := newWorld(t, 1, with)

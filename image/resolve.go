@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"runtime"
 	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"github.com/faasd-sec/faasd-sec/api"
@@ -41,18 +43,9 @@ func (r *Resolver) Resolve(ctx context.Context, s string) (full, digest string, 
 			return "", "", err
 		}
 	}
-	host := ref.Context().RegistryStr()
-	if !api.NamesRegistry(host + "/x") {
-		return "", "", api.Invalid("image", "name the registry by its full name", fmt.Sprintf("%q is no registry's name", host))
-	}
-	opts := []remote.Option{remote.WithContext(ctx), remote.WithTransport(&Transport{Insecure: r.Insecure})}
-	if r.Keychain != nil {
-		opts = append(opts, remote.WithAuthFromKeychain(r.Keychain))
-	}
-	if slices.Contains(r.Insecure, host) {
-		if ref, err = name.ParseReference(s, name.Insecure); err != nil {
-			return "", "", api.Invalid("image", "write REGISTRY/REPOSITORY:TAG", err.Error())
-		}
+	ref, opts, err := r.remote(ctx, s, ref)
+	if err != nil {
+		return "", "", err
 	}
 	d, err := remote.Head(ref, opts...)
 	if err != nil { // not every registry answers a HEAD well
@@ -67,6 +60,48 @@ func (r *Resolver) Resolve(ctx context.Context, s string) (full, digest string, 
 	full = strings.Replace(ref.Name(), name.DefaultRegistry+"/", "docker.io/", 1)
 	full, _, _ = strings.Cut(full, "@")
 	return full, d.Digest.String(), nil
+}
+
+// Config is the configuration of an image in another registry, for this machine's
+// architecture where there are several.
+func (r *Resolver) Config(ctx context.Context, s string) (*v1.ConfigFile, error) {
+	ref, err := name.ParseReference(s)
+	if err != nil {
+		return nil, api.Invalid("image", "write REGISTRY/REPOSITORY:TAG or …@sha256:DIGEST", err.Error())
+	}
+	ref, opts, err := r.remote(ctx, s, ref)
+	if err != nil {
+		return nil, err
+	}
+	img, err := remote.Image(ref, append(opts, remote.WithPlatform(v1.Platform{OS: "linux", Architecture: runtime.GOARCH}))...)
+	if err != nil {
+		return nil, unresolved(s, err)
+	}
+	c, err := img.ConfigFile()
+	if err != nil {
+		return nil, unresolved(s, err)
+	}
+	return c, nil
+}
+
+// remote is how another registry is asked about ref, which was written as s.
+func (r *Resolver) remote(ctx context.Context, s string, ref name.Reference) (name.Reference, []remote.Option, error) {
+	host := ref.Context().RegistryStr()
+	if !api.NamesRegistry(host + "/x") {
+		return nil, nil, api.Invalid("image", "name the registry by its full name", fmt.Sprintf("%q is no registry's name", host))
+	}
+	opts := []remote.Option{remote.WithContext(ctx), remote.WithTransport(&Transport{Insecure: r.Insecure})}
+	if r.Keychain != nil {
+		opts = append(opts, remote.WithAuthFromKeychain(r.Keychain))
+	}
+	if !slices.Contains(r.Insecure, host) {
+		return ref, opts, nil
+	}
+	ref, err := name.ParseReference(s, name.Insecure)
+	if err != nil {
+		return nil, nil, api.Invalid("image", "write REGISTRY/REPOSITORY:TAG", err.Error())
+	}
+	return ref, opts, nil
 }
 
 // unresolved says what whoever deploys can do about it.

@@ -65,6 +65,9 @@ func (b *Broker) deposit(r io.Reader) (Deposited, error) {
 		return Deposited{Function: name}, err
 	}
 	b.known.keep(name, next.Owner, latest, desc, rev) // the first release may be soon
+	if dep.Traffic != nil {
+		b.cfg.Log.Info("key broker goes by a traffic statement", "function", name, "sequence", next.Stated, "older", len(next.Beside))
+	}
 	return Deposited{Function: name, Revision: rev.String(), Sequence: next.Sequence,
 		Owner: m.Grant.Sender.Fingerprint().String()}, nil
 }

@@ -9,10 +9,14 @@
 // and, best, from the coordinators' operator.
 //
 // What it promises: keys leave only sealed, to the ephemeral key of a statement
-// for the current revision, for which evidence of a type that the owner listed
-// was verified; a name belongs to the owner who deposited it first; an older
-// descriptor never replaces a newer one, also after a crash; on disk there is
+// for the current revision, or for one that its owner's live traffic statement
+// names, for which evidence of a type that the owner listed was verified; a name
+// belongs to the owner who deposited it first; an older descriptor or traffic
+// statement never replaces a newer one, also after a crash; on disk there is
 // nothing in plaintext; an acknowledged deposit survives the loss of power.
+//
+// Keys of revisions that are named no more are not released from that moment, and
+// are gone from the vault's file a minute later at most.
 //
 // What it does not: evidence is as good as its type (see package attest). Who
 // controls the broker's machine while it runs can read the keys in its memory.

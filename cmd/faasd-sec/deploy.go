@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -157,9 +156,12 @@ func (d *deployer) deploy(ctx context.Context, fn *stack.Function) (client.Deplo
 	if err != nil {
 		return client.Deployed{}, err
 	}
-	if dep.ImageRef, dep.ImageDigest, err = d.image(ctx, fn, remote); err != nil {
+	img, err := d.image(ctx, fn, remote)
+	if err != nil {
 		return client.Deployed{}, err
 	}
+	dep.ImageRef, dep.ImageDigest = img.ref, img.digest
+	behindWatchdog(&dep, img.entry)
 	dep.PushBundle = func(ctx context.Context, repo string, blob *os.File, size int64) (string, error) {
 		return remote.PushBlob(ctx, repo, blob, size)
 	}
@@ -175,44 +177,6 @@ func (d *deployer) registry(p *progress) (*image.Remote, error) {
 	return &image.Remote{Registry: u.Host, PlainHTTP: u.Scheme == "http", Progress: p.bytes,
 		Transport: &reqauth.Transport{Base: client.NewTransport(), Unsigned: reqauth.RegistryUpload,
 			Signer: &reqauth.Signer{Key: d.id.Signer(), Random: rand.Reader, Now: time.Now}}}, nil
-}
-
-var pinned = regexp.MustCompile(`^(.+)@(sha256:[0-9a-f]{64})$`)
-
-// image makes sure that the cluster can pull the image, and returns how.
-func (d *deployer) image(ctx context.Context, fn *stack.Function, remote *image.Remote) (ref, digest string, err error) {
-	if m := pinned.FindStringSubmatch(fn.Image); m != nil {
-		if fn.Build == nil && d.flags.imageTar == "" {
-			return m[1], m[2], nil // it is in a registry already
-		}
-		return "", "", api.Invalid(field(fn, "image"), "leave the digest out", "a digest is given for an image that is built here")
-	}
-	if elsewhere(fn.Image) {
-		return "", "", api.Invalid(field(fn, "image"), "name the digest, as in "+fn.Image+"@sha256:…, or deploy it from a file with --image-tar under a name without a host",
-			fn.Image+" is in another registry, where a tag can change what runs")
-	}
-	path := d.flags.imageTar
-	if path == "" {
-		path = builtPath(fn)
-		if d.flags.doBuild && fn.Build != nil {
-			built, err := d.build(ctx, fn, &d.flags.build, "")
-			if err != nil {
-				return "", "", err
-			}
-			path = built.File
-		}
-	}
-	img, err := image.OpenArchive(path)
-	if err != nil {
-		return "", "", d.noImage(fn, path, err)
-	}
-	defer func() { err = errors.Join(err, img.Close()) }()
-	repo, tag := splitRef(fn.Image)
-	// The tag is for people; what runs is named by digest.
-	if digest, err = remote.Push(ctx, repo, tag, img); err != nil {
-		return "", "", err
-	}
-	return repo, digest, d.provenance(ctx, remote, repo, digest, img)
 }
 
 func (d *deployer) noImage(fn *stack.Function, path string, err error) error {

@@ -23,7 +23,7 @@ func (d *deployer) deployPlain(ctx context.Context, fn *stack.Function) (client.
 		if err != nil {
 			return client.Deployed{}, err
 		}
-		if _, _, err := d.image(ctx, fn, remote); err != nil {
+		if _, err := d.image(ctx, fn, remote); err != nil {
 			return client.Deployed{}, err
 		}
 	}

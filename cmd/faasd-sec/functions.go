@@ -110,6 +110,11 @@ func (a *app) printFunction(st api.FunctionStatus) error {
 	for _, s := range st.Serving {
 		line(s.State, "revision %s, %d replicas%s", short(s.Revision), s.Replicas, percentText(s.Percent))
 	}
+	if len(st.Traffic) > 0 {
+		if signed, err := sealed.ParseTraffic(st.Traffic); err == nil && len(signed.Unverified().Shares) > 1 {
+			line("divided", "by its owner's statement, until %s", time.Unix(int64(signed.Unverified().Expires), 0).UTC().Format(time.RFC3339))
+		}
+	}
 	if st.Rollout != nil {
 		line("rollout", "%s", rolloutText(st.Rollout))
 	}

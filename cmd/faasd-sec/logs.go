@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,9 +16,10 @@ import (
 
 func (a *app) logsCommand() *cobra.Command {
 	var follow bool
+	var from string
 	cmd := &cobra.Command{Use: "logs FUNCTION", Short: "Print what a function of yours printed",
 		Long: "Fetch the sealed logs of a function and open them. Only the function's owner can. Those of a plain\n" +
-			"function come in clear, by the gateway's word. With --output json each line is one JSON object.",
+			"function come in clear, by the gateway's word. With --from, records that other clients printed are opened. With --output json each line is one JSON object.",
 		Args: usageArgs(cobra.ExactArgs(1)), ValidArgsFunction: a.completeFunctions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name, err := api.ParseFunctionName(args[0])
@@ -30,6 +32,18 @@ func (a *app) logsCommand() *cobra.Command {
 			}
 			defer c.Close()
 			ctx := cmd.Context()
+			if from != "" {
+				in := a.stdin
+				if from != "-" {
+					f, err := os.Open(from)
+					if err != nil {
+						return api.Invalid("--from", "name a file with what was printed, or - for standard input", err.Error())
+					}
+					defer f.Close()
+					in = f
+				}
+				return c.OpenLogs(ctx, name, in, a.printLine)
+			}
 			if !follow {
 				var cancel context.CancelFunc
 				ctx, cancel = context.WithTimeout(ctx, time.Minute)
@@ -41,7 +55,9 @@ func (a *app) logsCommand() *cobra.Command {
 			}
 			return err
 		}}
+	cmd.Flags().StringVar(&from, "from", "", "open the sealed records in this `file` instead, - for standard input: what faas-cli logs printed")
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with new lines as they come")
+	cmd.MarkFlagsMutuallyExclusive("from", "follow")
 	return cmd
 }
 

@@ -95,7 +95,7 @@ func (a *app) divide(ctx context.Context, c *client.Client, name api.FunctionNam
 	case len(d.Percent) == 1:
 		fmt.Fprintf(a.stdout, "all calls of %s go to its latest revision\n", name.Short())
 	default:
-		fmt.Fprintf(a.stdout, "the calls of %s are divided until %s; callers that run already learn it within ten minutes\n", name.Short(), d.Expires.Local().Format(time.DateTime))
+		fmt.Fprintf(a.stdout, "the calls of %s are divided until %s\n", name.Short(), d.Expires.Local().Format(time.DateTime))
 	}
 	return nil
 }

@@ -179,6 +179,16 @@ func TestBundleIsHandedOnOnlyIfItsDigestMatches(t *testing.T) {
 
 func FuzzKeyBodies(f *testing.F) {
 	f.Add([]byte("\xa3\x01\x01\x03\x58\x20"))
+	keys := unseal.Deposit{Descriptor: []byte("d"), Signing: make([]byte, 32), Decryption: [][]byte{make([]byte, 32)}}
+	split := keys
+	split.Traffic, split.Beside = []byte("t"), []unseal.Deposit{keys}
+	for _, d := range []*unseal.Deposit{&keys, &split} {
+		b, err := unseal.EncodeDeposit(d)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if d, err := unseal.DecodeDeposit(b); err == nil {
 			if again, err := unseal.EncodeDeposit(d); err != nil || !bytes.Equal(again, b) {

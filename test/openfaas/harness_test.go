@@ -1,17 +1,15 @@
 // Package openfaas tests that a cluster is to clients of OpenFaaS what OpenFaaS is:
-// the real binaries, a real containerd and a real image, over HTTP alone. Each test's
-// name is a line of the surface that docs/openfaas.md describes.
+// the real binaries, a real containerd and a real image, over HTTP alone. Each part of
+// the surface that docs/openfaas.md describes is a part of the test.
 package openfaas
 
 import (
 	"archive/tar"
 	"bytes"
 	"context"
-	"crypto/rand"
 	"fmt"
 	"io"
 	"log/slog"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
@@ -28,8 +27,6 @@ import (
 
 	"github.com/faasd-sec/faasd-sec/coordinator/openfaas"
 	"github.com/faasd-sec/faasd-sec/local"
-	"github.com/faasd-sec/faasd-sec/reqauth"
-	"github.com/faasd-sec/faasd-sec/sealed/unseal"
 )
 
 const module = "github.com/faasd-sec/faasd-sec/"
@@ -114,9 +111,10 @@ func up(t *testing.T) *cluster {
 		}
 		return string(b)
 	}
-	push(t, c.Gateway(), bin, testImage, "/usr/bin/watchdog")
-	push(t, c.Gateway(), bin, brokenImage, "/usr/bin/none")
-	return &cluster{Cluster: c, bin: bin, cli: &faasCLI{gateway: c.Gateway(), user: read(openfaas.UserFile), password: read(openfaas.PasswordFile)}}
+	cli := &faasCLI{gateway: c.Gateway(), user: read(openfaas.UserFile), password: read(openfaas.PasswordFile)}
+	push(t, cli, bin, testImage, "/usr/bin/watchdog")
+	push(t, cli, bin, brokenImage, "/usr/bin/none")
+	return &cluster{Cluster: c, bin: bin, cli: cli}
 }
 
 func dump(t *testing.T, state string) {
@@ -136,8 +134,8 @@ const (
 	brokenImage = "test/broken:latest"
 )
 
-// push puts an image into the cluster's registry, as an owner does.
-func push(t *testing.T, gateway, bin, repo, entrypoint string) {
+// watchdogImage is an image of the watchdog and the programs it runs.
+func watchdogImage(t *testing.T, bin, entrypoint string) v1.Image {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join(bin, "watchdog"))
 	if err != nil {
@@ -170,17 +168,17 @@ func push(t *testing.T, gateway, bin, repo, entrypoint string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ref, err := name.NewTag(strings.TrimPrefix(gateway, "http://")+"/"+repo, name.Insecure)
+	return img
+}
+
+// push puts an image into the cluster's registry, as clients of any registry do.
+func push(t *testing.T, cli *faasCLI, bin, repo, entrypoint string) {
+	t.Helper()
+	ref, err := name.NewTag(strings.TrimPrefix(cli.gateway, "http://")+"/"+repo, name.Insecure)
 	if err != nil {
 		t.Fatal(err)
 	}
-	owner, err := unseal.NewIdentity(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signed := &reqauth.Transport{Base: http.DefaultTransport, Unsigned: reqauth.RegistryUpload,
-		Signer: &reqauth.Signer{Key: owner.Signer(), Random: rand.Reader, Now: time.Now}}
-	if err := remote.Write(ref, img, remote.WithTransport(signed), remote.WithContext(t.Context())); err != nil {
+	if err := remote.Write(ref, watchdogImage(t, bin, entrypoint), remote.WithAuth(&authn.Basic{Username: cli.user, Password: cli.password}), remote.WithContext(t.Context())); err != nil {
 		t.Fatal(err)
 	}
 }

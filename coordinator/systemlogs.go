@@ -8,6 +8,7 @@ import (
 
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/coordinator/openfaas"
+	"github.com/faasd-sec/faasd-sec/sealed"
 )
 
 const (
@@ -66,7 +67,7 @@ func (s system) Lines(ctx context.Context, q openfaas.LogQuery, each func(openfa
 			if len(lines) == 0 {
 				settled.Reset(logsSettle)
 			}
-			lines = append(lines, plainLines(f, q, seen)...)
+			lines = append(lines, linesOf(f, q, seen)...)
 		case <-settled.C:
 			if !q.Follow {
 				continue // until all nodes have told all
@@ -80,7 +81,7 @@ func (s system) Lines(ctx context.Context, q openfaas.LogQuery, each func(openfa
 			}
 		case <-done:
 			for len(m.frames) > 0 {
-				lines = append(lines, plainLines(<-m.frames, q, seen)...)
+				lines = append(lines, linesOf(<-m.frames, q, seen)...)
 			}
 			return tell()
 		case <-ctx.Done():
@@ -89,14 +90,21 @@ func (s system) Lines(ctx context.Context, q openfaas.LogQuery, each func(openfa
 	}
 }
 
-// plainLines are the lines of a frame that are asked for.
-func plainLines(frame []byte, q openfaas.LogQuery, seen map[string]uint64) []openfaas.LogLine {
+// linesOf are the lines of a frame that are asked for; what is sealed is one line.
+func linesOf(frame []byte, q openfaas.LogQuery, seen map[string]uint64) []openfaas.LogLine {
 	var f api.LogFrame
 	if json.Unmarshal(frame, &f) != nil || f.Seq <= seen[f.Node] {
 		return nil
 	}
 	seen[f.Node] = f.Seq
 	if q.Instance != "" && f.Sandbox != q.Instance {
+		return nil
+	}
+	if len(f.Sealed) > 0 {
+		p, err := sealed.Peek(f.Sealed)
+		if at := time.UnixMilli(int64(min(p.Message.Issued, 1<<62))); err == nil && !at.Before(q.Since) {
+			return []openfaas.LogLine{{Instance: f.Sandbox, At: at, Text: api.SealedLine(q.Function, f.Sealed)}}
+		}
 		return nil
 	}
 	var out []openfaas.LogLine
