@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/api"
@@ -19,6 +20,8 @@ type ImageResolver interface {
 	// is not the cluster's own, and its digest "sha256:…". The error says what to do
 	// about a name that means nothing.
 	Resolve(ctx context.Context, ref string) (full, digest string, err error)
+	// ResolveOwn is the same of an image that is in the cluster's registry or nowhere.
+	ResolveOwn(ctx context.Context, ref string) (full, digest string, err error)
 }
 
 // PutPlain deploys a plain function, or changes it; created tells which. The
@@ -26,12 +29,12 @@ type ImageResolver interface {
 // next deployment. Settings that are equal to those that run change nothing.
 // CodeConflict says that the name is a sealed function's.
 func (c *Coordinator) PutPlain(ctx context.Context, name api.FunctionName, p api.Plain) (created bool, err error) {
-	return c.putPlainFrom(ctx, name, p, plainSource{image: p.Image})
+	return c.putPlainFrom(ctx, name, p, plainSource{})
 }
 
 // plainSource is what is known of a plain function beside what was deployed.
 type plainSource struct {
-	image string     // without the registry's name where that is this gateway's own
+	host  string     // by which the client knows this gateway: images there are the cluster's own
 	scale *api.Scale // where the labels have none
 }
 
@@ -70,7 +73,11 @@ func (c *Coordinator) putPlainFrom(ctx context.Context, name api.FunctionName, p
 	if err := c.checkSecrets(ctx, name, p.Secrets); err != nil {
 		return false, err
 	}
-	ref, digest, err := c.dep.Resolver.Resolve(ctx, from.image)
+	resolve, image := c.dep.Resolver.Resolve, p.Image
+	if own, ok := strings.CutPrefix(image, from.host+"/"); ok && from.host != "" {
+		resolve, image = c.dep.Resolver.ResolveOwn, own
+	}
+	ref, digest, err := resolve(ctx, image)
 	if err != nil {
 		return false, err
 	}

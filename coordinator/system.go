@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/url"
 	"sort"
-	"strings"
 	"sync/atomic"
 
 	"github.com/faasd-sec/faasd-sec/api"
@@ -73,7 +72,7 @@ func (s system) observe(f *store.Function, n *census) openfaas.Function {
 func (s system) PutPlain(ctx context.Context, name api.FunctionName, p api.Plain, host string) (created bool, err error) {
 	always := api.DefaultScale()
 	always.Zero = false
-	return s.putPlainFrom(ctx, name, p, plainSource{image: strings.TrimPrefix(p.Image, host+"/"), scale: &always})
+	return s.putPlainFrom(ctx, name, p, plainSource{host: host, scale: &always})
 }
 
 // ScaleFunction implements openfaas.Scaler.
