@@ -23,7 +23,7 @@ func TestOpenFaaS(t *testing.T) {
 	}{
 		{"auth", testAuth}, {"registry", testRegistry}, {"functions", testFunctions}, {"verbatim", testVerbatim}, {"readiness", testReadiness}, {"usage", testUsage},
 		{"scale", testScale}, {"secrets", testSecrets}, {"namespaces", testNamespaces}, {"info", testInfo}, {"healthz", testHealthz},
-		{"logs", testLogs}, {"invoke", testInvoke}, {"limits of invocations", testInvokeLimits}, {"contract", testContract}, {"async", testAsync},
+		{"logs", testLogs}, {"invoke", testInvoke}, {"limits of invocations", testInvokeLimits}, {"contract", testContract}, {"events", testEvents}, {"async", testAsync},
 		{"async cancelled", testAsyncCancelled}, {"async retries", testAsyncRetries}, {"faas-cli", testFaasCLI}, {"faasd-sec", testOwnCLI},
 		{"many functions", testManyFunctions}, {"replicas at once", testReplicasAtOnce}, {"scale by throughput", testScaleByThroughput},
 		{"logs at once", testLogsAtOnce}, {"secret update", testSecretUpdate},
