@@ -209,7 +209,10 @@ func (h *Handler) decode(ctx *fasthttp.RequestCtx, v any) error {
 // describe says what is wrong with JSON without quoting any of it.
 func describe(err error) string {
 	var kind *json.UnmarshalTypeError
-	if errors.As(err, &kind) {
+	if errors.As(err, &kind) && kind.Field == "" {
+		return "it is JSON, and no object"
+	}
+	if kind != nil {
 		return "the field " + kind.Field + " has another type"
 	}
 	return "it is not JSON"
