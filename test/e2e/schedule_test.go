@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"crypto/rand"
 	"errors"
 	"io"
 	"os"
@@ -131,6 +132,7 @@ func TestScheduleByCommand(t *testing.T) {
 	if err := client.PinBroker(dir, c.gateway, c.Broker()); err != nil {
 		t.Fatal(err)
 	}
+	c.keyring = client.NewKeyring(filepath.Join(dir, "functions", "default"), []byte("passphrase"), rand.Reader)
 	fn := c.deploy(t, "report")
 	within(t, 30*time.Second, "it serves", func() bool { return (&entry{client: c.client}).call(t.Context(), fn) == nil })
 	command := func(args ...string) (string, error) {
@@ -188,7 +190,12 @@ func TestScheduleByCommand(t *testing.T) {
 	says(must("schedule", "results", "report", "--last", "1"), "done", "200", "tick-")
 
 	says(must("schedule", "put", "report", "--name", "hours", "--cron", "@hourly", "--for", "30d"), "hours: 720 ticks")
-	c.deploy(t, "report", func(d *client.Deployment) { d.Exec = 19 * time.Second })
+	file := filepath.Join(dir, "function.yml")
+	text := "functions:\n  report:\n    image: test/report@" + c.pushTestImage(t, "test/report") + "\n    sealed: {upstream: unix, timeouts: {exec: 19s}}\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	says(must("deploy", "-f", file), "720 ticks of schedule hours", "will not be called", "faasd-sec schedule top-up --replace hours")
 	within(t, 30*time.Second, "it is known that they are stale", func() bool {
 		return strings.Contains(must("schedule", "list"), "720 ticks stale: top-up --replace")
 	})
