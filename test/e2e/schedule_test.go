@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -135,20 +134,7 @@ func TestScheduleByCommand(t *testing.T) {
 	c.keyring = client.NewKeyring(filepath.Join(dir, "functions", "default"), []byte("passphrase"), rand.Reader)
 	fn := c.deploy(t, "report")
 	within(t, 30*time.Second, "it serves", func() bool { return (&entry{client: c.client}).call(t.Context(), fn) == nil })
-	command := func(args ...string) (string, error) {
-		cmd := exec.CommandContext(t.Context(), bin(t, "faasd-sec"), append(args, "--gateway", c.gateway, "--config-dir", dir)...)
-		cmd.Env = []string{"FAASD_SEC_PASSPHRASE=passphrase", "PATH=" + os.Getenv("PATH")}
-		b, err := cmd.CombinedOutput()
-		return string(b), err
-	}
-	must := func(args ...string) string {
-		t.Helper()
-		out, err := command(args...)
-		if err != nil {
-			t.Fatalf("%v: %v\n%s", args, err, out)
-		}
-		return out
-	}
+	command, must := c.commands(t, dir)
 	says := func(out string, words ...string) {
 		t.Helper()
 		for _, w := range words {
