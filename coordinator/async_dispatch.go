@@ -238,6 +238,7 @@ func (c *Coordinator) ready(call *queue.Call, body *relay.Body) (*route, task, e
 		if call.Sender != "" {
 			return nil, task{}, plainFunction(r.name)
 		}
+		r = r.share(call.ID)
 		return r, c.plainTask(r, call), nil
 	}
 	p, err := sealed.Peek(body.Head)

@@ -39,6 +39,7 @@ func (c *Coordinator) enqueuePlain(ctx *fasthttp.RequestCtx, r *route, id string
 		ctx.Response.Header.Set(fasthttp.HeaderAllow, "POST")
 		return gate.Unread(ctx, api.Errorf(api.CodeMethod, "an asynchronous invocation is a POST"))
 	}
+	r = r.share(id)
 	retry, err := retryOf(r.rec.Plain.Annotations, c.async.Retry)
 	if err != nil {
 		return gate.Unread(ctx, err)

@@ -162,6 +162,7 @@ func (s *scaler) learn() *census {
 // control is the controller. It ends with ctx.
 func (s *scaler) control(ctx context.Context) error {
 	s.begun, s.known = time.Now(), map[api.FunctionName]*scaled{}
+	s.c.log.Info("this coordinator controls replicas from now on")
 	tick := time.NewTicker(controlEvery)
 	defer tick.Stop()
 	for {

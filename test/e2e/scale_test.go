@@ -21,6 +21,9 @@ func TestScale(t *testing.T) {
 	t.Run("from zero to what is needed and back", func(t *testing.T) { scaleByLoad(t, c) })
 	t.Run("pinned, and what crashed is replaced", func(t *testing.T) { scalePinned(t, c) })
 	t.Run("by hand", func(t *testing.T) { scaleByHand(t, c) })
+	t.Run("by requests a second, from zero and back", func(t *testing.T) { scaleByRate(t, c) })
+	t.Run("by processor", func(t *testing.T) { scaleByCPU(t, c) })
+	t.Run("in steps, within a band", func(t *testing.T) { scaleByBand(t, c) })
 }
 
 // tiny makes a function of which many fit, with a policy.
@@ -146,4 +149,46 @@ func scaleByHand(t *testing.T, c *cluster) {
 		c.available(t, fn, n)
 	}
 	c.must(t, fn, "/", "from zero")
+}
+
+// brief is a policy by what is counted, with windows of a test's patience.
+func brief(typ string, target, most int) *api.Scale {
+	p := api.DefaultScale()
+	p.Type, p.Target, p.Proportion, p.Max = typ, target, 1, most
+	p.ZeroAfter, p.DownWindow = (2 * time.Second).Milliseconds(), (2 * time.Second).Milliseconds()
+	return &p
+}
+
+func scaleByRate(t *testing.T, c *cluster) {
+	p := brief(api.ScaleRPS, 10, 3)
+	p.Zero = true
+	fn := c.deploy(t, "rated", tiny(p), func(d *client.Deployment) { d.MaxInFlight = 16 })
+	c.available(t, fn, 0)
+	stop := c.load(t, fn, 5, "/sleep?ms=90") // near 50 a second, where 10 are one replica's
+	c.available(t, fn, 3)
+	stop()
+	c.available(t, fn, 0)
+}
+
+func scaleByCPU(t *testing.T, c *cluster) {
+	p := brief(api.ScaleCPU, 20, 2) // of the 50 millicores that it may have
+	p.Zero = false
+	fn := c.deploy(t, "burning", tiny(p), func(d *client.Deployment) { d.MaxInFlight = 16 })
+	c.available(t, fn, 1)
+	stop := c.load(t, fn, 2, "/spin?ms=20")
+	c.available(t, fn, 2)
+	stop()
+	c.available(t, fn, 1)
+}
+
+func scaleByBand(t *testing.T, c *cluster) {
+	p := brief(api.ScaleCapacity, 2, 4)
+	p.Zero, p.Min = false, 1
+	p.Band = &api.ScaleBand{Low: 0.3, High: 0.9, Add: 2, Remove: 1}
+	fn := c.deploy(t, "banded", tiny(p), func(d *client.Deployment) { d.MaxInFlight = 16 })
+	c.available(t, fn, 1)
+	stop := c.load(t, fn, 4, "/sleep?ms=300") // twice what one is for: two more, at two thirds of their target
+	c.available(t, fn, 3)
+	stop()
+	c.available(t, fn, 1)
 }

@@ -78,6 +78,7 @@ func TestTraffic(t *testing.T) {
 			t.Fatalf("one id came to %s and to %s", first, got)
 		}
 	}
+	laterGoesWhereNow(t, c, ask)
 	if err := c.client.SetTraffic(t.Context(), "which.openfaas-fn", map[string]int{green: 100}); err != nil {
 		t.Fatal(err)
 	}
@@ -85,5 +86,41 @@ func TestTraffic(t *testing.T) {
 		if got := ask(fmt.Sprintf("after-%d", i)); got != "green" {
 			t.Fatalf("%s after blue has no share", got)
 		}
+	}
+}
+
+// laterGoesWhereNow has calls made later, and each come to the revision that a call of its
+// id comes to at once.
+func laterGoesWhereNow(t *testing.T, c *cluster, ask func(id string) string) {
+	t.Helper()
+	blue := 0
+	for i := range 60 {
+		id := fmt.Sprintf("call-%d", i)
+		resp := c.ask(t, &http.Client{}, "POST", "/async-function/which/env?name=COLOR", nil, api.HeaderCallID, id)
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusAccepted {
+			t.Fatalf("%s: %s", id, resp.Status)
+		}
+	}
+	for i := range 60 {
+		id := fmt.Sprintf("call-%d", i)
+		var got string
+		within(t, 20*time.Second, id+" has ended", func() bool {
+			resp := c.ask(t, &http.Client{}, "GET", api.GatewayPathResults+id, nil)
+			defer resp.Body.Close()
+			b, err := io.ReadAll(resp.Body)
+			got = string(b)
+			return err == nil && resp.StatusCode == http.StatusOK
+		}, func() string { return got })
+		want := ask(id)
+		if !strings.Contains(got, want) {
+			t.Errorf("%s came to %q, at once it comes to %s", id, got, want)
+		}
+		if want == "blue" {
+			blue++
+		}
+	}
+	if blue == 0 || blue == 60 {
+		t.Errorf("%d of 60 came to blue: nothing was divided", blue)
 	}
 }
