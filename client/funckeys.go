@@ -88,15 +88,6 @@ func (k *functionKeys) public() []sealed.DecryptionKey {
 	return out
 }
 
-// scalars are the private keys in the order of public. The caller wipes them.
-func (k *functionKeys) scalars() [][]byte {
-	out := make([][]byte, 0, len(k.decryption))
-	for i := len(k.decryption) - 1; i >= 0; i-- {
-		out = append(out, k.decryption[i].Scalar())
-	}
-	return out
-}
-
 func (r *Keyring) path(name api.FunctionName) string {
 	return filepath.Join(r.dir, name.Namespace(), name.Function())
 }

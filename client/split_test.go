@@ -241,9 +241,9 @@ func TestCallersRefuseWrongStatements(t *testing.T) {
 			b[len(b)-1] ^= 1
 			return made{b, []api.RevisionStatus{n, o}}
 		}, api.CodeForbidden},
-		"a revision of another owner": {func(s *stage, old, next *sealed.Descriptor, o, n api.RevisionStatus) made {
-			_, o = s.revision(1, stranger)
-			return made{s.sign(s.traffic(10, 100, old, next), s.owner), []api.RevisionStatus{n, o}}
+		"a revision of another owner": {func(s *stage, old, next *sealed.Descriptor, _, n api.RevisionStatus) made {
+			_, theirs := s.revision(1, stranger)
+			return made{s.sign(s.traffic(10, 100, old, next), s.owner), []api.RevisionStatus{n, theirs}}
 		}, api.CodeForbidden},
 		"another descriptor under its name": {func(s *stage, old, next *sealed.Descriptor, o, n api.RevisionStatus) made {
 			_, other := s.revision(1, s.owner, func(d *sealed.Descriptor) { d.Config.ExecMS = 77 })
