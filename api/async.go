@@ -6,7 +6,7 @@ const (
 	HeaderStartTime      = "X-Start-Time"           // unix nanoseconds at which the call arrived
 	HeaderIdempotency    = "Idempotency-Key"        // from a caller: the same key, for one function and caller, is the same call
 	HeaderOnce           = "X-Faasd-Sec-Once"       // from a caller: "1" forgets the result when it has been read
-	HeaderEvents         = "X-Faasd-Sec-Events"     // from a caller: "structured" or "binary": callback and result as CloudEvents
+	HeaderEvents         = "X-Faasd-Sec-Events"     // from a caller: "structured" or "binary": callback and result, or a plain function's reply, as CloudEvents
 	HeaderFunctionStatus = "X-Function-Status"      // of a result: the function's status, as far as it is not sealed
 	HeaderFunctionName   = "X-Function-Name"        // of a result
 	HeaderAttempts       = "X-Faasd-Sec-Attempts"   // of a result: how often it was begun

@@ -19,6 +19,7 @@ const (
 	HeaderUnopened      = "X-Faasd-Sec-Unopened" // set by an agent on a refusal: the message was not accepted and is not remembered
 	HeaderTicket        = "X-Faasd-Sec-Ticket"   // an admission made beforehand for a large body
 	HeaderStart         = "X-Faasd-Sec-Start"    // "warm", "pooled" or "cold": a sandbox was there; one waited for a function; neither
+	HeaderStated        = "X-Faasd-Sec-Stated"   // from a coordinator: sequence of the function's traffic statement, while it offers one
 	HeaderManifest      = "X-Faasd-Sec-Manifest" // from a caller: its sealed manifest, base64url without padding
 	HeaderTime          = "X-Faasd-Sec-Time"     // coordinator to node: the sender's clock, unix milliseconds
 	HeaderNeeds         = "X-Faasd-Sec-Needs"    // from a coordinator to a node: the task's Needs as JSON

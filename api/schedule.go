@@ -29,7 +29,7 @@ type Schedule struct {
 	Until    int64        `json:"until"`          // unix milliseconds of the last tick that is sealed
 	Last     int64        `json:"last,omitempty"` // unix milliseconds of the last tick that was looked at
 	Left     int          `json:"left"`           // ticks
-	Stale    int          `json:"stale"`          // of these for revisions that do not serve
+	Stale    int          `json:"stale"`          // of these for other revisions than the current one
 	Size     int64        `json:"size"`           // bytes that are kept, about
 	Made     int64        `json:"made"`           // ticks that became calls
 	Missed   int64        `json:"missed"`         // ticks that nobody made within five minutes

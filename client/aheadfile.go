@@ -21,6 +21,7 @@ import (
 // which is encrypted to the identity's decryption key.
 type aheadFile struct {
 	Version  int              `json:"version"`
+	Gateway  string           `json:"gateway"` // URL
 	ID       string           `json:"id"`
 	Function api.FunctionName `json:"function"`
 	Cron     string           `json:"cron"`
@@ -51,6 +52,7 @@ const tickRecord = 8 + len(sealed.ID{}) + len(sealed.Link{})
 
 // AheadInfo is what a saved schedule says in clear.
 type AheadInfo struct {
+	Gateway  string           `json:"gateway"` // URL of the one that it was put through
 	ID       string           `json:"id"`
 	Function api.FunctionName `json:"function"`
 	Cron     string           `json:"cron"`
@@ -76,7 +78,7 @@ func ReadAheadInfo(b []byte) (AheadInfo, error) {
 	if err := json.Unmarshal(b, &f); err != nil || f.Version != aheadVersion {
 		return AheadInfo{}, badAhead()
 	}
-	return AheadInfo{ID: f.ID, Function: f.Function, Cron: f.Cron, Until: f.Until, Revision: f.Revision}, nil
+	return AheadInfo{Gateway: f.Gateway, ID: f.ID, Function: f.Function, Cron: f.Cron, Until: f.Until, Revision: f.Revision}, nil
 }
 
 func badAhead() error {
@@ -101,7 +103,7 @@ func (c *Client) MarshalAhead(a *Ahead) ([]byte, error) {
 		return nil, fmt.Errorf("client: keep the schedule: %w", err)
 	}
 	defer clear(plain)
-	f := aheadFile{Version: aheadVersion, ID: a.ID, Function: a.Function, Cron: a.Cron, Until: a.Until.UnixMilli(), Revision: a.Revision.String()}
+	f := aheadFile{Version: aheadVersion, Gateway: c.gateway.String(), ID: a.ID, Function: a.Function, Cron: a.Cron, Until: a.Until.UnixMilli(), Revision: a.Revision.String()}
 	var key [32]byte // the first half is SM4's
 	defer clear(key[:])
 	f.Nonce = make([]byte, 12)
@@ -128,7 +130,7 @@ func (c *Client) MarshalAhead(a *Ahead) ([]byte, error) {
 
 // clear binds the clear part to the secret one.
 func (f *aheadFile) clear() []byte {
-	return fmt.Appendf(nil, "faasd-sec/v1 schedule file\x00%d\n%s\n%s\n%s\n%d\n%s", f.Version, f.ID, f.Function, f.Cron, f.Until, f.Revision)
+	return fmt.Appendf(nil, "faasd-sec/v1 schedule file\x00%d\n%s\n%s\n%s\n%s\n%d\n%s", f.Version, f.Gateway, f.ID, f.Function, f.Cron, f.Until, f.Revision)
 }
 
 func aheadCipher(key []byte) (cipher.AEAD, error) {

@@ -32,6 +32,9 @@ type function struct {
 	split  *split // of the current descriptor; nil where it takes all calls
 	latest uint64 // highest sequence of a current descriptor that was seen
 	stated uint64 // highest sequence of a traffic statement that was seen
+
+	heard atomic.Uint64 // highest sequence of one that a gateway told of
+	asked atomic.Uint64 // of these, the one that it was asked for
 }
 
 // life is how long a message to f should be good. Readers remember each message
@@ -42,6 +45,20 @@ func (f *function) life(now time.Time) time.Duration {
 		return warmLife
 	}
 	return sealed.DefaultLife
+}
+
+// hearAfter bounds how often a gateway's word, which nobody signs, has the
+// descriptor fetched.
+const hearAfter = time.Second
+
+// hear keeps a gateway's word that there is a traffic statement with this sequence.
+func (c *Client) hear(name api.FunctionName, sequence uint64) {
+	c.mu.Lock()
+	f := c.known[name]
+	c.mu.Unlock()
+	if f != nil && sequence > f.heard.Load() {
+		f.heard.Store(sequence) // of two at once either will do
+	}
 }
 
 const (
@@ -57,7 +74,13 @@ func (c *Client) function(ctx context.Context, name api.FunctionName) (*function
 	if f != nil {
 		now := c.cfg.Now()
 		if age := now.Sub(f.fetched); age >= 0 && age < descriptorLife && (f.split == nil || f.split.t.Live(now) == nil) {
-			return f, nil
+			if heard := f.heard.Load(); heard <= f.stated || age < hearAfter || f.asked.Swap(heard) >= heard {
+				return f, nil
+			}
+			if fresh, err := c.fetch(ctx, name); err == nil {
+				return fresh, nil
+			}
+			return f, nil // nobody signed what the gateway told
 		}
 	}
 	return c.fetch(ctx, name)
@@ -83,6 +106,8 @@ func (c *Client) fetch(ctx context.Context, name api.FunctionName) (*function, e
 	}
 	if old != nil && old.owner == f.owner {
 		f.latest, f.stated = max(f.latest, old.latest), max(f.stated, old.stated)
+		f.heard.Store(old.heard.Load())
+		f.asked.Store(old.asked.Load())
 	}
 	c.known[name] = f
 	return f, nil

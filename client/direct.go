@@ -38,6 +38,7 @@ const (
 	fieldServedBy = "x-served-by"
 	fieldStart    = "x-faasd-sec-start"
 	fieldDuration = "x-duration-seconds"
+	fieldStated   = "x-faasd-sec-stated"
 	fieldManifest = "x-faasd-sec-manifest" // of a request
 )
 
@@ -59,7 +60,7 @@ func newEntry(gateway *url.URL, direct bool) *entry {
 	}
 	cfg := upstream.DefaultConfig()
 	cfg.Host, cfg.IdleTimeout, cfg.MaxIdle = gateway.Host, gatewayIdle, 128
-	cfg.Fields = []string{fieldType, fieldCallID, fieldServedBy, fieldStart, fieldDuration}
+	cfg.Fields = []string{fieldType, fieldCallID, fieldServedBy, fieldStart, fieldDuration, fieldStated}
 	cfg.Dial = func(ctx context.Context) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "tcp", addr)
@@ -73,6 +74,7 @@ type answer struct {
 	status int
 	typ    string // content type
 	meta   Meta   // what the headers say
+	stated uint64 // sequence of a traffic statement that the gateway tells of; 0 for none
 	body   io.ReadCloser
 }
 
@@ -130,6 +132,8 @@ func (c *Client) postDirect(ctx context.Context, e *entry, name api.FunctionName
 			a.meta.Start = f.Value
 		case fieldDuration:
 			duration = f.Value
+		case fieldStated:
+			a.stated = statedText(f.Value)
 		}
 	}
 	a.meta.InServer = inServer(duration)

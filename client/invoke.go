@@ -164,6 +164,9 @@ func (c *Client) exchange(ctx context.Context, to *entry, f *function, req Reque
 	if err != nil {
 		return nil, err
 	}
+	if a.stated > f.stated {
+		c.hear(f.name, a.stated)
+	}
 	res, err := open(pending, a.body)
 	if err != nil {
 		a.body.Close()
@@ -296,7 +299,7 @@ func (c *Client) postHTTP(ctx context.Context, to *entry, name api.FunctionName,
 		return nil, unreachable(to.url, err)
 	}
 	h := res.Header
-	return &answer{status: res.StatusCode, typ: h.Get("Content-Type"), body: res.Body,
+	return &answer{status: res.StatusCode, typ: h.Get("Content-Type"), body: res.Body, stated: statedText(h.Get(api.HeaderStated)),
 		meta: Meta{CallID: h.Get(api.HeaderCallID), Node: h.Get(api.HeaderServedBy), Start: h.Get(api.HeaderStart),
 			InServer: inServer(h.Get(api.HeaderDuration))}}, nil
 }
@@ -326,6 +329,15 @@ func requestHead(req Request) (sealed.RequestHead, error) {
 func headError(err error) error {
 	return &api.Error{Code: api.CodeInvalid, Field: "request", Err: err, Message: "method, path, query or headers cannot be sealed",
 		Remedy: "use an upper-case method, an absolute path, and at most 60,000 bytes of headers"}
+}
+
+// statedText reads a sequence that a gateway tells, 0 where it tells none.
+func statedText(text string) uint64 {
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 // inServer reads the gateway's own time, 0 where it tells none.

@@ -66,6 +66,7 @@ func (c *Client) splitOf(f *function, st api.FunctionStatus) (*split, error) {
 		if err != nil {
 			return nil, err
 		}
+		d.stated = t.Sequence // nobody else has d yet
 		s.of[share.Sequence] = d
 	}
 	return s, nil

@@ -308,6 +308,62 @@ func TestAStatementThatEndsIsAskedAfterAtOnce(t *testing.T) {
 	}
 }
 
+func TestACallerHearsOfAStatementWithAReply(t *testing.T) {
+	c, _, _ := deployed(t)
+	var mu sync.Mutex
+	told, fetched, offset := "", 0, time.Duration(0)
+	set := func(s string, later time.Duration) { mu.Lock(); defer mu.Unlock(); told, offset = s, offset+later }
+	now := func() time.Time { mu.Lock(); defer mu.Unlock(); return time.Now().Add(offset) }
+	c.Intercept = func(w http.ResponseWriter, r *http.Request) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		if r.Method == http.MethodGet {
+			fetched++
+		} else if told != "" {
+			w.Header().Set(api.HeaderStated, told)
+		}
+		return false
+	}
+	cl := c.client(identity(t), firstUse, func(cfg *client.Config) { cfg.Now = now })
+	call := func() int {
+		t.Helper()
+		res, err := cl.Invoke(t.Context(), fn, client.Request{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		mu.Lock()
+		defer mu.Unlock()
+		return fetched
+	}
+	if n := call(); n != 1 {
+		t.Fatalf("fetched %d times", n)
+	}
+	set("10", 0)
+	call()
+	if n := call(); n != 1 {
+		t.Errorf("fetched %d times within a second", n)
+	}
+	set("10", 2*time.Second)
+	for range 3 { // what the gateway told of is not there: it is asked once
+		if n := call(); n != 2 {
+			t.Errorf("fetched %d times", n)
+		}
+	}
+	set("11", 2*time.Second)
+	call() // tells
+	if n := call(); n != 3 {
+		t.Errorf("fetched %d times after it told of another", n)
+	}
+	for _, nonsense := range []string{"", "-1", "99999999999999999999", "x"} {
+		set(nonsense, 2*time.Second)
+		call()
+		if n := call(); n != 3 {
+			t.Errorf("%q: fetched %d times", nonsense, n)
+		}
+	}
+}
+
 // released asks the cluster's broker for the keys of a revision.
 func (c *cluster) released(revision string) error {
 	c.t.Helper()

@@ -88,6 +88,9 @@ func (c *Client) Divide(ctx context.Context, name api.FunctionName, percent map[
 		}
 		shares = append(shares, share{f, n})
 	}
+	if len(shares) == 1 {
+		life = sealed.MaxTrafficLife // what it ends is forgotten by then
+	}
 	d.Sequence, d.Expires, err = c.state(ctx, name, shares, life, ring)
 	return d, err
 }
@@ -103,7 +106,8 @@ func (c *Client) EndRollout(ctx context.Context, name api.FunctionName, ring *Ke
 	if err != nil || f == nil || f.split != nil && len(f.split.t.Shares) > 1 {
 		return err
 	}
-	_, _, err = c.state(ctx, name, []share{{f, 100}}, sealed.MaxTrafficLife, ring)
+	// As long as what it ends would have gone on.
+	_, _, err = c.state(ctx, name, []share{{f, 100}}, rollingLife, ring)
 	return err
 }
 

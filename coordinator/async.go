@@ -250,16 +250,15 @@ const uploadTime = 10 * time.Minute
 // deliverOf reads what a caller asks to become of the result.
 func deliverOf(ctx *fasthttp.RequestCtx) (queue.Deliver, error) {
 	h := &ctx.Request.Header
-	d := queue.Deliver{Callback: string(h.Peek(api.HeaderCallback)), Events: string(h.Peek(api.HeaderEvents))}
+	d := queue.Deliver{Callback: string(h.Peek(api.HeaderCallback))}
 	if d.Callback != "" {
 		if err := checkCallback(d.Callback); err != nil {
 			return d, err
 		}
 	}
-	switch d.Events {
-	case "", "structured", "binary":
-	default:
-		return d, api.Invalid(api.HeaderEvents, "use structured or binary", "it is neither")
+	var err error
+	if d.Events, err = eventsMode(ctx); err != nil {
+		return d, err
 	}
 	switch once := string(h.Peek(api.HeaderOnce)); once {
 	case "", "0":

@@ -161,13 +161,23 @@ func (c *Coordinator) mayDeposit(body []byte) error {
 	return c.mayDeploy(p.Grant.Sender.Fingerprint())
 }
 
-// serveRegistry lets owners read and push images and sealed bundles. An
+// serveRegistry lets owners read and push images and sealed bundles, and whoever has
+// the password of the OpenFaaS API, since clients of registries cannot sign. An
 // upload's content is bound by its digest, not by the request's signature.
 func (c *Coordinator) serveRegistry(ctx *fasthttp.RequestCtx) {
 	if ctx.IsDelete() && !reqauth.IsRegistryUpload(fasthttp.MethodPost, string(ctx.Path())) {
 		// Repositories have no owners: one owner could take another's image away.
 		ctx.SetConnectionClose()
 		c.problem(ctx, api.Errorf(api.CodeMethod, "nothing is deleted from the registry through the gateway"))
+		return
+	}
+	if scheme, _, _ := strings.Cut(string(ctx.Request.Header.Peek(fasthttp.HeaderAuthorization)), " "); scheme != reqauth.Scheme && c.system.TakesPassword() {
+		ctx.Response.Header.Set("Docker-Distribution-Api-Version", "registry/2.0")
+		if !c.system.Admit(ctx) { // with a challenge, for which those clients wait
+			ctx.SetConnectionClose()
+			return
+		}
+		c.dep.Registry(ctx)
 		return
 	}
 	body := reqauth.Body{}

@@ -53,6 +53,9 @@ func (c *Coordinator) serve(ctx *fasthttp.RequestCtx, name string) {
 		return
 	}
 	gate.SetDuration(ctx, began)
+	if r.offered != "" && began.Before(r.offers) { // who holds another one asks for it
+		ctx.Response.Header.Set(api.HeaderStated, r.offered)
+	}
 	status, manifested := reply.Status, t.held != nil
 	if manifested && reply.Header(api.HeaderUnopened) != "" {
 		c.unfence(&t) // before the caller can know, and send it again

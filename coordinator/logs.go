@@ -24,24 +24,30 @@ func newMerger(c *Coordinator, name api.FunctionName, query string) *merger {
 	return &merger{c: c, path: api.NodePathLogs + string(name) + query, follow: query != "", frames: make(chan []byte, 64)}
 }
 
+// start begins to read until ctx ends or all is read, which done tells. end waits
+// for the readers once ctx has ended.
+func (m *merger) start(ctx context.Context) (done chan struct{}, end func()) {
+	done = make(chan struct{})
+	go func() { defer close(done); m.read(ctx) }()
+	return done, func() {
+		for { // let readers that hold a frame end
+			select {
+			case <-m.frames:
+			case <-done:
+				return
+			}
+		}
+	}
+}
+
 // write is the body of the reply: it owns the goroutines that read from nodes
 // and ends them when the reader leaves.
 func (m *merger) write(touch func()) func(*bufio.Writer) {
 	return func(w *bufio.Writer) {
 		ctx, cancel := context.WithCancel(m.c.life)
 		defer cancel()
-		done := make(chan struct{})
-		go func() { defer close(done); m.read(ctx) }()
-		defer func() {
-			cancel()
-			for { // let readers that hold a frame end
-				select {
-				case <-m.frames:
-				case <-done:
-					return
-				}
-			}
-		}()
+		done, end := m.start(ctx)
+		defer func() { cancel(); end() }()
 		alive := time.NewTicker(5 * time.Second)
 		defer alive.Stop()
 		for {

@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/api"
@@ -19,6 +20,8 @@ type ImageResolver interface {
 	// is not the cluster's own, and its digest "sha256:…". The error says what to do
 	// about a name that means nothing.
 	Resolve(ctx context.Context, ref string) (full, digest string, err error)
+	// ResolveOwn is the same of an image that is in the cluster's registry or nowhere.
+	ResolveOwn(ctx context.Context, ref string) (full, digest string, err error)
 }
 
 // PutPlain deploys a plain function, or changes it; created tells which. The
@@ -26,11 +29,17 @@ type ImageResolver interface {
 // next deployment. Settings that are equal to those that run change nothing.
 // CodeConflict says that the name is a sealed function's.
 func (c *Coordinator) PutPlain(ctx context.Context, name api.FunctionName, p api.Plain) (created bool, err error) {
-	return c.putPlainScaled(ctx, name, p, nil)
+	return c.putPlainFrom(ctx, name, p, plainSource{})
 }
 
-// putPlainScaled is PutPlain with the policy of a function whose labels have none.
-func (c *Coordinator) putPlainScaled(ctx context.Context, name api.FunctionName, p api.Plain, otherwise *api.Scale) (created bool, err error) {
+// plainSource is what is known of a plain function beside what was deployed.
+type plainSource struct {
+	host  string     // by which the client knows this gateway: images there are the cluster's own
+	scale *api.Scale // where the labels have none
+}
+
+// putPlainFrom is PutPlain with more that is known.
+func (c *Coordinator) putPlainFrom(ctx context.Context, name api.FunctionName, p api.Plain, from plainSource) (created bool, err error) {
 	settings, err := p.Settle()
 	if err != nil {
 		return false, err
@@ -40,7 +49,7 @@ func (c *Coordinator) putPlainScaled(ctx context.Context, name api.FunctionName,
 		return false, err
 	}
 	if scale == nil {
-		scale = otherwise
+		scale = from.scale
 	}
 	if c.dep.Resolver == nil {
 		e := api.Errorf(api.CodeUnavailable, "this coordinator takes no plain functions")
@@ -64,7 +73,11 @@ func (c *Coordinator) putPlainScaled(ctx context.Context, name api.FunctionName,
 	if err := c.checkSecrets(ctx, name, p.Secrets); err != nil {
 		return false, err
 	}
-	ref, digest, err := c.dep.Resolver.Resolve(ctx, p.Image)
+	resolve, image := c.dep.Resolver.Resolve, p.Image
+	if own, ok := strings.CutPrefix(image, from.host+"/"); ok && from.host != "" {
+		resolve, image = c.dep.Resolver.ResolveOwn, own
+	}
+	ref, digest, err := resolve(ctx, image)
 	if err != nil {
 		return false, err
 	}

@@ -19,6 +19,10 @@ func (f *fixedImages) Resolve(_ context.Context, ref string) (string, string, er
 	return "docker.io/library/" + ref, f.digest, nil
 }
 
+func (f *fixedImages) ResolveOwn(_ context.Context, ref string) (string, string, error) {
+	return ref, f.digest, nil
+}
+
 func TestAPlainFunctionIsStoredChangedAndRemoved(t *testing.T) {
 	images := &fixedImages{digest: "sha256:" + strings.Repeat("a", 64)}
 	w := newWorld(t, 0)

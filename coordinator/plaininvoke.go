@@ -77,12 +77,21 @@ func (c *Coordinator) servePlain(ctx *fasthttp.RequestCtx, r *route, target stri
 		c.plainFailed(ctx, gate.Unread(ctx, api.Errorf(api.CodeMethod, "%s is not passed on to functions", ctx.Method())))
 		return
 	}
+	events, release, err := c.plainEvent(ctx, r)
+	defer release()
+	if err != nil {
+		c.plainFailed(ctx, err)
+		return
+	}
 	body, err := relay.ReadBody(ctx, max(c.cfg.MaxBody, 0))
 	if err != nil {
 		c.plainFailed(ctx, err)
 		return
 	}
 	t := task{c: c, r: r, name: id, known: r.unbound, call: &plainCall{method: string(ctx.Method()), headers: forwarded(ctx, target, id, start)}}
+	if events == "structured" {
+		t.call.headers = encodings(t.call.headers)
+	}
 	if body.Small && ctx.Request.Header.ConnectionUpgrade() {
 		t.call.upgrade = string(ctx.Request.Header.Peek(fasthttp.HeaderUpgrade))
 	}
@@ -98,7 +107,7 @@ func (c *Coordinator) servePlain(ctx *fasthttp.RequestCtx, r *route, target stri
 	gate.SetDuration(ctx, began)
 	own := reply.Header(api.HeaderFunctionErr)
 	served, how := reply.Header(api.HeaderServedBy), reply.Header(api.HeaderStart)
-	err = reply.SendAll(ctx, func(err error) {
+	finished := func(err error) {
 		p.inFlight.Add(-1)
 		if err == nil {
 			r.freed.put(p, time.Now())
@@ -113,13 +122,26 @@ func (c *Coordinator) servePlain(ctx *fasthttp.RequestCtx, r *route, target stri
 			code = api.Code(own)
 		}
 		c.met.Done(began, code)
-	}, functionsOwn)
+	}
+	status := reply.Status
+	if events == "structured" && own == "" {
+		err = c.sendEvent(ctx, reply, id, r.name)
+		finished(err)
+	} else {
+		err = reply.SendAll(ctx, finished, functionsOwn)
+	}
 	switch {
+	case api.CodeOf(err) == api.CodeTooLarge, api.CodeOf(err) == api.CodeFunctionFailed, api.CodeOf(err) == api.CodeBusy:
+		c.platformError(ctx, err)
+		return
 	case err != nil:
 		c.platformError(ctx, api.Wrap(api.CodeNodeLost, err, "the connection to node "+p.id+" broke within its reply"))
 		return
 	case ctx.Response.IsBodyStream():
 		c.readNews() // it may flow for long
+	}
+	if events == "binary" && own == "" {
+		binaryEvent(ctx, status, id, r.name)
 	}
 	h := &ctx.Response.Header
 	h.Set(api.HeaderServedBy, served)

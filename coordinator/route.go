@@ -20,6 +20,8 @@ type route struct {
 	others   []*route        // of a function's current revision: those that serve beside it
 	latest   bool            // nothing newer was deployed
 	stated   time.Time       // when the traffic statement that names it ends; zero for none
+	offered  string          // sequence of the function's traffic statement; empty for none
+	offers   time.Time       // when that ends
 	name     api.FunctionName
 	revision sealed.Digest
 	hex      string
@@ -70,6 +72,9 @@ func (c *Coordinator) routeOf(name api.FunctionName) (*route, error) {
 		o.whole, o.calls = rec, c.callsOf(name)
 		o.latest = o.rec.Sequence >= rec.Newest()
 		o.stated = statedUntil(rec, o)
+		if t := trafficOf(rec); t != nil {
+			o.offered, o.offers = strconv.FormatUint(t.Sequence, 10), time.Unix(int64(t.Expires), 0)
+		}
 		if bounded {
 			o.growth = c.growthOf(o.hex, policy.Max)
 		}

@@ -76,17 +76,18 @@ func (c *Coordinator) describePlan(p *queue.Plan) *api.Schedule {
 	s := &api.Schedule{ID: p.ID, Function: p.Function, Maker: p.Maker, Next: p.Cursor.Next, Until: p.Until(), Last: p.Cursor.Last, Left: p.Cursor.Left,
 		Made: p.Cursor.Made, Missed: p.Cursor.Missed, Refused: p.Cursor.Refused}
 	_, s.Size = p.Held()
-	s.Stale = p.LeftFor(func(revision string) bool { return !c.serves(p.Function, revision) })
+	s.Stale = p.LeftFor(func(revision string) bool { return !c.isCurrent(p.Function, revision) })
 	if p.Cursor.Why != nil {
 		s.Code, s.Message = p.Cursor.Why.Code, p.Cursor.Why.Message
 	}
 	return s
 }
 
-// serves reports whether a function serves a revision, in hex.
-func (c *Coordinator) serves(name api.FunctionName, revision string) bool {
+// isCurrent reports whether a revision, in hex, is the function's current one. One
+// before it may serve for a while yet.
+func (c *Coordinator) isCurrent(name api.FunctionName, revision string) bool {
 	r, err := c.routeOf(name)
-	return err == nil && r.plain == nil && r.beside(revision) != nil
+	return err == nil && r.plain == nil && r.hex == revision
 }
 
 // putSchedule takes sealed ticks: a new schedule, or more of one.

@@ -35,6 +35,9 @@ func (c *Coordinator) takeTicks(sctx context.Context, ctx *fasthttp.RequestCtx, 
 	if body == nil || ctx.Request.Header.ContentLength() == 0 {
 		body = bytes.NewReader(ctx.PostBody())
 	}
+	if until, ok := sctx.Deadline(); ok {
+		_ = ctx.Conn().SetReadDeadline(until) // a stalled upload ends
+	}
 	body = who.Reader(body)
 	u, err := c.async.Queue.Upload(sctx, r.hex)
 	if err != nil {

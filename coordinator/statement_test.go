@@ -78,8 +78,8 @@ func TestAStatementBringsAFormerRevisionBeside(t *testing.T) {
 		st.Serving[1].Revision != old || len(st.Serving[1].Descriptor) == 0 {
 		t.Errorf("%+v", st)
 	}
-	if a := w.send(w.message(10, time.Minute)); a.status != 200 {
-		t.Errorf("sealed for the old one: %d %s", a.status, a.body)
+	if a := w.send(w.message(10, time.Minute)); a.status != 200 || a.header.Get(api.HeaderStated) != "10" {
+		t.Errorf("sealed for the old one: %d %s, %v", a.status, a.body, a.header)
 	}
 	w.eventually("the old one has replicas of its own", func() bool { n, _ := f.total(old); return n > 0 })
 
@@ -112,6 +112,62 @@ func TestAStatementBringsAFormerRevisionBeside(t *testing.T) {
 	w.alone(next)
 	if a := w.send(w.message(10, time.Minute)); a.code != api.CodeStaleRevision {
 		t.Errorf("sealed for the old one: %d %s", a.status, a.body)
+	}
+}
+
+func TestADivisionOutlivesWhatItsOwnerSaysItDoes(t *testing.T) {
+	for name, c := range map[string]struct {
+		exec   uint64 // of the deployment that follows; 2000 is the current one's
+		stated bool
+		stays  bool
+	}{
+		"the same content signed anew, with a statement":    {2000, true, true},
+		"the same content signed anew, without one":         {2000, false, false},
+		"other content, with a statement that names others": {3000, true, false},
+		"other content, without one":                        {3000, false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, with := replicated(10)
+			w := newWorld(t, 1, with)
+			old := w.fn.Revision
+			next := w.update(2, 2000)
+			f.set(func() { f.have["node-1"][next], f.have["node-1"][old] = 1, 1 })
+			if a := w.say(w.statement(w.owner, 10, next, 40)); a.status != 204 {
+				t.Fatalf("%d %s", a.status, a.body)
+			}
+			b, rev := w.describe(w.owner, 20, func(d *sealed.Descriptor) { d.Config.ExecMS = c.exec })
+			f.set(func() { f.fails[rev.String()] = "" })
+			r := api.Revision{Descriptor: b, ImageRef: "img"}
+			if c.stated {
+				r.Traffic = w.statement(w.owner, 21, next, 40, func(st *sealed.Traffic) {
+					if c.exec == 2000 {
+						st.Shares[1].Sequence = 20
+						return
+					}
+					st.Shares = []sealed.Share{{Revision: st.Shares[1].Revision, Sequence: 2, Percent: 100}, {Revision: rev, Sequence: 20}}
+				})
+			}
+			if a := w.put(w.owner, r); a.status != 200 {
+				t.Fatalf("%d %s", a.status, a.body)
+			}
+			st := w.described()
+			states := map[string]string{}
+			for _, s := range st.Serving {
+				states[s.Revision] = s.State
+			}
+			want := api.RevisionDraining
+			if c.stays {
+				want = api.RevisionBeside
+			}
+			if states[old] != want || (len(st.Traffic) > 0) != c.stated || st.Revision != next {
+				t.Errorf("%v, a statement: %v", states, len(st.Traffic) > 0)
+			}
+			// The number of the last statement is above, whatever became of it.
+			b, _ = w.describe(w.owner, 20, func(d *sealed.Descriptor) { d.Config.ExecMS = 4000 })
+			if a := w.put(w.owner, api.Revision{Descriptor: b, ImageRef: "img"}); a.code != api.CodeConflict {
+				t.Errorf("an old number: %d %s", a.status, a.body)
+			}
+		})
 	}
 }
 

@@ -69,10 +69,10 @@ func (s system) observe(f *store.Function, n *census) openfaas.Function {
 
 // PutPlain implements openfaas.Functions. As with OpenFaaS, a function that says
 // nothing of it has a replica before the first call, and keeps one.
-func (s system) PutPlain(ctx context.Context, name api.FunctionName, p api.Plain) (created bool, err error) {
+func (s system) PutPlain(ctx context.Context, name api.FunctionName, p api.Plain, host string) (created bool, err error) {
 	always := api.DefaultScale()
 	always.Zero = false
-	return s.putPlainScaled(ctx, name, p, &always)
+	return s.putPlainFrom(ctx, name, p, plainSource{host: host, scale: &always})
 }
 
 // ScaleFunction implements openfaas.Scaler.

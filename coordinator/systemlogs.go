@@ -26,18 +26,8 @@ func (s system) Lines(ctx context.Context, q openfaas.LogQuery, each func(openfa
 		query = "?follow=1"
 	}
 	m := newMerger(s.Coordinator, q.Function, query)
-	done := make(chan struct{})
-	go func() { defer close(done); m.read(ctx) }()
-	defer func() {
-		cancel()
-		for { // let readers that hold a frame end
-			select {
-			case <-m.frames:
-			case <-done:
-				return
-			}
-		}
-	}()
+	done, end := m.start(ctx)
+	defer func() { cancel(); end() }()
 	// Everything that is there first, in order and cut to the last ones; then, with
 	// Follow, what comes, a moment's worth at a time.
 	var lines []openfaas.LogLine

@@ -35,12 +35,9 @@ func (r *Resolver) Resolve(ctx context.Context, s string) (full, digest string, 
 		return "", "", api.Invalid("image", "write REGISTRY/REPOSITORY:TAG or …@sha256:DIGEST", err.Error())
 	}
 	if !api.NamesRegistry(s) && r.Own != nil {
-		repo := api.Repository(s)
-		if digest, err = r.Own(ctx, repo, ref.Identifier()); err == nil && digest != "" {
-			return repo + ":" + strings.ReplaceAll(ref.Identifier(), ":", "-"), digest, nil
-		}
-		if err != nil && api.CodeOf(err) != api.CodeInvalid {
-			return "", "", err
+		full, digest, err = r.own(ctx, s, ref)
+		if digest != "" || err != nil && api.CodeOf(err) != api.CodeInvalid {
+			return full, digest, err
 		}
 	}
 	ref, opts, err := r.remote(ctx, s, ref)
@@ -60,6 +57,27 @@ func (r *Resolver) Resolve(ctx context.Context, s string) (full, digest string, 
 	full = strings.Replace(ref.Name(), name.DefaultRegistry+"/", "docker.io/", 1)
 	full, _, _ = strings.Cut(full, "@")
 	return full, d.Digest.String(), nil
+}
+
+// ResolveOwn is Resolve of an image that is the cluster's own or nobody's.
+func (r *Resolver) ResolveOwn(ctx context.Context, s string) (full, digest string, err error) {
+	ref, err := name.ParseReference(s)
+	if err != nil {
+		return "", "", api.Invalid("image", "write REPOSITORY:TAG or …@sha256:DIGEST", err.Error())
+	}
+	if r.Own != nil {
+		if full, digest, err = r.own(ctx, s, ref); digest != "" || err != nil {
+			return full, digest, err
+		}
+	}
+	return "", "", api.Invalid("image", "push it, or check its name", "the cluster's registry has no "+s)
+}
+
+// own asks the cluster's registry; the digest is "" where it has none.
+func (r *Resolver) own(ctx context.Context, s string, ref name.Reference) (full, digest string, err error) {
+	repo := api.Repository(s)
+	digest, err = r.Own(ctx, repo, ref.Identifier())
+	return repo + ":" + strings.ReplaceAll(ref.Identifier(), ":", "-"), digest, err
 }
 
 // Config is the configuration of an image in another registry, for this machine's

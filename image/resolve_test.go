@@ -31,9 +31,17 @@ func TestNamesMeanTheClustersImageFirst(t *testing.T) {
 		return "", nil
 	}}
 	for ref, want := range map[string]string{"team/app": "team/app:latest", "team/app:v1": "team/app:v1", "team/app@" + own: "team/app:" + strings.Replace(own, ":", "-", 1)} {
-		full, digest, err := r.Resolve(t.Context(), ref)
-		if err != nil || full != want || digest != own || api.Repository(full) != "team/app" {
-			t.Errorf("%s: %s %s %v", ref, full, digest, err)
+		for _, resolve := range []func(context.Context, string) (string, string, error){r.Resolve, r.ResolveOwn} {
+			full, digest, err := resolve(t.Context(), ref)
+			if err != nil || full != want || digest != own || api.Repository(full) != "team/app" {
+				t.Errorf("%s: %s %s %v", ref, full, digest, err)
+			}
+		}
+	}
+	for _, ref := range []string{"team/none", "alpine:3", "UPPER"} { // elsewhere, or not
+		var e *api.Error
+		if _, _, err := r.ResolveOwn(t.Context(), ref); !errors.As(err, &e) || e.Code != api.CodeInvalid || e.Field != "image" || e.Remedy == "" {
+			t.Errorf("%q of its own: %v", ref, err)
 		}
 	}
 	for _, ref := range []string{"", "UPPER", "a b", "x:y:z", "../x"} {

@@ -23,6 +23,9 @@ type record struct {
 	Signing    []byte   `cbor:"5,keyasint,omitempty"` // scalar
 	Decryption [][]byte `cbor:"6,keyasint,omitempty"` // scalars, in the descriptor's order
 
+	// A broker of an earlier release skips what follows, and releases the latest keys
+	// alone.
+
 	Stated  uint64 `cbor:"7,keyasint,omitempty"` // of the last traffic statement; it stays
 	Traffic []byte `cbor:"8,keyasint,omitempty"` // signed; empty where none is gone by
 	Beside  []held `cbor:"9,keyasint,omitempty"` // the older descriptors that Traffic names

@@ -13,6 +13,16 @@ import (
 // docs/envelope.md alone and shares no code with this package, so it fails when the vectors and the
 // document part, whatever the Go code does.
 func TestPythonOpener(t *testing.T) {
+	runPython(t, "opener.py", "vectors.json")
+}
+
+// TestPythonReadsTheTrafficStatement has the reader beside it read the published statement.
+func TestPythonReadsTheTrafficStatement(t *testing.T) {
+	runPython(t, "traffic.py", "traffic.json")
+}
+
+func runPython(t *testing.T, script, vectors string) {
+	t.Helper()
 	python, err := exec.LookPath("python3")
 	if err != nil {
 		if os.Getenv("REQUIRE_ALL") == "1" {
@@ -23,7 +33,7 @@ func TestPythonOpener(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	// -E and -s: nothing of the user's environment is imported; -B: no byte code is left in the tree.
-	opener := exec.CommandContext(ctx, python, "-E", "-s", "-B", "testdata/opener/opener.py", "testdata/vectors.json")
+	opener := exec.CommandContext(ctx, python, "-E", "-s", "-B", "testdata/opener/"+script, "testdata/"+vectors)
 	out, err := opener.CombinedOutput()
 	if err != nil {
 		t.Fatalf("the opener disagrees with the vectors: %v\n%s", err, out)

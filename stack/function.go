@@ -93,7 +93,8 @@ func (p *parser) functionField(fn *Function, f pair) (err error) {
 	case "annotations":
 		fn.Annotations, err = p.stringMap(f.node, f.field)
 		if err == nil && fn.Annotations["schedule"] != "" {
-			return p.at(resolve(f.node), f.field+".schedule", "leave it out, deploy, and seal its calls ahead: faasd-sec schedule put "+fn.Name.Short()+" --cron '"+fn.Annotations["schedule"]+"'",
+			name := strings.TrimSuffix(strings.TrimPrefix(f.field, "functions."), ".annotations")
+			return p.at(resolve(f.node), f.field+".schedule", "leave it out, deploy, and seal its calls ahead: faasd-sec schedule put "+name+" --cron '"+fn.Annotations["schedule"]+"'",
 				"nobody but a caller with a key can seal a call to a sealed function, so that the cluster has none to make by itself")
 		}
 	case "limits":

@@ -154,6 +154,7 @@ func TestErrorsNamePlaceFieldAndRemedy(t *testing.T) {
 		"build from":        {in("    build: {go: .}\n"), ":4:12", "functions.hello.build.from", "no base", "scratch"},
 		"build mode":        {in("    build: {from: scratch, copy: [{src: a, dst: /a, mode: 9}]}\n"), ":4:59", "functions.hello.build.copy[0].mode", "not a mode", "octal"},
 		"build copy":        {in("    build: {from: scratch, copy: [{src: a}]}\n"), ":4:35", "functions.hello.build.copy[0]", "missing", "dst"},
+		"schedule":          {in("    annotations: {topic: cron-function, schedule: \"*/5 * * * *\"}\n"), ":4:18", "functions.hello.annotations.schedule", "but a caller", "faasd-sec schedule put hello --cron '*/5 * * * *'"},
 		"requests too":      {in("    requests: {cpu: x}\n"), ":4:21", "functions.hello.requests.cpu", "not a CPU quantity", "millicores"},
 	}
 	for name, k := range cases {

@@ -210,10 +210,25 @@ func (a *app) anonymous() (*client.Client, error) { return a.connect(a.gatewayUR
 
 // personal is a client that acts as the chosen identity.
 func (a *app) personal() (*client.Client, error) {
+	c, pass, err := a.unlocked()
+	clear(pass)
+	return c, err
+}
+
+// owning is personal with the keys of the identity's functions.
+func (a *app) owning() (*client.Client, *client.Keyring, error) {
+	c, pass, err := a.unlocked()
+	if err != nil {
+		return nil, nil, err
+	}
+	return c, client.NewKeyring(a.keysDir(), pass, rand.Reader), nil
+}
+
+func (a *app) unlocked() (*client.Client, []byte, error) {
 	id, pass, err := a.loadIdentity()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	clear(pass)
-	return a.connect(a.gatewayURL(""), id)
+	c, err := a.connect(a.gatewayURL(""), id)
+	return c, pass, err
 }

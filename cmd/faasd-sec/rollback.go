@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"time"
@@ -34,16 +33,11 @@ func (a *app) rollbackCommand() *cobra.Command {
 		if list {
 			return a.listRevisions(ctx, name)
 		}
-		id, pass, err := a.loadIdentity()
-		if err != nil {
-			return err
-		}
-		c, err := a.connect(a.gatewayURL(""), id)
+		c, ring, err := a.owning()
 		if err != nil {
 			return err
 		}
 		defer c.Close()
-		ring := client.NewKeyring(a.keysDir(), pass, rand.Reader)
 		done, err := c.Rollback(ctx, name, to, ring)
 		if err == nil {
 			err = a.serving(ctx, c, done, ring)

@@ -110,10 +110,11 @@ func (a *app) putSchedule(cmd *cobra.Command, function string, f *scheduleFlags)
 	now := time.Now()
 	if err := a.sendTicks(ctx, c, s, path, now, now.Add(span), api.TicksNew); err != nil {
 		// Refused: there is none. After any other error it may be there.
-		if code := api.CodeOf(err); code != api.CodeUnavailable && code != api.CodeDeadline && code != api.CodeInternal {
-			err = errors.Join(err, removeIfThere(path))
+		switch api.CodeOf(err) {
+		case api.CodeUnavailable, api.CodeDeadline, api.CodeInternal, api.CodeConflict:
+			return err
 		}
-		return err
+		return errors.Join(err, removeIfThere(path))
 	}
 	return nil
 }
@@ -154,6 +155,12 @@ func (a *app) sendTicks(ctx context.Context, c *client.Client, s *client.Ahead, 
 		return err
 	}
 	st, err := c.PutTicks(ctx, s, ticks, mode)
+	if api.CodeOf(err) == api.CodeConflict {
+		// A coordinator may have stored it and lost its answer before the next was asked.
+		if is, serr := c.Schedule(ctx, s.ID); serr == nil && is.Until == ticks.Last.UnixMilli() {
+			st, err = is, nil
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -402,7 +409,7 @@ func (a *app) noteSchedules(name api.FunctionName, revision string, line func(na
 	}
 	var list []savedSchedule
 	for _, s := range saved {
-		if s.Function == name {
+		if s.Function == name && s.Gateway == strings.TrimRight(a.gatewayURL(""), "/") {
 			list = append(list, s)
 		}
 	}
@@ -436,7 +443,7 @@ func (d *deployer) noteStale(ctx context.Context, done client.Deployed) {
 		name := first(saved[s.ID].name, "NAME")
 		switch {
 		case s.Stale > 0:
-			d.notef("%d ticks of schedule %s, by %s, are sealed for a former revision and will not be called: who put them runs faasd-sec schedule top-up --replace %s",
+			d.notef("%d ticks of schedule %s, by %s, are sealed for a former revision and will not be called once that is gone: who put them runs faasd-sec schedule top-up --replace %s",
 				s.Stale, first(saved[s.ID].name, s.ID), short(s.Maker), name)
 		case d.flags.rotate && s.Left > 0:
 			d.notef("%d ticks of schedule %s are sealed to the former key, which is taken for another day: who put them runs faasd-sec schedule top-up --replace %s",

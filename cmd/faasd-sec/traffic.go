@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
 	"strconv"
 	"strings"
@@ -35,11 +34,7 @@ func (a *app) trafficCommand() *cobra.Command {
 		}
 		ctx, cancel := context.WithTimeout(cmd.Context(), *timeout)
 		defer cancel()
-		id, pass, err := a.loadIdentity()
-		if err != nil {
-			return err
-		}
-		c, err := a.connect(a.gatewayURL(""), id)
+		c, ring, err := a.owning()
 		if err != nil {
 			return err
 		}
@@ -49,7 +44,7 @@ func (a *app) trafficCommand() *cobra.Command {
 			return err
 		}
 		if st.Sealed {
-			return a.divide(ctx, c, name, percent, *life, client.NewKeyring(a.keysDir(), pass, rand.Reader))
+			return a.divide(ctx, c, name, percent, *life, ring)
 		}
 		if cmd.Flags().Changed("for") {
 			return api.Invalid("--for", "leave it out", name.Short()+" is a plain function, whose calls stay divided until they are divided anew")
@@ -95,7 +90,7 @@ func (a *app) divide(ctx context.Context, c *client.Client, name api.FunctionNam
 	case len(d.Percent) == 1:
 		fmt.Fprintf(a.stdout, "all calls of %s go to its latest revision\n", name.Short())
 	default:
-		fmt.Fprintf(a.stdout, "the calls of %s are divided until %s; callers that run already learn it within ten minutes\n", name.Short(), d.Expires.Local().Format(time.DateTime))
+		fmt.Fprintf(a.stdout, "the calls of %s are divided until %s\n", name.Short(), d.Expires.Local().Format(time.DateTime))
 	}
 	return nil
 }

@@ -69,7 +69,8 @@ func run(ctx context.Context, o options) (err error) {
 		rc.Registries[host] = containerd.Registry{PlainHTTP: true}
 	}
 	rc.Credentials = o.registryAuth.Credentials
-	rc.Log, rc.IOPath, rc.Shim = log, o.state, o.shim
+	// Not in the run directory, which is a tmpfs on most machines.
+	rc.Log, rc.IOPath, rc.Shim, rc.LayerDir = log, o.state, o.shim, filepath.Join(o.state, "layers")
 	rt, err := containerd.New(ctx, rc)
 	if err != nil {
 		return fmt.Errorf("runtime: %w", err)

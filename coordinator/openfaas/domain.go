@@ -14,8 +14,9 @@ type Functions interface {
 	// Function describes one; CodeNotFound if there is none. With usage, nodes are
 	// asked what its replicas use.
 	Function(ctx context.Context, name api.FunctionName, usage bool) (Function, error)
-	// PutPlain deploys a plain function, or changes it.
-	PutPlain(ctx context.Context, name api.FunctionName, p api.Plain) (created bool, err error)
+	// PutPlain deploys a plain function, or changes it. host is by what name the
+	// client knows this gateway, HOST[:PORT]: images there are the cluster's own.
+	PutPlain(ctx context.Context, name api.FunctionName, p api.Plain, host string) (created bool, err error)
 	// DeletePlain removes one; CodeNotFound if there is none.
 	DeletePlain(ctx context.Context, name api.FunctionName) error
 }

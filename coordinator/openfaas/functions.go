@@ -84,7 +84,7 @@ func (h *Handler) put(rctx context.Context, ctx *fasthttp.RequestCtx, name api.F
 	if ns := name.Namespace(); !slices.Contains(known, ns) {
 		return api.Invalid("namespace", "create it: faas-cli namespace create "+ns, fmt.Sprintf("there is no namespace %q", ns))
 	}
-	if _, err := h.dep.Functions.PutPlain(rctx, name, d.plain()); err != nil {
+	if _, err := h.dep.Functions.PutPlain(rctx, name, d.plain(), string(ctx.Host())); err != nil {
 		return err
 	}
 	ctx.SetStatusCode(fasthttp.StatusAccepted)

@@ -60,7 +60,7 @@ func New(life context.Context, cfg Config, dep Deps) *Handler {
 
 // Serve answers a request below Prefix.
 func (h *Handler) Serve(ctx *fasthttp.RequestCtx) {
-	if !h.admit(ctx) {
+	if !h.Admit(ctx) {
 		ctx.SetConnectionClose() // its body is unread
 		return
 	}
@@ -71,8 +71,11 @@ func (h *Handler) Serve(ctx *fasthttp.RequestCtx) {
 	}
 }
 
-// admit checks the credentials, and answers where they do not admit.
-func (h *Handler) admit(ctx *fasthttp.RequestCtx) bool {
+// TakesPassword reports whether there is a password at all.
+func (h *Handler) TakesPassword() bool { return h.cfg.Credentials != nil }
+
+// Admit checks the credentials, and answers where they do not admit.
+func (h *Handler) Admit(ctx *fasthttp.RequestCtx) bool {
 	if h.cfg.Credentials == nil {
 		ctx.SetStatusCode(fasthttp.StatusForbidden)
 		text(ctx, "the OpenFaaS API is off on this gateway: it has no password (start the coordinator with -basic-auth-dir)")
@@ -206,7 +209,10 @@ func (h *Handler) decode(ctx *fasthttp.RequestCtx, v any) error {
 // describe says what is wrong with JSON without quoting any of it.
 func describe(err error) string {
 	var kind *json.UnmarshalTypeError
-	if errors.As(err, &kind) {
+	if errors.As(err, &kind) && kind.Field == "" {
+		return "it is JSON, and no object"
+	}
+	if kind != nil {
 		return "the field " + kind.Field + " has another type"
 	}
 	return "it is not JSON"

@@ -55,7 +55,7 @@ func (d *domain) Function(_ context.Context, name api.FunctionName, usage bool) 
 	return f, nil
 }
 
-func (d *domain) PutPlain(_ context.Context, name api.FunctionName, p api.Plain) (bool, error) {
+func (d *domain) PutPlain(_ context.Context, name api.FunctionName, p api.Plain, _ string) (bool, error) {
 	if _, err := p.Settle(); err != nil {
 		return false, err
 	}

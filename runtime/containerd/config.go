@@ -15,7 +15,8 @@ import (
 type Config struct {
 	Address     string // unix socket of containerd (1.6 or later)
 	Namespace   string // containerd namespace, also the name of the cgroup above all sandboxes
-	RunDir      string // for mounts and records; on a file system that supports idmapped mounts, in the mount namespace that containerd runs in, and every parent passable by all (o+x)
+	RunDir      string // for mounts and records; in the mount namespace that containerd runs in, and every parent passable by all (o+x)
+	LayerDir    string // for layers made here; on a file system that supports idmapped mounts, as disks do, and tmpfs from Linux 6.3 on; "" is RunDir
 	Snapshotter string // must hand out overlay or bind mounts
 	Shim        string // containerd's name of the runtime, "io.containerd.runc.v2"
 	Runc        string // path of the OCI runtime; "" lets the shim find runc
@@ -84,6 +85,7 @@ func (c Config) check() error {
 	need(filepath.IsAbs(c.Address), "Address", "give the absolute path of containerd's socket")
 	need(namespaceForm.MatchString(c.Namespace) && len(c.Namespace) <= 76, "Namespace", "use letters, digits and single - . _ between them")
 	need(filepath.IsAbs(c.RunDir), "RunDir", "give an absolute path")
+	need(c.LayerDir == "" || filepath.IsAbs(c.LayerDir), "LayerDir", "give an absolute path, or none")
 	need(c.Snapshotter != "" && c.Shim != "", "Snapshotter and Shim", "start from Default")
 	need(c.UIDBase%idsPerSandbox == 0, "UIDBase", "give a multiple of 65536, or 0 for a span of its own")
 	need(c.UIDCount > 0 && uint64(max(c.UIDBase, firstSpan))+uint64(c.UIDCount)*idsPerSandbox <= lastID, "UIDCount", "the ranges must end below 2^32-65536")

@@ -19,6 +19,7 @@
 //
 //	RunDir/sandboxes/ID/record   what to clean up, written before anything else
 //	RunDir/sandboxes/ID/rootfs   mount point of its root, idmapped to its user ids
+//	LayerDir/skeletons           layers with the mount points that images lack, shared
 //	the caller's socket directory mounted on itself, so that no link in it is followed
 //	/faasd-sec/NAMESPACE/ID      its cgroup; "fn" inside it is the function's own
 //	lease faasd-sec-ID           keeps the image's snapshots

@@ -17,13 +17,13 @@ import (
 
 // probe tries on two small directories what every Create will do, and finds
 // the best way this kernel has for it.
-func probe(runDir string, ranges *idRanges) (composer, error) {
+func probe(layerDir string, ranges *idRanges) (composer, error) {
 	rng, err := ranges.lend()
 	if err != nil {
 		return composer{}, fmt.Errorf("%w: user namespaces (enable CONFIG_USER_NS and raise user.max_user_namespaces): %w", runtime.ErrUnsupported, err)
 	}
 	defer ranges.giveBack(rng.base)
-	dir, err := os.MkdirTemp(runDir, "probe-")
+	dir, err := os.MkdirTemp(layerDir, "probe-")
 	if err != nil {
 		return composer{}, fmt.Errorf("probe kernel features: %w", err)
 	}
@@ -37,7 +37,7 @@ func probe(runDir string, ranges *idRanges) (composer, error) {
 	}
 	fd, err := idmapped(layers[0], rng.userns)
 	if err != nil {
-		return composer{}, fmt.Errorf("%w: idmapped mounts on the file system of %s (Linux 5.12 for ext4, 6.3 for tmpfs): %w", runtime.ErrUnsupported, runDir, err)
+		return composer{}, fmt.Errorf("%w: idmapped mounts on the file system of %s (Linux 5.12 for ext4, 6.3 for tmpfs): %w", runtime.ErrUnsupported, layerDir, err)
 	}
 	_ = unix.Close(fd)
 	var errs []error

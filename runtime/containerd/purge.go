@@ -11,7 +11,7 @@ import (
 )
 
 // Purge removes everything this runtime ever made, sandboxes, images, the
-// namespace, cgroups and RunDir, and closes it. It is for taking a cluster
+// namespace, cgroups, RunDir and LayerDir, and closes it. It is for taking a cluster
 // down, and tests.
 func (r *Runtime) Purge(ctx context.Context) error {
 	r.mu.Lock()
@@ -42,7 +42,8 @@ func (r *Runtime) Purge(ctx context.Context) error {
 		r.client.NamespaceService().Delete(ctx, r.cfg.Namespace),
 		r.cgroups.Group(filepath.Dir(r.cgroupPath("x"))).Remove(ctx),
 		r.Close(),
-		removeDir(r.cfg.RunDir))
+		removeDir(r.cfg.RunDir),
+		removeDir(r.cfg.LayerDir))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("purge: %w", err)
 	}

@@ -34,6 +34,14 @@ func (r *Runtime) Recover(ctx context.Context) ([]runtime.Sandbox, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(found) == 0 {
+		// Perhaps the machine went down since: what it had not written to the disk is
+		// not in the layers, which nobody uses now and which are soon made again.
+		skeletons := filepath.Join(r.cfg.LayerDir, "skeletons")
+		if err := errors.Join(removeDir(skeletons), os.MkdirAll(skeletons, 0o711)); err != nil {
+			return nil, fmt.Errorf("make layers anew: %w", err)
+		}
+	}
 	// Two looks in a row must find nothing.
 	for round, clean := 0, 0; clean < 2; round++ {
 		n, err := r.sweep(ctx)
@@ -309,7 +317,7 @@ func (r *Runtime) killTask(ctx context.Context, id string) error {
 func (r *Runtime) sweepProbes() error {
 	var left []string
 	for _, pattern := range []string{"probe-*", "skeletons/new-*"} {
-		m, err := filepath.Glob(filepath.Join(r.cfg.RunDir, pattern))
+		m, err := filepath.Glob(filepath.Join(r.cfg.LayerDir, pattern))
 		if err != nil {
 			return fmt.Errorf("look for probes: %w", err)
 		}

@@ -56,8 +56,11 @@ func New(ctx context.Context, cfg Config) (_ *Runtime, retErr error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	for _, dir := range []string{"", "sandboxes", "skeletons"} {
-		if err := os.MkdirAll(filepath.Join(cfg.RunDir, dir), 0o711); err != nil {
+	if cfg.LayerDir == "" {
+		cfg.LayerDir = cfg.RunDir
+	}
+	for _, dir := range []string{cfg.RunDir, filepath.Join(cfg.RunDir, "sandboxes"), cfg.LayerDir, filepath.Join(cfg.LayerDir, "skeletons")} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return nil, fmt.Errorf("make the run directory: %w", err)
 		}
 	}
@@ -78,7 +81,7 @@ func New(ctx context.Context, cfg Config) (_ *Runtime, retErr error) {
 			retErr = errors.Join(retErr, ranges.close())
 		}
 	}()
-	compose, err := probe(cfg.RunDir, ranges)
+	compose, err := probe(cfg.LayerDir, ranges)
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +109,7 @@ func New(ctx context.Context, cfg Config) (_ *Runtime, retErr error) {
 	}
 	r := &Runtime{
 		cfg: cfg, client: c, cgroups: groups, device: device, compose: compose, ranges: ranges, rlimits: limits,
-		images: newImageCache(), skels: &skeletons{runDir: cfg.RunDir},
+		images: newImageCache(), skels: &skeletons{layerDir: cfg.LayerDir},
 		slots:  semaphore.NewWeighted(int64(cfg.MaxCreates)),
 		events: newEventQueue(), sandboxes: make(map[string]*Sandbox),
 		flights: make(map[string]*flight), fetches: semaphore.NewWeighted(int64(cfg.MaxPulls)),

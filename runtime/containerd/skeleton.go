@@ -60,8 +60,8 @@ func skeletonDirs(spec runtime.Spec, agent bool) []string {
 
 // skeletons remembers where skeletons are.
 type skeletons struct {
-	runDir string
-	known  sync.Map // directory by mount points
+	layerDir string
+	known    sync.Map // directory by mount points
 }
 
 // get is skeleton, looked up once for each set of mount points.
@@ -70,7 +70,7 @@ func (k *skeletons) get(dirs []string) (string, error) {
 	if dir, ok := k.known.Load(key); ok {
 		return dir.(string), nil
 	}
-	dir, err := skeleton(k.runDir, dirs)
+	dir, err := skeleton(k.layerDir, dirs)
 	if err == nil {
 		k.known.Store(key, dir)
 	}
@@ -80,10 +80,10 @@ func (k *skeletons) get(dirs []string) (string, error) {
 // skeleton gives the directory for a set of mount points, making it at first
 // use. It is made under another name and renamed, so that a crash leaves none
 // that is half done.
-func skeleton(runDir string, dirs []string) (string, error) {
+func skeleton(layerDir string, dirs []string) (string, error) {
 	agent := slices.Contains(dirs, strings.TrimPrefix(api.AgentRunDir, "/"))
 	sum := sha256.Sum256([]byte(strings.Join(dirs, "\x00")))
-	final := filepath.Join(runDir, "skeletons", hex.EncodeToString(sum[:8]))
+	final := filepath.Join(layerDir, "skeletons", hex.EncodeToString(sum[:8]))
 	if _, err := os.Stat(final); err == nil {
 		return final, nil
 	}

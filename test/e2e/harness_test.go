@@ -350,3 +350,22 @@ func (c *cluster) must(t testing.TB, fn api.FunctionName, path, body string) str
 	}
 	return string(b)
 }
+
+// commands runs faasd-sec as an owner whose configuration is in dir: its outputs and
+// error, or the output of what must succeed.
+func (c *cluster) commands(t testing.TB, dir string) (command func(args ...string) (string, error), must func(args ...string) string) {
+	command = func(args ...string) (string, error) {
+		cmd := exec.CommandContext(t.Context(), bin(t, "faasd-sec"), append(args, "--gateway", c.gateway, "--config-dir", dir)...)
+		cmd.Env = []string{"FAASD_SEC_PASSPHRASE=passphrase", "PATH=" + os.Getenv("PATH")}
+		b, err := cmd.CombinedOutput()
+		return string(b), err
+	}
+	return command, func(args ...string) string {
+		t.Helper()
+		out, err := command(args...)
+		if err != nil {
+			t.Fatalf("%v: %v\n%s", args, err, out)
+		}
+		return out
+	}
+}

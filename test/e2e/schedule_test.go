@@ -1,8 +1,11 @@
 package e2e
 
 import (
+	"crypto/rand"
 	"errors"
 	"io"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -116,5 +119,82 @@ func sendTicks(t *testing.T, c *client.Client, a *client.Ahead, from time.Time, 
 	}
 	if _, err := c.PutTicks(t.Context(), a, ticks, mode); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestScheduleByCommand goes through what somebody does with faasd-sec schedule, and
+// looks for the data wherever it could have been left.
+func TestScheduleByCommand(t *testing.T) {
+	const canary = "canary-of-a-schedule-81c2-that-nobody-is-to-find-anywhere"
+	c := up(t, 1)
+	dir := c.configDir(t)
+	if err := client.PinBroker(dir, c.gateway, c.Broker()); err != nil {
+		t.Fatal(err)
+	}
+	c.keyring = client.NewKeyring(filepath.Join(dir, "functions", "default"), []byte("passphrase"), rand.Reader)
+	fn := c.deploy(t, "report")
+	within(t, 30*time.Second, "it serves", func() bool { return (&entry{client: c.client}).call(t.Context(), fn) == nil })
+	command, must := c.commands(t, dir)
+	says := func(out string, words ...string) {
+		t.Helper()
+		for _, w := range words {
+			if !strings.Contains(out, w) {
+				t.Errorf("no %q in\n%s", w, out)
+			}
+		}
+	}
+	for _, wrong := range [][]string{{"--cron", "often"}, {"--cron", "@hourly", "--for", "5 minutes"}, {"--cron", "@hourly", "--for", "1m", "--data", strings.Repeat("x", 70<<10)}} {
+		if out, err := command(append([]string{"schedule", "put", "report"}, wrong...)...); err == nil {
+			t.Errorf("%.60v was taken: %s", wrong, out)
+		}
+	}
+	says(must("schedule", "put", "report", "--cron", "@every 1s", "--for", "10s", "--path", "/echo", "--data", canary), "ticks of report are sealed", "top-up report")
+	if out, err := command("schedule", "put", "report", "--cron", "@every 1s"); err == nil {
+		t.Errorf("a second one of the name: %s", out)
+	}
+	says(must("schedule", "top-up", "report", "--for", "5s"), "ticks of report are sealed")
+	says(must("describe", "report"), "report, @every 1s, put from here")
+	nowhere := func() {
+		t.Helper()
+		f, err := newFinder(forms("the data", canary))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, place := range []string{dir, filepath.Join(c.State(), "coordinator"), filepath.Join(c.State(), "logs")} {
+			files, _, err := f.tree(place, time.Time{}, nil, func(n needle, where string) { t.Errorf("%s, %s, is in %s", n.secret, n.form, where) })
+			if err != nil || files == 0 {
+				t.Errorf("%s: %d files, %v", place, files, err)
+			}
+		}
+	}
+	nowhere()
+	within(t, time.Minute, "all ticks are made", func() bool { return strings.Contains(must("schedule", "list"), "ran out: top-up") })
+	within(t, time.Minute, "their results open", func() bool {
+		return strings.Count(must("schedule", "results", "report", "--last", "14", "--bodies"), canary) == 14
+	})
+	nowhere()
+	says(must("schedule", "results", "report", "--last", "1"), "done", "200", "tick-")
+
+	says(must("schedule", "put", "report", "--name", "hours", "--cron", "@hourly", "--for", "30d"), "hours: 720 ticks")
+	file := filepath.Join(dir, "function.yml")
+	text := "functions:\n  report:\n    image: test/report@" + c.pushTestImage(t, "test/report") + "\n    sealed: {upstream: unix, timeouts: {exec: 19s}}\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	says(must("deploy", "-f", file), "720 ticks of schedule hours", "will not be called", "faasd-sec schedule top-up --replace hours")
+	within(t, 30*time.Second, "it is known that they are stale", func() bool {
+		return strings.Contains(must("schedule", "list"), "720 ticks stale: top-up --replace")
+	})
+	says(must("describe", "report"), "for a former revision: faasd-sec schedule top-up --replace hours")
+	must("schedule", "top-up", "hours", "--replace", "--for", "12h")
+	if out := must("schedule", "list"); strings.Contains(out, "stale") {
+		t.Error(out)
+	}
+	says(must("schedule", "remove", "hours"), "removed hours")
+	if out := must("schedule", "list"); strings.Contains(out, "hours") {
+		t.Error(out)
+	}
+	if out, err := command("schedule", "results", "hours"); err == nil {
+		t.Errorf("it is gone: %s", out)
 	}
 }

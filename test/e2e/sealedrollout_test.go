@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -102,20 +100,7 @@ func TestSealedTrafficByCommand(t *testing.T) {
 		within(t, 30*time.Second, color+" answers", func() bool { return strings.Contains(c.must(t, name, "/env?name=COLOR", ""), color) })
 		revisions = append(revisions, c.status(t, name))
 	}
-	command := func(args ...string) (string, error) {
-		cmd := exec.CommandContext(t.Context(), bin(t, "faasd-sec"), append(args, "--gateway", c.gateway, "--config-dir", dir)...)
-		cmd.Env = []string{"FAASD_SEC_PASSPHRASE=passphrase", "PATH=" + os.Getenv("PATH")}
-		b, err := cmd.CombinedOutput()
-		return string(b), err
-	}
-	must := func(args ...string) string {
-		t.Helper()
-		out, err := command(args...)
-		if err != nil {
-			t.Fatalf("%v: %v\n%s", args, err, out)
-		}
-		return out
-	}
+	command, must := c.commands(t, dir)
 	short := func(i int) string { return revisions[i].Revision[:12] }
 
 	if out := must("traffic", "which", short(0)+"=30", short(1)+"=70%", "--for", "1h"); !strings.Contains(out, "are divided until") {

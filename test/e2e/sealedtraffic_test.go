@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -43,6 +44,12 @@ func TestSealedTraffic(t *testing.T) {
 	ask := c.askBroker(t, name)
 	within(t, 30*time.Second, "blue has ended", func() bool { return len(c.status(t, name).Serving) == 0 })
 
+	// A caller who runs already.
+	running := c.another(t)
+	if res, err := running.Invoke(t.Context(), name, client.Request{Path: "/env"}); err != nil || res.Meta.Revision.String() != green.Revision {
+		t.Fatal(err)
+	}
+
 	d, err := c.client.Divide(t.Context(), name, map[string]int{blue.Revision[:12]: 90, green.Revision: 10}, time.Hour, c.keyring)
 	if err != nil {
 		t.Fatal(err)
@@ -56,11 +63,7 @@ func TestSealedTraffic(t *testing.T) {
 	}
 
 	// Another caller, who has not seen any of it.
-	fresh, err := client.New(client.Config{Gateway: c.gateway, Identity: c.id, Pins: c.pins})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(fresh.Close)
+	fresh := c.another(t)
 	call := func(cl *client.Client, id string) string {
 		t.Helper()
 		res, err := cl.Invoke(t.Context(), name, client.Request{Path: "/env", Query: "name=COLOR", CallID: id})
@@ -85,6 +88,7 @@ func TestSealedTraffic(t *testing.T) {
 		t.Errorf("%s: %q", id, b)
 		return ""
 	}
+	within(t, 30*time.Second, "who runs already hears of it", func() bool { return call(running, "call-1") == "blue" })
 	const calls = 1000
 	var mu sync.Mutex
 	seen, colors, ids := map[string]int{}, map[string]string{}, make(chan int, calls)
@@ -114,6 +118,21 @@ func TestSealedTraffic(t *testing.T) {
 		id := fmt.Sprintf("call-%d", i)
 		if again := call(c.client, id); again != colors[id] {
 			t.Errorf("%s came to %s, and then to %s", id, colors[id], again)
+		}
+	}
+
+	// All of it outlives the daemons.
+	c.kill(t, "keybroker", syscall.SIGKILL)
+	c.kill(t, "coordinator", syscall.SIGKILL)
+	c.served(t, "coordinator")
+	within(t, 30*time.Second, "the key broker knows the statement again", func() bool { return ask(blue.Revision) == api.CodeKeyRefused })
+	if now := c.status(t, name); !bytes.Equal(now.Traffic, st.Traffic) || len(now.Serving) != 2 {
+		t.Errorf("after a crash: %+v", now)
+	}
+	for i := range 20 {
+		id := fmt.Sprintf("call-%d", i)
+		if again := call(fresh, id); again != colors[id] {
+			t.Errorf("%s came to %s, and after a crash to %s", id, colors[id], again)
 		}
 	}
 
@@ -180,6 +199,17 @@ func TestSealedTraffic(t *testing.T) {
 	within(t, 30*time.Second, "all calls go back to blue", func() bool { return call(fresh, "back") == "blue" })
 }
 
+// another is another client of the same caller.
+func (c *cluster) another(t *testing.T) *client.Client {
+	t.Helper()
+	cl, err := client.New(client.Config{Gateway: c.gateway, Identity: c.id, Pins: c.pins})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cl.Close)
+	return cl
+}
+
 // askBroker asks the key broker for keys as a node that has no evidence would, and
 // says why it refuses: of a revision whose keys it would release for want of that.
 func (c *cluster) askBroker(t *testing.T, name api.FunctionName) func(revision string) api.Code {
@@ -216,12 +246,12 @@ func (c *cluster) askBroker(t *testing.T, name api.FunctionName) func(revision s
 		}
 		resp, err := (&http.Client{Transport: tr, Timeout: 10 * time.Second}).Post("https://"+addr+api.BrokerPathRelease, api.ContentTypeJSON, bytes.NewReader(body))
 		if err != nil {
-			t.Fatal(err)
+			return api.CodeUnavailable
 		}
 		defer resp.Body.Close()
 		b, err := io.ReadAll(resp.Body)
 		if err != nil {
-			t.Fatal(err)
+			return api.CodeUnavailable
 		}
 		return api.ParseProblem(resp.StatusCode, b).Code
 	}

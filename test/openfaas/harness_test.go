@@ -7,11 +7,9 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
-	"crypto/rand"
 	"fmt"
 	"io"
 	"log/slog"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
@@ -28,8 +27,6 @@ import (
 
 	"github.com/faasd-sec/faasd-sec/coordinator/openfaas"
 	"github.com/faasd-sec/faasd-sec/local"
-	"github.com/faasd-sec/faasd-sec/reqauth"
-	"github.com/faasd-sec/faasd-sec/sealed/unseal"
 )
 
 const module = "github.com/faasd-sec/faasd-sec/"
@@ -114,9 +111,10 @@ func up(t *testing.T) *cluster {
 		}
 		return string(b)
 	}
-	push(t, c.Gateway(), bin, testImage, "/usr/bin/watchdog")
-	push(t, c.Gateway(), bin, brokenImage, "/usr/bin/none")
-	return &cluster{Cluster: c, bin: bin, cli: &faasCLI{gateway: c.Gateway(), user: read(openfaas.UserFile), password: read(openfaas.PasswordFile)}}
+	cli := &faasCLI{gateway: c.Gateway(), user: read(openfaas.UserFile), password: read(openfaas.PasswordFile)}
+	push(t, cli, bin, testImage, "/usr/bin/watchdog")
+	push(t, cli, bin, brokenImage, "/usr/bin/none")
+	return &cluster{Cluster: c, bin: bin, cli: cli}
 }
 
 func dump(t *testing.T, state string) {
@@ -173,20 +171,14 @@ func watchdogImage(t *testing.T, bin, entrypoint string) v1.Image {
 	return img
 }
 
-// push puts an image into the cluster's registry, as an owner does.
-func push(t *testing.T, gateway, bin, repo, entrypoint string) {
+// push puts an image into the cluster's registry, as clients of any registry do.
+func push(t *testing.T, cli *faasCLI, bin, repo, entrypoint string) {
 	t.Helper()
-	ref, err := name.NewTag(strings.TrimPrefix(gateway, "http://")+"/"+repo, name.Insecure)
+	ref, err := name.NewTag(strings.TrimPrefix(cli.gateway, "http://")+"/"+repo, name.Insecure)
 	if err != nil {
 		t.Fatal(err)
 	}
-	owner, err := unseal.NewIdentity(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signed := &reqauth.Transport{Base: http.DefaultTransport, Unsigned: reqauth.RegistryUpload,
-		Signer: &reqauth.Signer{Key: owner.Signer(), Random: rand.Reader, Now: time.Now}}
-	if err := remote.Write(ref, watchdogImage(t, bin, entrypoint), remote.WithTransport(signed), remote.WithContext(t.Context())); err != nil {
+	if err := remote.Write(ref, watchdogImage(t, bin, entrypoint), remote.WithAuth(&authn.Basic{Username: cli.user, Password: cli.password}), remote.WithContext(t.Context())); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -165,3 +165,30 @@ func testFaasCLI(t *testing.T, c *cluster) {
 		}
 	}
 }
+
+// testEvents calls functions with structured CloudEvents: raw, as data, and for an
+// event in return.
+func testEvents(t *testing.T, c *cluster) {
+	const event = `{"specversion":"1.0","id":"7","source":"/me","type":"t","data":{"a":1}}`
+	of := func(mode string) func(*http.Request) {
+		return func(r *http.Request) {
+			r.Header.Set("Content-Type", "application/cloudevents+json")
+			r.Header.Set("X-Faasd-Sec-Events", mode)
+			r.Header.Set("X-Call-Id", "event-1")
+		}
+	}
+	c.function(t, "raw", "cat", nil)
+	if r := c.cli.invoke("POST", "raw", event, of("")); r.status != 200 || r.body != event {
+		t.Errorf("as it is: %d %q", r.status, r.body)
+	}
+	if r := c.cli.invoke("POST", "raw", event, of("binary")); r.status != 200 || r.body != `{"a":1}` || r.header.Get("Ce-Type") != "io.faasd-sec.call.result" || r.header.Get("Ce-Id") != "event-1" {
+		t.Errorf("binary: %d %q %v", r.status, r.body, r.header)
+	}
+	if r := c.cli.invoke("POST", "raw", event, of("structured")); r.status != 200 || r.header.Get("Content-Type") != "application/cloudevents+json" ||
+		!strings.Contains(r.body, `"source":"/function/raw.openfaas-fn"`) || !strings.Contains(r.body, `"data_base64":"eyJhIjoxfQ=="`) {
+		t.Errorf("structured: %d %q %v", r.status, r.body, r.header)
+	}
+	c.function(t, "data", "env", message{"annotations": message{"com.faasd-sec.events": "data"}})
+	c.want(t, c.cli.invoke("POST", "data", event, of("")), 200, "Http_Ce_Id=7")
+	c.internal(t, c.cli.invoke("POST", "data", `{"specversion":"1.0","id":"7","source":"/me"}`, of("")), 400, "type")
+}

@@ -21,9 +21,9 @@ func TestOpenFaaS(t *testing.T) {
 		name string
 		run  func(*testing.T, *cluster)
 	}{
-		{"auth", testAuth}, {"functions", testFunctions}, {"verbatim", testVerbatim}, {"readiness", testReadiness}, {"usage", testUsage},
+		{"auth", testAuth}, {"registry", testRegistry}, {"functions", testFunctions}, {"verbatim", testVerbatim}, {"readiness", testReadiness}, {"usage", testUsage},
 		{"scale", testScale}, {"secrets", testSecrets}, {"namespaces", testNamespaces}, {"info", testInfo}, {"healthz", testHealthz},
-		{"logs", testLogs}, {"invoke", testInvoke}, {"limits of invocations", testInvokeLimits}, {"contract", testContract}, {"async", testAsync},
+		{"logs", testLogs}, {"invoke", testInvoke}, {"limits of invocations", testInvokeLimits}, {"contract", testContract}, {"events", testEvents}, {"async", testAsync},
 		{"async cancelled", testAsyncCancelled}, {"async retries", testAsyncRetries}, {"faas-cli", testFaasCLI}, {"faasd-sec", testOwnCLI},
 		{"many functions", testManyFunctions}, {"replicas at once", testReplicasAtOnce}, {"scale by throughput", testScaleByThroughput},
 		{"logs at once", testLogsAtOnce}, {"secret update", testSecretUpdate},
@@ -44,6 +44,25 @@ func (c *cluster) function(t *testing.T, name, process string, more message) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.cli.remove(name, "") })
+}
+
+// testRegistry: images are pushed with the same password, and deployed by the name
+// under which they were pushed.
+func testRegistry(t *testing.T, c *cluster) {
+	host := strings.TrimPrefix(c.Gateway(), "http://")
+	for _, header := range []string{"", "Basic YWRtaW46d3Jvbmc="} {
+		r := c.cli.send("GET", "/v2/", nil, func(r *http.Request) { r.Header.Set("Authorization", header) })
+		if err := want(r, 401, ""); err != nil || !strings.HasPrefix(r.header.Get("WWW-Authenticate"), "Basic ") || r.header.Get("Docker-Distribution-Api-Version") != "registry/2.0" {
+			t.Errorf("%q: %v %v", header, err, r.header)
+		}
+	}
+	c.want(t, c.cli.send("GET", "/v2/test/watchdog/manifests/latest", nil), 401, "")
+	c.want(t, c.cli.send("GET", "/v2/test/watchdog/manifests/latest", nil, func(r *http.Request) { r.SetBasicAuth(c.cli.user, c.cli.password) }), 200, "layers")
+	c.function(t, "own-image", "cat", message{"image": host + "/" + testImage})
+	c.want(t, c.cli.invoke("POST", "own-image", "of the gateway itself"), 200, "of the gateway itself")
+	if s, err := c.cli.status("own-image"); err != nil || s.Image != host+"/"+testImage {
+		t.Errorf("%+v, %v", s, err)
+	}
 }
 
 func testAuth(t *testing.T, c *cluster) {

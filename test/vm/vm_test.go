@@ -46,7 +46,8 @@ func unavailable(t *testing.T, why string) {
 }
 
 // The tests of cgroups, of scratch, of the monitor and of sandboxes pass on a machine whose one hierarchy is
-// v2, on the kernel of Debian's stable release.
+// v2, on the kernel of Debian's stable release, and a whole cluster serves there. FAASD_SEC_VM_JOBS names those
+// to run, separated by commas, where not all are wanted.
 func TestOnPureCgroupV2(t *testing.T) {
 	qemu, err := exec.LookPath("qemu-system-x86_64")
 	if err != nil {
@@ -63,6 +64,10 @@ func TestOnPureCgroupV2(t *testing.T) {
 		{Name: "monitor", Args: []string{"/tests/monitor", "-test.v", "-test.timeout=4m", "-test.skip=^TestTrafficOf"}, Timeout: 5 * time.Minute},
 		{Name: "sandboxes", Args: []string{"/tests/containerd", "-test.v", "-test.timeout=14m",
 			"-test.run=" + sandboxTests, "-test.skip=" + newerKernels}, Timeout: 15 * time.Minute},
+		{Name: "cluster", Args: []string{"/tests/e2e", "-test.v", "-test.timeout=6m", "-test.run=" + clusterTests}, Timeout: 7 * time.Minute},
+	}
+	if only := os.Getenv("FAASD_SEC_VM_JOBS"); only != "" {
+		jobs = slices.DeleteFunc(jobs, func(j job) bool { return !slices.Contains(strings.Split(only, ","), j.Name) })
 	}
 	dir := t.TempDir()
 	initramfs := filepath.Join(dir, "initramfs")
@@ -88,6 +93,9 @@ const (
 		"|TestScratch.*|TestIOLimitsHoldForScratch|TestCPU.*)$/^runc$"
 	newerKernels = "^Test.*$/^runc$/^(ABlankIsBoundOnceAndNotRecovered|bound)$"
 )
+
+// clusterTests are a whole cluster's: every daemon of it, a sealed and a plain function.
+const clusterTests = "^(TestSealedFunctionAnswersItsCaller|TestPlainFunctionsPassRequestsAsTheyAre)$"
 
 // boot runs the machine to its end and gives how each job ended.
 func boot(ctx context.Context, t *testing.T, qemu, kernel, initramfs string) map[string]string {
@@ -154,6 +162,14 @@ func compose(ctx context.Context, dir, path, kernel string, jobs []job) error {
 		{"tests/containerd", "runtime/containerd", "test"},
 		{"tests/scratch", "scratch", "test"},
 		{"tests/monitor", "monitor", "test"},
+		{"tests/e2e", "test/e2e", "test"},
+		{"built/coordinator", "cmd/coordinator", "build"},
+		{"built/keybroker", "cmd/keybroker", "build"},
+		{"built/manifest-opener", "cmd/manifest-opener", "build"},
+		{"built/node", "cmd/node", "build"},
+		{"built/agent", "cmd/agent", "build"},
+		{"built/faasd-sec", "cmd/faasd-sec", "build"},
+		{"built/function", "test/function", "build"},
 		{"built/testagent", "runtime/runtimetest/testagent", "build"},
 		{"built/escapeprobe", "runtime/escapeprobe", "build"},
 		{"built/containerd-shim-faasdsec-v1", "cmd/containerd-shim-faasdsec-v1", "build"},
@@ -166,6 +182,9 @@ func compose(ctx context.Context, dir, path, kernel string, jobs []job) error {
 		}
 		cmd := exec.CommandContext(ctx, "go", append(args, "-trimpath", "-ldflags=-s -w", "-o", to, module+p.pkg)...)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if p.pkg == "cmd/manifest-opener" { // as the Makefile builds it
+			cmd.Env = append(cmd.Env, "GOEXPERIMENT=runtimesecret")
+		}
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("build %s: %w\n%s", p.pkg, err, out)
 		}
