@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -152,7 +153,7 @@ func (d *deployer) deploy(ctx context.Context, fn *stack.Function) (client.Deplo
 	}
 	p := d.newProgress("deploy " + fn.Name.Short())
 	defer p.end()
-	remote, err := d.registry(p)
+	remote, err := d.registry(ctx, p)
 	if err != nil {
 		return client.Deployed{}, err
 	}
@@ -168,15 +169,45 @@ func (d *deployer) deploy(ctx context.Context, fn *stack.Function) (client.Deplo
 	return d.client.Deploy(ctx, dep)
 }
 
-// registry pushes through the gateway, with requests signed by the identity.
-func (d *deployer) registry(p *progress) (*image.Remote, error) {
-	u, err := url.Parse(d.gateway)
+// registry pushes through the gateway, or the first of the others that answers where
+// it does not, with requests signed by the identity.
+func (d *deployer) registry(ctx context.Context, p *progress) (*image.Remote, error) {
+	u, err := url.Parse(answering(ctx, append([]string{d.gateway}, d.otherGateways("")...)))
 	if err != nil {
 		return nil, api.Invalid("gateway", "give a URL such as "+defaultGateway, "it does not parse")
 	}
 	return &image.Remote{Registry: u.Host, PlainHTTP: u.Scheme == "http", Progress: p.bytes,
 		Transport: &reqauth.Transport{Base: client.NewTransport(), Unsigned: reqauth.RegistryUpload,
 			Signer: &reqauth.Signer{Key: d.id.Signer(), Random: rand.Reader, Now: time.Now}}}, nil
+}
+
+// knockTime is how long a gateway may take to accept a connection.
+const knockTime = 2 * time.Second
+
+// answering is the first gateway that accepts a connection, and the first one where
+// none does, for the error to be about.
+func answering(ctx context.Context, gateways []string) string {
+	if len(gateways) == 1 {
+		return gateways[0]
+	}
+	for _, g := range gateways {
+		u, err := url.Parse(g)
+		if err != nil {
+			continue
+		}
+		host := u.Host
+		if u.Port() == "" {
+			host = net.JoinHostPort(u.Hostname(), u.Scheme) // "http" and "https" are names of ports
+		}
+		kctx, cancel := context.WithTimeout(ctx, knockTime)
+		conn, err := new(net.Dialer).DialContext(kctx, "tcp", host)
+		cancel()
+		if err == nil {
+			_ = conn.Close()
+			return g
+		}
+	}
+	return gateways[0]
 }
 
 func (d *deployer) noImage(fn *stack.Function, path string, err error) error {

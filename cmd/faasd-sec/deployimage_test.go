@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net"
 	"slices"
 	"testing"
 
@@ -27,6 +28,28 @@ func TestAWatchdogInTheImageRunsWhatFprocessSays(t *testing.T) {
 		behindWatchdog(&d, c.entry)
 		if !slices.Equal(d.Process, c.want) || d.Bundle.Env["fprocess"] != c.fprocess {
 			t.Errorf("%s: %q, fprocess %q", name, d.Process, d.Bundle.Env["fprocess"])
+		}
+	}
+}
+
+func TestImagesGoToTheFirstGatewayThatAnswers(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed.Close()
+	up, down := "http://"+l.Addr().String(), "http://"+closed.Addr().String()
+	for _, c := range []struct {
+		list []string
+		want string
+	}{{[]string{up, down}, up}, {[]string{down, up}, up}, {[]string{down, down}, down}, {[]string{down}, down}, {[]string{":", up}, up}} {
+		if got := answering(t.Context(), c.list); got != c.want {
+			t.Errorf("%v: %s", c.list, got)
 		}
 	}
 }

@@ -19,7 +19,7 @@ func (d *deployer) deployPlain(ctx context.Context, fn *stack.Function) (client.
 	if fn.Build != nil || d.flags.imageTar != "" {
 		p := d.newProgress("deploy " + fn.Name.Short())
 		defer p.end()
-		remote, err := d.registry(p)
+		remote, err := d.registry(ctx, p)
 		if err != nil {
 			return client.Deployed{}, err
 		}
