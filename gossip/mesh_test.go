@@ -200,6 +200,9 @@ func TestTwoHundredMembersConvergeLoseSomeAndTakeOneBack(t *testing.T) {
 func TestHalvesOfAPartitionFindEachOtherThroughSeeds(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		const size = 10
+		// What gossip did not bring to a member comes by exchanges with random others,
+		// of which each doubles who knows: half a dozen are enough but for bad luck.
+		exchanged := 12 * DefaultLAN().SyncInterval
 		net := newSimNet()
 		meshes := make([]*Mesh, size)
 		side := map[string]bool{}
@@ -215,7 +218,7 @@ func TestHalvesOfAPartitionFindEachOtherThroughSeeds(t *testing.T) {
 		}
 		defer shut(t, meshes...)
 		whole := all(meshes, func(m *Mesh) bool { return len(m.Snapshot().Nodes) == size })
-		eventually(t, 30*time.Second, "whole", whole)
+		eventually(t, exchanged, "whole", whole)
 		net.split(side)
 		eventually(t, 2*time.Minute, "split", all(meshes, func(m *Mesh) bool { return len(m.Snapshot().Nodes) == size/2 }))
 		time.Sleep(5 * time.Minute) // long after memberlist has stopped talking to the dead
@@ -226,7 +229,8 @@ func TestHalvesOfAPartitionFindEachOtherThroughSeeds(t *testing.T) {
 		net.split(nil)
 		took := eventually(t, time.Minute, "healed", whole)
 		t.Logf("healed in %v", took)
-		eventually(t, time.Minute, "loads of the other half", all(meshes, sees(nodeName(1), 1)))
+		took = eventually(t, exchanged, "loads of the other half", all(meshes, sees(nodeName(1), 1)))
+		t.Logf("loads known in %v", took)
 		if s := meshes[size-1].Stats(); s.Rejoins+meshes[size-2].Stats().Rejoins == 0 && s.RejoinsFailed == 0 {
 			t.Errorf("nobody rejoined: %+v", s)
 		}
