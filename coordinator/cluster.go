@@ -173,8 +173,13 @@ func (c *Coordinator) serveRegistry(ctx *fasthttp.RequestCtx) {
 	}
 	if scheme, _, _ := strings.Cut(string(ctx.Request.Header.Peek(fasthttp.HeaderAuthorization)), " "); scheme != reqauth.Scheme && c.system.TakesPassword() {
 		ctx.Response.Header.Set("Docker-Distribution-Api-Version", "registry/2.0")
-		if !c.system.Admit(ctx) { // with a challenge, for which those clients wait
+		if !c.system.Admit(ctx) {
 			ctx.SetConnectionClose()
+			if ctx.Response.StatusCode() == fasthttp.StatusUnauthorized { // with the challenge, for which those clients wait
+				e := api.Errorf(api.CodeUnauthorized, "the request is neither signed nor has the gateway's password")
+				e.Field, e.Remedy = fasthttp.HeaderAuthorization, "sign it with the owner's key, as faasd-sec does, or log in (docker login)"
+				c.problem(ctx, e)
+			}
 			return
 		}
 		c.dep.Registry(ctx)

@@ -35,7 +35,7 @@ func (s *Sandbox) buildBlank(ctx context.Context, spec runtime.Spec) error {
 	if err := r.writeRecord(s.record()); err != nil {
 		return err
 	}
-	root, err := r.skels.get(blankDirs())
+	root, err := r.roots.get(blankDirs())
 	if err != nil {
 		return err
 	}

@@ -41,6 +41,8 @@ func (r *Runtime) Recover(ctx context.Context) ([]runtime.Sandbox, error) {
 		if err := errors.Join(removeDir(skeletons), os.MkdirAll(skeletons, 0o711)); err != nil {
 			return nil, fmt.Errorf("make layers anew: %w", err)
 		}
+		r.skels.known.Clear()
+		r.roots.known.Clear()
 	}
 	// Two looks in a row must find nothing.
 	for round, clean := 0, 0; clean < 2; round++ {
@@ -316,8 +318,8 @@ func (r *Runtime) killTask(ctx context.Context, id string) error {
 // sweepProbes removes what a probe or a skeleton left that was killed half-way.
 func (r *Runtime) sweepProbes() error {
 	var left []string
-	for _, pattern := range []string{"probe-*", "skeletons/new-*"} {
-		m, err := filepath.Glob(filepath.Join(r.cfg.LayerDir, pattern))
+	for _, pattern := range []string{filepath.Join(r.cfg.LayerDir, "probe-*"), filepath.Join(r.cfg.LayerDir, "skeletons/new-*"), filepath.Join(r.cfg.RunDir, "skeletons/new-*")} {
+		m, err := filepath.Glob(pattern)
 		if err != nil {
 			return fmt.Errorf("look for probes: %w", err)
 		}

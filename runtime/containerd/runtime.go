@@ -33,7 +33,8 @@ type Runtime struct {
 	ranges   *idRanges
 	rlimits  []specs.POSIXRlimit
 	images   *imageCache
-	skels    *skeletons
+	skels    *skeletons // layers, in LayerDir
+	roots    *skeletons // of blanks, in RunDir: sandboxes walk down to them
 	pulls    sync.Mutex
 	flights  map[string]*flight  // images being made present, by digest; pulls guards it
 	fetches  *semaphore.Weighted // a place for each image being fetched
@@ -59,7 +60,7 @@ func New(ctx context.Context, cfg Config) (_ *Runtime, retErr error) {
 	if cfg.LayerDir == "" {
 		cfg.LayerDir = cfg.RunDir
 	}
-	for _, dir := range []string{cfg.RunDir, filepath.Join(cfg.RunDir, "sandboxes"), cfg.LayerDir, filepath.Join(cfg.LayerDir, "skeletons")} {
+	for _, dir := range []string{cfg.RunDir, filepath.Join(cfg.RunDir, "sandboxes"), filepath.Join(cfg.RunDir, "skeletons"), cfg.LayerDir, filepath.Join(cfg.LayerDir, "skeletons")} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return nil, fmt.Errorf("make the run directory: %w", err)
 		}
@@ -109,7 +110,7 @@ func New(ctx context.Context, cfg Config) (_ *Runtime, retErr error) {
 	}
 	r := &Runtime{
 		cfg: cfg, client: c, cgroups: groups, device: device, compose: compose, ranges: ranges, rlimits: limits,
-		images: newImageCache(), skels: &skeletons{layerDir: cfg.LayerDir},
+		images: newImageCache(), skels: &skeletons{layerDir: cfg.LayerDir}, roots: &skeletons{layerDir: cfg.RunDir},
 		slots:  semaphore.NewWeighted(int64(cfg.MaxCreates)),
 		events: newEventQueue(), sandboxes: make(map[string]*Sandbox),
 		flights: make(map[string]*flight), fetches: semaphore.NewWeighted(int64(cfg.MaxPulls)),
