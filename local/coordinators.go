@@ -49,15 +49,14 @@ func (c *Cluster) chooseOthers() error {
 	if err != nil {
 		return err
 	}
-	// Addresses of members are kept by the store: those of an earlier run count
-	// until each member has told its new one, which takes a majority. They stay.
-	peers, err := c.peerAddresses()
-	if err != nil {
-		return err
+	if c.peers == nil {
+		if err := c.choosePeers(); err != nil {
+			return err
+		}
 	}
-	c.ports.peer = peers[0]
+	c.ports.peer = c.peers[0]
 	for i := 2; i <= c.cfg.Coordinators; i++ {
-		p := coordinatorPorts{peer: peers[i-1]}
+		p := coordinatorPorts{peer: c.peers[i-1]}
 		for _, at := range []struct {
 			addr *string
 			host string
@@ -74,26 +73,42 @@ func (c *Cluster) chooseOthers() error {
 // peersFile keeps the addresses of the coordinators' stores.
 const peersFile = "peers"
 
-func (c *Cluster) peerAddresses() ([]string, error) {
-	path := filepath.Join(c.state, peersFile)
-	b, err := os.ReadFile(path)
-	if err == nil {
-		all := strings.Fields(string(b))
-		if len(all) != c.cfg.Coordinators {
-			return nil, fmt.Errorf("%s is of %d coordinators, not %d", c.state, len(all), c.cfg.Coordinators)
+// keepPeers reads the addresses that the stores had in an earlier run. The store
+// keeps its members' addresses: they count until each member has told its new one,
+// which takes a majority. So they stay.
+func (c *Cluster) keepPeers() error {
+	if c.cfg.Coordinators < 2 {
+		return nil
+	}
+	b, err := os.ReadFile(filepath.Join(c.state, peersFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	c.peers = strings.Fields(string(b))
+	if len(c.peers) != c.cfg.Coordinators {
+		return fmt.Errorf("%s is of %d coordinators, not %d", c.state, len(c.peers), c.cfg.Coordinators)
+	}
+	for _, addr := range c.peers {
+		if !c.draw(addr) {
+			return fmt.Errorf("%s: %q is no address, or there twice", filepath.Join(c.state, peersFile), addr)
 		}
-		return all, nil
 	}
-	if !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
+	return nil
+}
+
+func (c *Cluster) choosePeers() error {
 	all := make([]string, c.cfg.Coordinators)
 	for i := range all {
+		var err error
 		if all[i], err = c.port("127.0.0.1"); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return all, os.WriteFile(path, []byte(strings.Join(all, "\n")+"\n"), 0o600)
+	c.peers = all
+	return os.WriteFile(filepath.Join(c.state, peersFile), []byte(strings.Join(all, "\n")+"\n"), 0o600)
 }
 
 // serves asks a part's operations listener.

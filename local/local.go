@@ -67,7 +67,8 @@ type Cluster struct {
 	broker  api.BrokerInfo
 
 	manifest api.ManifestKeys
-	drawn    map[string]bool    // addresses that are somebody's, listening or not yet
+	drawn    map[string]bool    // ports that are somebody's, listening or not yet
+	peers    []string           // addresses of the coordinators' stores, where there are several
 	others   []coordinatorPorts // of the second coordinator and those after it
 }
 
@@ -211,48 +212,66 @@ func (c *Cluster) namespace(i int) string {
 	return filepath.Base(c.run) + "-n" + strconv.Itoa(i)
 }
 
-// choosePorts finds free ones for everything but the gateway.
+// choosePorts finds free ones for every part, those first that are given.
 func (c *Cluster) choosePorts() error {
-	var errs error
-	free := func() string {
-		addr, err := c.port("127.0.0.1")
-		errs = errors.Join(errs, err)
-		return addr
+	if err := c.keepPeers(); err != nil {
+		return err
 	}
-	c.ports = ports{cluster: free(), gossip: free(), ops: free(), broker: free(), brokerOps: free()}
 	var err error
-	if c.ports.gateway, err = listenable(c.cfg.Listen); err != nil {
-		errs = errors.Join(errs, &api.Error{Code: api.CodeConflict, Field: "listen", Err: err,
-			Message: c.cfg.Listen + " cannot be listened on", Remedy: "choose another with --listen"})
+	if c.ports.gateway, err = c.listenable(c.cfg.Listen); err != nil {
+		return &api.Error{Code: api.CodeConflict, Field: "listen", Err: err,
+			Message: c.cfg.Listen + " cannot be listened on", Remedy: "choose another with --listen"}
 	}
 	c.gateway = c.ports.gateway
-	return errors.Join(errs, c.chooseOthers())
+	for _, at := range []*string{&c.ports.cluster, &c.ports.gossip, &c.ports.ops, &c.ports.broker, &c.ports.brokerOps} {
+		if *at, err = c.port("127.0.0.1"); err != nil {
+			return err
+		}
+	}
+	return c.chooseOthers()
 }
 
 // listenable is addr, or one of its host with a free port where its port is 0.
-func listenable(addr string) (string, error) {
-	if host, port, err := net.SplitHostPort(addr); err == nil && port == "0" {
-		return freePort(host)
+func (c *Cluster) listenable(addr string) (string, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return addr, err
+	}
+	if port == "0" {
+		return c.port(host)
 	}
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
 		return addr, err
 	}
-	return addr, ln.Close()
+	if !c.draw(addr) {
+		err = errors.New("a coordinator's store has that port")
+	}
+	return addr, errors.Join(err, ln.Close())
 }
 
-// port is a free address of host that none of this cluster's parts was given.
+// port is a free address of host whose port none of this cluster's parts was given.
 func (c *Cluster) port(host string) (string, error) {
 	for {
 		addr, err := freePort(host)
-		if err != nil || !c.drawn[addr] {
-			if c.drawn == nil {
-				c.drawn = map[string]bool{}
-			}
-			c.drawn[addr] = true
+		if err != nil || c.draw(addr) {
 			return addr, err
 		}
 	}
+}
+
+// draw gives an address's port to a part, unless one has it, on whichever host:
+// a wildcard address has that of every other.
+func (c *Cluster) draw(addr string) bool {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil || c.drawn[port] {
+		return false
+	}
+	if c.drawn == nil {
+		c.drawn = map[string]bool{}
+	}
+	c.drawn[port] = true
+	return true
 }
 
 // freePort is an address of host that nobody has, for TCP and UDP. It is below

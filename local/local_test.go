@@ -199,3 +199,49 @@ func TestConfigIsChecked(t *testing.T) {
 		}
 	}
 }
+
+// So many draws that a port given twice is likely to show, were it possible.
+func TestNoTwoPartsGetOnePort(t *testing.T) {
+	for range 200 {
+		c := &Cluster{cfg: Config{Listen: "127.0.0.1:0", Coordinators: 3}, state: t.TempDir()}
+		if err := c.choosePorts(); err != nil {
+			t.Fatal(err)
+		}
+		again := &Cluster{cfg: c.cfg, state: c.state} // whose stores have kept theirs
+		if err := again.choosePorts(); err != nil {
+			t.Fatal(err)
+		}
+		if again.ports.peer != c.ports.peer {
+			t.Fatalf("the first store moved from %s to %s", c.ports.peer, again.ports.peer)
+		}
+		for _, c := range []*Cluster{c, again} {
+			p := c.ports
+			all := []string{p.gateway, p.cluster, p.gossip, p.ops, p.broker, p.brokerOps, p.peer}
+			for _, o := range c.others {
+				all = append(all, o.gateway, o.cluster, o.gossip, o.ops, o.peer)
+			}
+			seen := map[string]bool{}
+			for _, addr := range all {
+				if addr == "" || seen[addr] {
+					t.Fatalf("%q is there twice: %q", addr, all)
+				}
+				seen[addr] = true
+			}
+		}
+	}
+}
+
+func TestGatewayDoesNotTakeAStoresPort(t *testing.T) {
+	c := &Cluster{cfg: Config{Listen: "127.0.0.1:0", Coordinators: 3}, state: t.TempDir()}
+	if err := c.choosePorts(); err != nil {
+		t.Fatal(err)
+	}
+	_, port, err := net.SplitHostPort(c.ports.peer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := &Cluster{cfg: Config{Listen: "0.0.0.0:" + port, Coordinators: 3}, state: c.state}
+	if err := again.choosePorts(); api.CodeOf(err) != api.CodeConflict {
+		t.Errorf("got %v", err)
+	}
+}
