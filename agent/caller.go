@@ -1,15 +1,14 @@
 package agent
 
 import (
-	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/faasd-sec/faasd-sec/nbio"
 )
 
 // callerCheck is how often an invocation that takes long looks whether anybody
 // still waits for it.
-const callerCheck = time.Second
+const callerCheck = 400 * time.Millisecond
 
 // onAbort says how the function's work on the invocation is ended early.
 func (inv *invocation) onAbort(f func()) { inv.abort.Store(&f) }
@@ -18,23 +17,15 @@ func (inv *invocation) onAbort(f func()) { inv.abort.Store(&f) }
 // function's time is the owner's to pay for. A connection of which only the
 // sending half was closed still waits for its reply.
 func (inv *invocation) checkCaller() {
-	sc, ok := inv.conn.(syscall.Conn)
-	if !ok || inv.released.Load() {
+	raw := nbio.Socket(inv.conn)
+	if raw == nil || inv.released.Load() {
 		return
 	}
-	rc, err := sc.SyscallConn()
+	p, err := nbio.Look(raw)
 	if err != nil {
-		return
-	}
-	gone := false
-	if err := rc.Control(func(fd uintptr) {
-		p := []unix.PollFd{{Fd: int32(fd)}}
-		n, err := unix.Poll(p, 0)
-		gone = err == nil && n > 0 && p[0].Revents&unix.POLLHUP != 0
-	}); err != nil {
 		return // released meanwhile
 	}
-	if !gone {
+	if !p.Gone {
 		inv.watch.Reset(callerCheck)
 		return
 	}
