@@ -3,6 +3,7 @@ package agent
 import (
 	"time"
 
+	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/nbio"
 )
 
@@ -29,7 +30,15 @@ func (inv *invocation) checkCaller() {
 		inv.watch.Reset(callerCheck)
 		return
 	}
+	inv.gone.Store(true)
 	if abort := inv.abort.Load(); abort != nil {
 		(*abort)()
+	}
+}
+
+// cutShort notes that a reply broke off, unless nobody was there to have it.
+func (inv *invocation) cutShort(err error) {
+	if e := inv.explain(err); e.Code != api.CodeCallerGone {
+		inv.f.logs.platform("a reply was cut short: %v", e)
 	}
 }
