@@ -40,9 +40,10 @@ func (c *Client) manifestKey(ctx context.Context) (sealed.PublicKey, error) {
 	now := c.cfg.Now()
 	at := uint64(max(now.Unix(), 0))
 	c.mu.Lock()
-	k, fetched := c.sealTo, c.sealToAt
+	k, fetched, believed := c.sealTo, c.sealToAt, c.sealToBy
 	c.mu.Unlock()
-	if k != nil && now.Sub(fetched) < keysFresh && at < k.NotAfter {
+	version := c.cfg.Pins.version()
+	if k != nil && now.Sub(fetched) < keysFresh && at < k.NotAfter && believed == version {
 		return k.Public, nil
 	}
 	info, err := c.ManifestKeys(ctx)
@@ -72,7 +73,7 @@ func (c *Client) manifestKey(ctx context.Context) (sealed.PublicKey, error) {
 			}
 		}
 		c.mu.Lock()
-		c.sealTo, c.sealToAt = k, now
+		c.sealTo, c.sealToAt, c.sealToBy = k, now, version
 		c.mu.Unlock()
 		return pub, nil
 	}
@@ -89,7 +90,12 @@ func (c *Client) pinnedOpener(info api.ManifestKeys) (_ sealed.PublicKey, firstU
 	}
 	gateway := c.gateway.String()
 	trust := fmt.Sprintf("faasd-sec key trust manifest-opener --gateway %s %s", gateway, offered.Fingerprint())
-	switch pinned, ok := c.cfg.Pins.Opener(gateway); {
+	pinned, ok := c.cfg.Pins.Opener(gateway)
+	if !ok || pinned != offered {
+		c.cfg.Pins.again()
+		pinned, ok = c.cfg.Pins.Opener(gateway)
+	}
+	switch {
 	case ok && pinned == offered:
 		return pinned, false, nil
 	case ok:

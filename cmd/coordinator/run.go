@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/anomaly/own"
+	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/coordinator"
 	"github.com/faasd-sec/faasd-sec/daemon"
 	"github.com/faasd-sec/faasd-sec/enrol"
@@ -88,7 +89,7 @@ func run(ctx context.Context, o options) (err error) {
 	defer mesh.Close()
 	desk := &enrol.Desk{
 		Authority: ca, Tokens: st, Cluster: cl, Address: o.clusterAdvertise, Broker: o.broker,
-		Seeds: func() []string { return []string{o.gossipAdvertise} },
+		Seeds: func() []string { return append([]string{o.gossipAdvertise}, mesh.PeersOf(api.RoleCoordinator)...) },
 	}
 	if o.peerListen != "" {
 		desk.Members = st
@@ -156,7 +157,7 @@ func run(ctx context.Context, o options) (err error) {
 
 	g := daemon.NewGroup(life, log)
 	g.Go("function cache", cache.Run)
-	g.Go("peers", keepPeers(mesh, o.state, log))
+	g.Go("peers", func(ctx context.Context) error { return enrol.FollowPeers(ctx, mesh, o.state, log) })
 	g.Go("certificate", func(ctx context.Context) error {
 		return identity.KeepRenewed(ctx, ca.SignFunc(pki.RoleCoordinator, o.id, coordinatorTTL))
 	})
