@@ -81,29 +81,29 @@ type Cache interface {
 
 // Deps are the parts a Coordinator works with.
 type Deps struct {
-	Mesh         Mesh
-	Store        Functions
-	Cache        Cache
-	Nodes        Dialer                  // mutual TLS to nodes
-	Coordinators Dialer                  // mutual TLS to other coordinators; nil where this one is alone
-	Broker       *http.Client            // mutual TLS to the key broker
-	BrokerURL    string                  // https://host:port
-	Registry     fasthttp.RequestHandler // the OCI registry, already below /v2/
-	Images       ImageChecker            // asks the registry what it has
-	Manifests    Manifests               // the manifest opener; nil: sealed manifests are refused
-	Resolver     ImageResolver           // of plain functions' images; nil: plain functions are refused
-	Secrets      Secrets                 // of plain functions; nil: those with secrets are refused
-	Namespaces   NamespaceStore          // nil: none can be created
-	Enrol        Enrolment
-	Auth         *reqauth.Verifier
-	Log          *slog.Logger
-	Lead         Lead // nil: this coordinator is the only one
-	Registerer   prometheus.Registerer
-	Watching     Watching
-	Trace        *tracing.Tracer // nil traces nothing
-	Majority     func() error    // tells that the store can be written; nil is always
-	Claims       Claims          // of tasks, by all coordinators; nil where this one is alone
-	Async        *Async          // nil: asynchronous invocations are refused
+	Mesh       Mesh
+	Store      Functions
+	Cache      Cache
+	Nodes      Dialer                  // mutual TLS to nodes
+	Others     Dialer                  // mutual TLS to other coordinators; nil where this one is alone
+	Broker     *http.Client            // mutual TLS to the key broker
+	BrokerURL  string                  // https://host:port
+	Registry   fasthttp.RequestHandler // the OCI registry, already below /v2/
+	Images     ImageChecker            // asks the registry what it has
+	Manifests  Manifests               // the manifest opener; nil: sealed manifests are refused
+	Resolver   ImageResolver           // of plain functions' images; nil: plain functions are refused
+	Secrets    Secrets                 // of plain functions; nil: those with secrets are refused
+	Namespaces NamespaceStore          // nil: none can be created
+	Enrol      Enrolment
+	Auth       *reqauth.Verifier
+	Log        *slog.Logger
+	Lead       Lead // nil: this coordinator is the only one
+	Registerer prometheus.Registerer
+	Watching   Watching
+	Trace      *tracing.Tracer // nil traces nothing
+	Majority   func() error    // tells that the store can be written; nil is always
+	Claims     Claims          // of tasks, by all coordinators; nil where this one is alone
+	Async      *Async          // nil: asynchronous invocations are refused
 }
 
 // ImageChecker tells whether the registry has a manifest or blob.

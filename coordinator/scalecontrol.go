@@ -160,7 +160,7 @@ func (s *scaler) learn() *census {
 // control is the controller. It ends with ctx.
 func (s *scaler) control(ctx context.Context) error {
 	s.begun, s.known = time.Now(), map[api.FunctionName]*scaled{}
-	if d := s.c.dep.Coordinators; d != nil {
+	if d := s.c.dep.Others; d != nil {
 		s.other = newElsewhere(s.c, d)
 		defer s.other.end()
 	}

@@ -144,7 +144,7 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	if o.several() {
 		deps.Claims = st
-		deps.Coordinators = memberDialer{identity: identity, role: pki.RoleCoordinator}
+		deps.Others = memberDialer{identity: identity, role: pki.RoleCoordinator}
 	}
 	if deps.Async, err = asyncParts(ctx, life, o, st, scfg, log); err != nil {
 		return err
