@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -128,15 +129,19 @@ func (w *waitsWorld) notControlling(t *testing.T) int {
 }
 
 // wants waits until the one that controls wants so many replicas of fn, and so many
-// are there.
+// are there: OpenFaaS's API tells both.
 func (w *waitsWorld) wants(t *testing.T, fn api.FunctionName, want, there int) {
 	t.Helper()
-	var st api.FunctionStatus
-	var err error
+	var st struct{ Replicas, AvailableReplicas int }
 	within(t, 30*time.Second, fmt.Sprintf("%d replicas of %s are wanted, and %d there", want, fn, there), func() bool {
-		st, err = w.entries[w.controlling(t)].client.Describe(t.Context(), fn)
-		return err == nil && st.Replicas == want && st.Available == there
-	}, func() string { return fmt.Sprintf("%d are wanted, %d there: %v", st.Replicas, st.Available, err) })
+		i := w.controlling(t)
+		e := &cluster{Cluster: w.c.Cluster, gateway: w.entries[i].gateway}
+		status, b := e.system(t, http.MethodGet, "/system/function/"+string(fn), "")
+		if err := json.Unmarshal([]byte(b), &st); status != http.StatusOK || err != nil {
+			t.Fatalf("%s: %d %s, %v", coordinatorPart(i), status, b, err)
+		}
+		return st.Replicas == want && st.AvailableReplicas == there
+	}, func() string { return fmt.Sprintf("%+v", st) })
 }
 
 // waitOnlyAt checks that calls of fn wait in that coordinator, and in no other.
