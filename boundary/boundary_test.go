@@ -101,7 +101,7 @@ var may = map[string]string{
 	"node/keepalive":      "",
 	"coordinator":         "anomaly api gate gossip manifest manifest/ask placement queue relay reqauth scaling schedule sealed store tracing",
 	"keybroker":           "api attest reqauth sealed sealed/unseal",
-	"proxy":               "api client gate relay tracing",
+	"proxy":               "api client gate manifest relay tracing",
 	"templates":           "api",
 	"sbom":                "api",
 	"client":              "api attest image manifest reqauth schedule sealed sealed/unseal stack upstream",

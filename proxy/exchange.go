@@ -50,6 +50,10 @@ func (x *exchange) serve() error {
 	if err != nil {
 		return gate.Unread(ctx, err)
 	}
+	needs, err := x.needs(r.Route)
+	if err != nil {
+		return gate.Unread(ctx, err)
+	}
 	x.until = x.began.Add(r.Timeout)
 	if r.Timeout < patience {
 		_ = ctx.Conn().SetReadDeadline(x.until)
@@ -57,7 +61,7 @@ func (x *exchange) serve() error {
 	if x.body, err = relay.ReadBody(ctx, x.proxy.cfg.MaxBody); err != nil {
 		return err
 	}
-	req := client.Request{Method: string(ctx.Method()), Path: path, Query: query, Header: requestHeader(ctx), CallID: id, Stream: r.Stream}
+	req := client.Request{Method: string(ctx.Method()), Path: path, Query: query, Header: requestHeader(ctx), CallID: id, Stream: r.Stream, Needs: needs}
 	switch {
 	case !x.body.Small:
 		u := x.body.Reader(x.until)
