@@ -85,6 +85,7 @@ type Deps struct {
 	Store      Functions
 	Cache      Cache
 	Nodes      Dialer                  // mutual TLS to nodes
+	Others     Dialer                  // mutual TLS to other coordinators; nil where this one is alone
 	Broker     *http.Client            // mutual TLS to the key broker
 	BrokerURL  string                  // https://host:port
 	Registry   fasthttp.RequestHandler // the OCI registry, already below /v2/

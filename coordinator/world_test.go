@@ -81,7 +81,7 @@ func newWorld(t testing.TB, n int, change ...func(*world)) *world {
 	}
 	life, end := context.WithCancel(context.Background())
 	w.c, err = New(life, w.cfg, Deps{
-		Mesh: w.mesh, Store: w.state, Cache: w.state, Nodes: plain{}, Log: slog.New(slog.DiscardHandler),
+		Mesh: w.mesh, Store: w.state, Cache: w.state, Nodes: plain{}, Others: plain{}, Log: slog.New(slog.DiscardHandler),
 		Broker: w.broker, BrokerURL: w.brokerURL, Manifests: w.manifests, Watching: w.watching, Async: w.async,
 		Auth: reqauth.NewVerifier(time.Now), Images: w.state, Registry: func(ctx *fasthttp.RequestCtx) { ctx.SetStatusCode(204) },
 	})

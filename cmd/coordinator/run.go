@@ -128,7 +128,7 @@ func run(ctx context.Context, o options) (err error) {
 	defer func() { err = errors.Join(err, tracer.Close()) }()
 	deps := coordinator.Deps{
 		Trace: tracer,
-		Mesh:  mesh, Store: st, Cache: cache, Nodes: nodeDialer{identity, daemon.BootID()}, Enrol: desk, Namespaces: st,
+		Mesh:  mesh, Store: st, Cache: cache, Nodes: memberDialer{identity, pki.RoleNode, daemon.BootID()}, Enrol: desk, Namespaces: st,
 		Broker: &http.Client{Transport: &http.Transport{
 			TLSClientConfig: pki.ClientConfig(identity, pki.RoleKeyBroker, pki.AnyID), IdleConnTimeout: time.Minute}},
 		BrokerURL: "https://" + o.broker, Registry: reps.Through(images.ServeFastHTTP), Images: reps,
@@ -146,6 +146,7 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	if o.several() {
 		deps.Claims = st
+		deps.Others = memberDialer{identity: identity, role: pki.RoleCoordinator}
 	}
 	if deps.Async, err = asyncParts(ctx, life, o, st, scfg, log); err != nil {
 		return err
@@ -166,7 +167,7 @@ func run(ctx context.Context, o options) (err error) {
 		g.Go("store's certificate", member.KeepRenewed)
 	}
 	operator := &admin{life: life, desk: desk, store: st, co: co, log: log}
-	others := &clusterSide{life: life, desk: desk, replicas: reps, images: images, log: log}
+	others := &clusterSide{life: life, desk: desk, replicas: reps, images: images, waits: co.ServeWaits, log: log}
 	if err := serve(g, o, co, operator, others, identity, reg, log); err != nil {
 		g.Stop()
 		return errors.Join(err, g.Wait())
