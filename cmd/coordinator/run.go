@@ -21,7 +21,6 @@ import (
 	"github.com/faasd-sec/faasd-sec/registry"
 	"github.com/faasd-sec/faasd-sec/replica"
 	"github.com/faasd-sec/faasd-sec/reqauth"
-	"github.com/faasd-sec/faasd-sec/store"
 	"github.com/faasd-sec/faasd-sec/tracing"
 )
 
@@ -65,7 +64,12 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	st, err := store.Open(ctx, scfg)
+	reg := daemon.Registry()
+	anomalies.Register(reg)
+	st, err := openStore(ctx, o, scfg, reg, log)
+	if err != nil && ctx.Err() != nil {
+		return nil // told to stop before there was anything
+	}
 	if err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
@@ -116,8 +120,6 @@ func run(ctx context.Context, o options) (err error) {
 	if manifests != nil {
 		defer func() { err = errors.Join(err, manifests.Close()) }()
 	}
-	reg := daemon.Registry()
-	anomalies.Register(reg)
 	o.trace.Instance, o.trace.Version = o.id, version
 	tracer, err := tracing.Open(ctx, o.trace)
 	if err != nil {
