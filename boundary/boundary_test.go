@@ -66,6 +66,7 @@ var may = map[string]string{
 	"anomaly":             "api sealed",
 	"anomaly/anomalytest": "anomaly",
 	"anomaly/own":         "anomaly api",
+	"store/storetest":     "",
 	"attest":              "api sealed",
 	"monitor":             "anomaly api cgroups sealed",
 	"reqauth":             "api sealed",

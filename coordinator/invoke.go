@@ -204,6 +204,9 @@ func (c *Coordinator) placeOnce(t *task, body *relay.Body, id string, expires ti
 		}
 		if !queued {
 			x := waiter{id: t.name, name: t.r.name, owner: owner, sender: t.sender(), priority: t.priority, since: now, deadline: deadline}
+			if !t.ownKind {
+				x.revision = t.r.hex
+			}
 			c.queue.makeRoom(x.key(), owner)
 			if err := c.queue.enter(owner); err != nil {
 				return nil, nil, err

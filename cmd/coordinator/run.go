@@ -21,7 +21,6 @@ import (
 	"github.com/faasd-sec/faasd-sec/registry"
 	"github.com/faasd-sec/faasd-sec/replica"
 	"github.com/faasd-sec/faasd-sec/reqauth"
-	"github.com/faasd-sec/faasd-sec/store"
 	"github.com/faasd-sec/faasd-sec/tracing"
 )
 
@@ -65,7 +64,12 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	st, err := store.Open(ctx, scfg)
+	reg := daemon.Registry()
+	anomalies.Register(reg)
+	st, err := openStore(ctx, o, scfg, reg, log)
+	if err != nil && ctx.Err() != nil {
+		return nil // told to stop before there was anything
+	}
 	if err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
@@ -116,8 +120,6 @@ func run(ctx context.Context, o options) (err error) {
 	if manifests != nil {
 		defer func() { err = errors.Join(err, manifests.Close()) }()
 	}
-	reg := daemon.Registry()
-	anomalies.Register(reg)
 	o.trace.Instance, o.trace.Version = o.id, version
 	tracer, err := tracing.Open(ctx, o.trace)
 	if err != nil {
@@ -126,7 +128,7 @@ func run(ctx context.Context, o options) (err error) {
 	defer func() { err = errors.Join(err, tracer.Close()) }()
 	deps := coordinator.Deps{
 		Trace: tracer,
-		Mesh:  mesh, Store: st, Cache: cache, Nodes: nodeDialer{identity, daemon.BootID()}, Enrol: desk, Namespaces: st,
+		Mesh:  mesh, Store: st, Cache: cache, Nodes: memberDialer{identity, pki.RoleNode, daemon.BootID()}, Enrol: desk, Namespaces: st,
 		Broker: &http.Client{Transport: &http.Transport{
 			TLSClientConfig: pki.ClientConfig(identity, pki.RoleKeyBroker, pki.AnyID), IdleConnTimeout: time.Minute}},
 		BrokerURL: "https://" + o.broker, Registry: reps.Through(images.ServeFastHTTP), Images: reps,
@@ -144,6 +146,7 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	if o.several() {
 		deps.Claims = st
+		deps.Others = memberDialer{identity: identity, role: pki.RoleCoordinator}
 	}
 	if deps.Async, err = asyncParts(ctx, life, o, st, scfg, log); err != nil {
 		return err
@@ -164,7 +167,7 @@ func run(ctx context.Context, o options) (err error) {
 		g.Go("store's certificate", member.KeepRenewed)
 	}
 	operator := &admin{life: life, desk: desk, store: st, co: co, log: log}
-	others := &clusterSide{life: life, desk: desk, replicas: reps, images: images, log: log}
+	others := &clusterSide{life: life, desk: desk, replicas: reps, images: images, waits: co.ServeWaits, log: log}
 	if err := serve(g, o, co, operator, others, identity, reg, log); err != nil {
 		g.Stop()
 		return errors.Join(err, g.Wait())

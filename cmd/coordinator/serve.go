@@ -90,17 +90,18 @@ func peerOf(ctx *fasthttp.RequestCtx, role pki.Role) string {
 	return peer.ID
 }
 
-// nodeDialer opens mutual TLS connections to nodes.
-type nodeDialer struct {
+// memberDialer opens mutual TLS connections to members of one role.
+type memberDialer struct {
 	identity *pki.Identity
-	bootID   string // of this machine
+	role     pki.Role
+	bootID   string // of this machine; empty: over the network always
 }
 
-// DialNode implements coordinator.Dialer: only the node itself completes the
+// DialNode implements coordinator.Dialer: only the member itself completes the
 // handshake. A node on this machine is reached over its unix socket, where the
 // handshake is all there is of TLS; it stays, since gossip may name any path.
-func (d nodeDialer) DialNode(ctx context.Context, node api.NodeMeta) (net.Conn, error) {
-	config := pki.ClientConfig(d.identity, pki.RoleNode, node.ID)
+func (d memberDialer) DialNode(ctx context.Context, node api.NodeMeta) (net.Conn, error) {
+	config := pki.ClientConfig(d.identity, d.role, node.ID)
 	if path, ok := api.LocalPath(node.Local, d.bootID); ok {
 		if conn, err := samehost.Dial(ctx, path, config); err == nil {
 			return conn, nil

@@ -52,10 +52,11 @@ func TestNodesOutliveTheCoordinatorTheyJoinedThrough(t *testing.T) {
 	t.Logf("the node was back after %v", m.waitNodes(t, 60*time.Second, 1))
 	waitFor(t, 60*time.Second, "a call through the second", func() error { return e.call(t.Context(), fn) })
 
-	token, err := enrol.RequestToken(t.Context(), state(1), pki.RoleNode, 1, time.Minute)
-	if err != nil {
-		t.Fatal(err)
-	}
+	var token string
+	waitFor(t, 20*time.Second, "a token of the store's new leader", func() (err error) {
+		token, err = enrol.RequestToken(t.Context(), state(1), pki.RoleNode, 1, time.Minute)
+		return err
+	})
 	m.entrance = m.net.addr(2)
 	m.nodes = append(m.nodes, m.newMachine(t, 2, token))
 	m.waitNodes(t, 30*time.Second, 2)
