@@ -72,7 +72,7 @@ func Server(h fasthttp.RequestHandler, log *slog.Logger) *fasthttp.Server {
 		MaxRequestBodySize: 8 << 10, // bytes taken before the handler runs; handlers read and bound the rest
 		StreamRequestBody:  true, DisablePreParseMultipartForm: true, CloseOnShutdown: true,
 		ReduceMemoryUsage: true, // flushes each reply by itself, also among requests that came in one go: relay.ReadBody relies on it
-		Logger: quiet{log}, LogAllErrors: false,
+		Logger:            quiet{log}, LogAllErrors: false,
 	}
 }
 

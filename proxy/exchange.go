@@ -208,7 +208,7 @@ func (x *exchange) SupportsBodyWriteTo() bool { return true }
 // WriteTo implements io.WriterTo: each piece goes out as soon as it was opened.
 func (x *exchange) WriteTo(w io.Writer) (int64, error) {
 	n, err := x.body.Copy(w, struct{ io.Reader }{x}, true) // the header is flushed at once
-	if err != nil && x.failed == nil { // the caller left
+	if err != nil && x.failed == nil {                     // the caller left
 		x.failed = api.Wrap(api.CodeCallerGone, err, "the caller did not take the reply")
 	}
 	x.failed = x.body.Because(x.failed)
