@@ -66,6 +66,12 @@ func leavingSealed(cl *client.Client, fn api.FunctionName) *leaving {
 	}}
 }
 
+// oneSlot makes a function of which there is one replica with one slot.
+func oneSlot(d *client.Deployment) {
+	one := api.Pinned(1)
+	d.Scale, d.MaxInFlight, d.Exec = &one, 1, 70*time.Second
+}
+
 // soon fails unless f comes true in this time.
 func soon(t *testing.T, d time.Duration, what string, f func() bool) {
 	t.Helper()
@@ -84,10 +90,10 @@ func soon(t *testing.T, d time.Duration, what string, f func() bool) {
 // gateway there is. The slot is free within two seconds, and the function knows.
 func TestSlotOfACallerWhoLeftIsFree(t *testing.T) {
 	c := up(t, 1, func(cfg *local.Config) { cfg.Gateways = true })
-	one := func(d *client.Deployment) { d.MaxInFlight, d.Exec = 1, 70*time.Second }
-	fn, direct := c.deploy(t, "leaving", one), c.deploy(t, "direct", one)
+	fn, direct := c.deploy(t, "leaving", oneSlot), c.deploy(t, "direct", oneSlot)
 	c.pushTestImage(t, "plain/leaving")
-	if status, b := c.putPlain(t, "plainly", api.Plain{Image: "plain/leaving", Env: map[string]string{"exec_timeout": "70s", "max_inflight": "1"}}); status != http.StatusOK {
+	if status, b := c.putPlain(t, "plainly", api.Plain{Image: "plain/leaving", Env: map[string]string{"exec_timeout": "70s", "max_inflight": "1"},
+		Labels: map[string]string{api.ScaleLabel + "min": "1", api.ScaleLabel + "max": "1"}}); status != http.StatusOK {
 		t.Fatalf("%d %s", status, b)
 	}
 	via, err := client.New(client.Config{Gateway: c.Gateway(), Via: c.NodeGateway(1), Identity: c.id, Pins: c.pins})
@@ -160,7 +166,7 @@ func TestSlotOfACallerWhoLeftIsFree(t *testing.T) {
 // coordinator.
 func TestSlotOfACallerWhoLeftAnotherMachineIsFree(t *testing.T) {
 	m := newMachines(t, 1)
-	fn := m.deploy(t, "leaving", func(d *client.Deployment) { d.MaxInFlight, d.Exec = 1, 70*time.Second })
+	fn := m.deploy(t, "leaving", oneSlot)
 	l := leavingSealed(m.client, fn)
 	for _, first := range []bool{true, false} {
 		if n := l.call(t); n != "0" {
