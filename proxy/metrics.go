@@ -68,8 +68,6 @@ func (m *metrics) done(route string, began time.Time, err error) {
 	code := string(gate.OK)
 	switch c := api.CodeOf(err); c {
 	case "":
-	case codeGone:
-		code = string(c)
 	default:
 		code = c.Label()
 	}
