@@ -56,8 +56,12 @@ func newWorld(t *testing.T) *world {
 		if err := w.daemon.Stop(deadline(t)); err != nil {
 			t.Error(err)
 		}
-		if e, err := filepath.Glob("/sys/fs/cgroup/*/faasd-sec-test/" + strconv.Itoa(os.Getpid()) + "/*/cgroup.procs"); err != nil || len(e) > 0 {
-			t.Errorf("cgroups are left: %v, %v", e, err)
+		g, err := cgroups.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if left, err := g.Group(fmt.Sprintf("/faasd-sec-test/%d", os.Getpid())).Children(); err != nil || len(left) > 0 {
+			t.Errorf("cgroups are left: %v, %v", left, err)
 		}
 	})
 	w.connect(t)

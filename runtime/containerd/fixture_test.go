@@ -15,7 +15,6 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/faasd-sec/faasd-sec/api"
-	"github.com/faasd-sec/faasd-sec/cgroups"
 	"github.com/faasd-sec/faasd-sec/runtime"
 	"github.com/faasd-sec/faasd-sec/runtime/containerd/daemon"
 	"github.com/faasd-sec/faasd-sec/runtime/runtimetest"
@@ -39,26 +38,11 @@ func eachShim(t *testing.T, test func(t *testing.T, b *bench)) {
 	b := need(t)
 	for name, path := range map[string]string{"runc": "", "own": b.own} {
 		t.Run(name, func(t *testing.T) {
-			if path != "" && cgroupsV2(t) {
-				if os.Getenv("REQUIRE_ALL") == "1" {
-					t.Fatal("our own shim does not serve cgroup v2 alone")
-				}
-				t.Skip("our own shim does not serve cgroup v2 alone") // and says so, see the shim's tests
-			}
 			with := *b
 			with.shim = path
 			test(t, &with)
 		})
 	}
-}
-
-func cgroupsV2(t testing.TB) bool {
-	t.Helper()
-	fs, err := cgroups.Open()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return fs.Mode() == cgroups.V2
 }
 
 const crashChild = "FAASD_SEC_CRASH_CHILD"
