@@ -29,6 +29,7 @@ type bench struct {
 	probe  string
 	shim   string // of the tests at work: "" for runc's
 	own    string // path of our own shim
+	older  bool   // compose as kernels before Linux 6.15 have to
 	serial *atomic.Int64
 }
 
@@ -42,6 +43,28 @@ func eachShim(t *testing.T, test func(t *testing.T, b *bench)) {
 			with.shim = path
 			test(t, &with)
 		})
+	}
+}
+
+// eachBind is eachShim for what concerns sandboxes that waited for their function:
+// with our own shim also as on kernels that compose mounted layers alone.
+func eachBind(t *testing.T, test func(t *testing.T, b *bench)) {
+	eachShim(t, test)
+	t.Run("older", func(t *testing.T) {
+		with := *need(t)
+		with.shim, with.older = with.own, true
+		test(t, &with)
+	})
+}
+
+// composeAsBefore makes a new runtime do without what kernels from Linux 6.15 on
+// can do with trees that are mounted nowhere.
+func (r *Runtime) composeAsBefore(t testing.TB) {
+	t.Helper()
+	r.endBind()
+	r.compose.detached = false
+	if err := r.prepareBind(); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -162,6 +185,9 @@ func (b *bench) openWith(t testing.TB, cfg Config) *Runtime {
 			t.Error(err)
 		}
 	})
+	if b.older {
+		r.composeAsBefore(t)
+	}
 	return r
 }
 
