@@ -65,23 +65,24 @@ func kernels() []kernel {
 			job{Name: "scratch", Args: []string{"/tests/scratch", "-test.v", "-test.timeout=4m"}, Timeout: 5 * time.Minute},
 			// There is no program here that makes the interfaces which it watches.
 			job{Name: "monitor", Args: []string{"/tests/monitor", "-test.v", "-test.timeout=4m", "-test.skip=^TestTrafficOf"}, Timeout: 5 * time.Minute},
-			sandboxes(sandboxTests, sandboxesAhead), cluster)},
+			sandboxes(sandboxTests, otherWays), cluster)},
 		{suite: "trixie-backports", modules: []string{"overlay", "brd", "loop"}, jobs: append(shim, sandboxes(newSandboxTests, "^$"), cluster)},
 	}
 }
 
-// sandboxTests are those that a hierarchy can change the outcome of. sandboxesAhead
-// are of them the ones that a kernel before Linux 6.15 cannot pass.
+// sandboxTests are those that a hierarchy, or the age of a kernel, can change the
+// outcome of. The ways of composing a root that they have beside the kernel's own
+// are for kernels that have two.
 const (
 	sandboxTests = "^(TestContainerdKeepsTheContract|TestNothingEscapesFromASandbox|TestLimitsAreInTheKernelWhenCreateReturns|TestALimitTheKernelRefusesEndsTheStart" +
 		"|TestTheWritableLayerHasItsSizeAndNoMore|TestWithoutStorageTheRootIsReadOnly|TestNothingEscapesFromAWritableRoot" +
+		"|TestBoundSandboxesKeepTheContract|TestNothingEscapesFromABoundSandbox|TestLimitsAreInTheKernelWhenBindReturns|TestTheWorkshopHoldsNothing" +
 		"|TestScratch.*|TestIOLimitsHoldForScratch|TestCPU.*)$"
-	sandboxesAhead = "^Test.*$/^(runc|own)$/^(ABlankIsBoundOnceAndNotRecovered|bound)$"
+	otherWays = "^Test.*$/^older$"
 )
 
-// newSandboxTests are those of them that say the most, with our own shim, which is
-// the default, and those of sandboxes that wait.
-const newSandboxTests = "^(TestContainerdKeepsTheContract|TestNothingEscapesFromASandbox|TestLimitsAreInTheKernelWhenCreateReturns|TestCPUQuotaHolds)$/^own$"
+// newSandboxTests are those of them that say the most, with our own shim.
+const newSandboxTests = "^(TestContainerdKeepsTheContract|TestBoundSandboxesKeepTheContract|TestNothingEscapesFromABoundSandbox|TestLimitsAreInTheKernelWhenCreateReturns|TestCPUQuotaHolds)$/^own$"
 
 // clusterTests are a whole cluster's: every daemon of it, a sealed and a plain function.
 const clusterTests = "^(TestSealedFunctionAnswersItsCaller|TestPlainFunctionsPassRequestsAsTheyAre)$"
