@@ -1,15 +1,15 @@
 package agent
 
 import (
-	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/nbio"
 )
 
 // callerCheck is how often an invocation that takes long looks whether anybody
 // still waits for it.
-const callerCheck = time.Second
+const callerCheck = 400 * time.Millisecond
 
 // onAbort says how the function's work on the invocation is ended early.
 func (inv *invocation) onAbort(f func()) { inv.abort.Store(&f) }
@@ -18,27 +18,27 @@ func (inv *invocation) onAbort(f func()) { inv.abort.Store(&f) }
 // function's time is the owner's to pay for. A connection of which only the
 // sending half was closed still waits for its reply.
 func (inv *invocation) checkCaller() {
-	sc, ok := inv.conn.(syscall.Conn)
-	if !ok || inv.released.Load() {
+	raw := nbio.Socket(inv.conn)
+	if raw == nil || inv.released.Load() {
 		return
 	}
-	rc, err := sc.SyscallConn()
+	p, err := nbio.Look(raw)
 	if err != nil {
-		return
-	}
-	gone := false
-	if err := rc.Control(func(fd uintptr) {
-		p := []unix.PollFd{{Fd: int32(fd)}}
-		n, err := unix.Poll(p, 0)
-		gone = err == nil && n > 0 && p[0].Revents&unix.POLLHUP != 0
-	}); err != nil {
 		return // released meanwhile
 	}
-	if !gone {
+	if !p.Gone {
 		inv.watch.Reset(callerCheck)
 		return
 	}
+	inv.gone.Store(true)
 	if abort := inv.abort.Load(); abort != nil {
 		(*abort)()
+	}
+}
+
+// cutShort notes that a reply broke off, unless nobody was there to have it.
+func (inv *invocation) cutShort(err error) {
+	if e := inv.explain(err); e.Code != api.CodeCallerGone {
+		inv.f.logs.platform("a reply was cut short: %v", e)
 	}
 }

@@ -235,13 +235,41 @@ func (f *function) begin() error {
 		return f.cause
 	default:
 	}
+	if f.enter() {
+		return nil
+	}
+	// The node hands a slot on when the caller has left, or has all of the reply,
+	// which may be a moment before it is free here.
+	late := time.NewTimer(handOver)
+	defer late.Stop()
+	poll := time.NewTicker(5 * time.Millisecond)
+	defer poll.Stop()
+	for {
+		select {
+		case <-poll.C:
+			if f.enter() {
+				return nil
+			}
+		case <-f.dead:
+			return f.cause
+		case <-late.C:
+			e := api.Errorf(api.CodeBusy, "%d invocations are under way in this sandbox, which is its limit", f.b.inFlight)
+			e.Field, e.Remedy = "max_inflight", "retry later"
+			return e
+		}
+	}
+}
+
+// handOver is how long an invocation waits for the one before it to end: more than
+// callerCheck.
+const handOver = time.Second
+
+func (f *function) enter() bool {
 	if f.inFlight.Add(1) > f.b.inFlight {
 		f.inFlight.Add(-1)
-		e := api.Errorf(api.CodeBusy, "%d invocations are under way in this sandbox, which is its limit", f.b.inFlight)
-		e.Field, e.Remedy = "max_inflight", "retry later"
-		return e
+		return false
 	}
-	return nil
+	return true
 }
 
 func (f *function) end() { f.inFlight.Add(-1) }

@@ -164,6 +164,8 @@ func (inv *invocation) explain(err error) *api.Error {
 	var ours *api.Error
 	var body *upstream.BodyError
 	switch {
+	case inv.gone.Load():
+		return api.Wrap(api.CodeCallerGone, err, "the caller left")
 	case errors.As(err, &body):
 		if e, ok := readError(body.Err).(*api.Error); ok && !errors.Is(body.Err, os.ErrDeadlineExceeded) {
 			return e

@@ -168,7 +168,7 @@ func (s *plainStream) WriteTo(w io.Writer) (int64, error) {
 			return cw.n, nil
 		}
 		if err != nil {
-			s.inv.f.logs.platform("a reply was cut short: %v", s.inv.explain(err))
+			s.inv.cutShort(err)
 			return cw.n, err
 		}
 	}

@@ -256,7 +256,7 @@ func (s *replyStream) WriteTo(w io.Writer) (int64, error) {
 		err = s.ended()
 	}
 	if err != nil {
-		s.inv.f.logs.platform("a reply was cut short: %v", s.inv.explain(err))
+		s.inv.cutShort(err)
 		return cw.n, err
 	}
 	if err := sw.Close(); err != nil {

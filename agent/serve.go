@@ -179,6 +179,7 @@ type invocation struct {
 	conn     net.Conn
 	watch    *time.Timer
 	released atomic.Bool
+	gone     atomic.Bool            // nobody waits for the reply any more
 	abort    atomic.Pointer[func()] // ends the function's work on it
 }
 

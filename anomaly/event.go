@@ -30,7 +30,7 @@ type Event struct {
 	Node     string           // the node it is about; the log's own where it is empty
 	Function string           // full name, "function.namespace", or empty
 	Revision sealed.Digest    // or zero
-	Sandbox  string           // the id of a sandbox or task, or empty
+	Sandbox  string           // the id of a sandbox or task, the mark of a schedule, or empty
 	Code     string           // which resource, check, part or api.Code; or empty
 	Numbers  map[string]int64 // see kind.go for the names
 }

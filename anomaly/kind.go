@@ -23,6 +23,7 @@ const (
 	StartFailed       Kind = 9  // a sandbox did not come up
 	Refused           Kind = 10 // work or a request was refused
 	Drained           Kind = 11 // a node gave up its work
+	Schedule          Kind = 12 // calls that were sealed ahead end, have ended, or are not made: left, left_ms
 )
 
 // The kinds that the log itself writes; Append refuses them.
@@ -63,6 +64,7 @@ var specs = []spec{
 	{kind: StartFailed, name: "start-failed", apiCodes: true},
 	{kind: Refused, name: "refused", apiCodes: true},
 	{kind: Drained, name: "drained", codes: []string{"failed", "requested", "shutdown"}},
+	{kind: Schedule, name: "schedule", codes: []string{"ended", "ending", "missed", "refused"}, needs: []string{"left", "left_ms"}},
 	{kind: Lost, name: "lost"},
 	{kind: Recovered, name: "recovered"},
 	{kind: Damaged, name: "damaged"},
@@ -72,7 +74,7 @@ var specs = []spec{
 
 // numberNames are the names that producers may give numbers; never written to.
 var numberNames = []string{
-	"attempt", "available", "bytes", "count", "duration_ms", "exit_code", "inflight", "inodes", "kills", "limit", "missed",
+	"attempt", "available", "bytes", "count", "duration_ms", "exit_code", "inflight", "inodes", "kills", "left", "left_ms", "limit", "missed",
 	"peak", "periods", "queued", "sandboxes", "signal", "since_ms", "threshold", "throttled_periods", "throttled_us", "total",
 	"usage_us", "used", "value",
 }

@@ -4,7 +4,19 @@ package api
 const (
 	GatewayPathJoinCoordinator = "/v1/join-coordinator" // POST CoordinatorJoin; without a certificate
 	GatewayPathReplicate       = "/v1/replicate"        // POST Replicate, from coordinators
+	GatewayPathWaits           = "/v1/waits"            // GET []Waits, from coordinators
 )
+
+// MaxWaits bounds the revisions that a coordinator tells Waits of: those of which
+// most calls wait.
+const MaxWaits = 1024
+
+// Waits is how many calls of one revision wait for room in a coordinator, which
+// nobody else knows of.
+type Waits struct {
+	Revision string `json:"revision"` // hex
+	Calls    int    `json:"calls"`    // 1 or more; those in sandboxes of a task's own are not counted
+}
 
 // CoordinatorJoin asks to be one of the cluster's coordinators.
 type CoordinatorJoin struct {

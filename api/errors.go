@@ -37,6 +37,7 @@ const (
 	CodeFunctionNotReady Code = "function_not_ready" // the function did not begin to serve in time
 	CodeFunctionIO       Code = "function_io"        // the function broke its side of the exchange
 	CodeNodeLost         Code = "node_lost"          // the connection to the node broke; the outcome is unknown
+	CodeCallerGone       Code = "caller_gone"        // in metrics: the caller left before it had the reply
 	CodeUnavailable      Code = "unavailable"        // a part of the platform is down
 	CodeReplay           Code = "replay"             // this message was delivered before
 	CodeAgentRefused     Code = "agent_refused"      // in metrics: the agent's own code went to the caller
@@ -85,6 +86,8 @@ func statusOf(c Code) int {
 		return http.StatusServiceUnavailable
 	case CodeDeadline:
 		return http.StatusGatewayTimeout
+	case CodeCallerGone:
+		return 499 // nobody reads it; the number that logs of other servers have for this
 	case CodeNodeLost, CodeAgentRefused, CodeFunctionFailed, CodeFunctionCrashed, CodeFunctionIO:
 		return http.StatusBadGateway
 	default: // CodeOOMKilled, CodeInternal and what is unknown

@@ -23,6 +23,7 @@ const (
 	HeaderManifest      = "X-Faasd-Sec-Manifest" // from a caller: its sealed manifest, base64url without padding
 	HeaderTime          = "X-Faasd-Sec-Time"     // coordinator to node: the sender's clock, unix milliseconds
 	HeaderNeeds         = "X-Faasd-Sec-Needs"    // from a coordinator to a node: the task's Needs as JSON
+	HeaderNeedPrefix    = "X-Faasd-Sec-Need-"    // from a caller to the sealing proxy beside it, which hands it on sealed alone; a field's name follows
 	HeaderForwardedHost = "X-Forwarded-Host"     // of a plain call: the host that its caller asked for
 	HeaderInternal      = "X-OpenFaaS-Internal"  // on a reply to a plain call: the platform's own words, not the function's
 	HeaderTrace         = "Traceparent"          // W3C Trace Context, of whoever traces

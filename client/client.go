@@ -76,6 +76,7 @@ type Client struct {
 
 	sealTo   *manifest.Key // nil before it is needed
 	sealToAt time.Time     // when the gateway told it
+	sealToBy uint64        // version of the pins by which it is believed
 }
 
 // managementTimeout bounds one call that is neither an invocation, a followed

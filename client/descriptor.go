@@ -33,8 +33,9 @@ type function struct {
 	latest uint64 // highest sequence of a current descriptor that was seen
 	stated uint64 // highest sequence of a traffic statement that was seen
 
-	heard atomic.Uint64 // highest sequence of one that a gateway told of
-	asked atomic.Uint64 // of these, the one that it was asked for
+	believed atomic.Uint64 // version of the pins by which owner was believed
+	heard    atomic.Uint64 // highest sequence of one that a gateway told of
+	asked    atomic.Uint64 // of these, the one that it was asked for
 }
 
 // life is how long a message to f should be good. Readers remember each message
@@ -71,7 +72,7 @@ func (c *Client) function(ctx context.Context, name api.FunctionName) (*function
 	c.mu.Lock()
 	f := c.known[name]
 	c.mu.Unlock()
-	if f != nil {
+	if f != nil && c.believes(f) {
 		now := c.cfg.Now()
 		if age := now.Sub(f.fetched); age >= 0 && age < descriptorLife && (f.split == nil || f.split.t.Live(now) == nil) {
 			if heard := f.heard.Load(); heard <= f.stated || age < hearAfter || f.asked.Swap(heard) >= heard {
@@ -84,6 +85,20 @@ func (c *Client) function(ctx context.Context, name api.FunctionName) (*function
 		}
 	}
 	return c.fetch(ctx, name)
+}
+
+// believes reports whether f's owner is still the one that counts, after a change
+// of the pins.
+func (c *Client) believes(f *function) bool {
+	v := c.cfg.Pins.version()
+	if f.believed.Load() == v {
+		return true
+	}
+	if _, firstUse, err := c.owner(f.name, f.owner); err != nil || firstUse {
+		return false
+	}
+	f.believed.Store(v)
+	return true
 }
 
 // fetch asks the gateway and verifies the answer.
@@ -126,6 +141,7 @@ func (c *Client) verify(name api.FunctionName, st api.FunctionStatus) (*function
 	if err != nil {
 		return nil, api.Wrap(api.CodeUnavailable, err, "the gateway's descriptor of "+name.Short()+" does not parse")
 	}
+	version := c.cfg.Pins.version()
 	owner, firstUse, err := c.owner(name, signed.ClaimedOwner().Fingerprint())
 	if err != nil {
 		return nil, err
@@ -139,6 +155,7 @@ func (c *Client) verify(name api.FunctionName, st api.FunctionStatus) (*function
 			return nil, err
 		}
 	}
+	f.believed.Store(version)
 	if f.split, err = c.splitOf(f, st); err != nil {
 		return nil, err
 	}
@@ -172,7 +189,13 @@ func (c *Client) signedBy(owner sealed.Fingerprint, name api.FunctionName, b []b
 // owner decides whose signature counts: the pinned owner's; without a pin our
 // own, since nobody else can make it; on first use whoever claims to be.
 func (c *Client) owner(name api.FunctionName, claimed sealed.Fingerprint) (_ sealed.Fingerprint, firstUse bool, err error) {
-	if pinned, ok := c.cfg.Pins.Owner(c.gateway.String(), name); ok {
+	gateway := c.gateway.String()
+	pinned, ok := c.cfg.Pins.Owner(gateway, name)
+	if !ok || pinned != claimed {
+		c.cfg.Pins.again()
+		pinned, ok = c.cfg.Pins.Owner(gateway, name)
+	}
+	if ok {
 		if pinned != claimed {
 			return pinned, false, &api.Error{Code: api.CodeForbidden, Field: "owner",
 				Message: fmt.Sprintf("%s is signed by %s, and %s is pinned as its owner", name.Short(), claimed, pinned),

@@ -5,25 +5,12 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/http"
-	"slices"
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/manifest"
 	"github.com/faasd-sec/faasd-sec/sealed"
 )
-
-// Needs is what one task asks for beyond its function's defaults. It is sealed to
-// the cluster's manifest key: nobody on the way reads it. A zero field is the
-// function's default; what the function's owner does not allow is refused with
-// api.CodeExceedsBounds and the field's name.
-type Needs struct {
-	manifest.Needs
-	Deadline time.Time // by which the task must have ended
-	Priority int       // 1 to 9, 9 before all others
-	Retry    manifest.Retry
-	Task     sealed.ID // zero: one is drawn; a task of one id is run once
-}
 
 // keysFresh is how long the gateway's manifest keys are used before it is asked again.
 const keysFresh = 10 * time.Minute
@@ -40,9 +27,10 @@ func (c *Client) manifestKey(ctx context.Context) (sealed.PublicKey, error) {
 	now := c.cfg.Now()
 	at := uint64(max(now.Unix(), 0))
 	c.mu.Lock()
-	k, fetched := c.sealTo, c.sealToAt
+	k, fetched, believed := c.sealTo, c.sealToAt, c.sealToBy
 	c.mu.Unlock()
-	if k != nil && now.Sub(fetched) < keysFresh && at < k.NotAfter {
+	version := c.cfg.Pins.version()
+	if k != nil && now.Sub(fetched) < keysFresh && at < k.NotAfter && believed == version {
 		return k.Public, nil
 	}
 	info, err := c.ManifestKeys(ctx)
@@ -72,7 +60,7 @@ func (c *Client) manifestKey(ctx context.Context) (sealed.PublicKey, error) {
 			}
 		}
 		c.mu.Lock()
-		c.sealTo, c.sealToAt = k, now
+		c.sealTo, c.sealToAt, c.sealToBy = k, now, version
 		c.mu.Unlock()
 		return pub, nil
 	}
@@ -89,7 +77,12 @@ func (c *Client) pinnedOpener(info api.ManifestKeys) (_ sealed.PublicKey, firstU
 	}
 	gateway := c.gateway.String()
 	trust := fmt.Sprintf("faasd-sec key trust manifest-opener --gateway %s %s", gateway, offered.Fingerprint())
-	switch pinned, ok := c.cfg.Pins.Opener(gateway); {
+	pinned, ok := c.cfg.Pins.Opener(gateway)
+	if !ok || pinned != offered {
+		c.cfg.Pins.again()
+		pinned, ok = c.cfg.Pins.Opener(gateway)
+	}
+	switch {
 	case ok && pinned == offered:
 		return pinned, false, nil
 	case ok:
@@ -118,15 +111,11 @@ func (c *Client) sealManifest(ctx context.Context, f *function, n *Needs) (strin
 			return "", fmt.Errorf("client: draw a task's id: %w", err)
 		}
 	}
-	m := &manifest.Manifest{Task: n.Task, Suite: sealed.SuiteSM, Revision: f.revision, Needs: n.Needs, Priority: uint8(n.Priority), Retry: n.Retry}
-	if n.Priority < 0 || n.Priority > 9 {
-		return "", api.Invalid("priority", "choose 1 to 9", fmt.Sprintf("%d is out of range", n.Priority))
+	m, err := n.manifest()
+	if err != nil {
+		return "", err
 	}
-	if !n.Deadline.IsZero() {
-		m.DeadlineMS = uint64(max(n.Deadline.UnixMilli(), 1))
-	}
-	m.Needs.Architectures = slices.Sorted(slices.Values(m.Needs.Architectures))
-	m.Retry.Codes = slices.Sorted(slices.Values(m.Retry.Codes))
+	m.Suite, m.Revision = sealed.SuiteSM, f.revision
 	b, err := manifest.Seal(m, to, c.cfg.Identity.Signer(), f.name, c.cfg.Now(), c.cfg.Random)
 	if err != nil {
 		return "", err

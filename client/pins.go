@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -62,29 +63,54 @@ const pinsVersion = 1
 // concurrent use in one process; two processes that change a file at once each
 // write all of what they know, and the last one wins.
 type Pins struct {
-	path string
-	mu   sync.Mutex
-	file pinsFile
+	path   string
+	mu     sync.Mutex
+	file   pinsFile
+	opened os.FileInfo // of the file when it was read first; nil where there was none
+	follow *following  // nil: it was read once
 }
 
 // OpenPins reads the pins in a configuration directory; a missing file is empty.
 func OpenPins(configDir string) (*Pins, error) {
 	p := &Pins{path: filepath.Join(configDir, PinsFile)}
-	b, err := os.ReadFile(p.path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return p, nil
-	} else if err != nil {
-		return nil, fmt.Errorf("client: pins: %w", err)
-	}
-	if err := json.Unmarshal(b, &p.file); err != nil {
-		return nil, &api.Error{Code: api.CodeInvalid, Field: p.path, Err: err, Message: "it does not parse",
-			Remedy: "repair it, or remove it and pin again"}
-	}
-	if p.file.Version != pinsVersion {
-		return nil, api.Invalid(p.path, "use the release that wrote it", fmt.Sprintf("version %d, only %d is known", p.file.Version, pinsVersion))
+	var err error
+	if p.file, p.opened, err = readPins(p.path); err != nil {
+		return nil, err
 	}
 	return p, nil
 }
+
+// readPins reads a file whole, and says which one it was: nil where there is none.
+func readPins(path string) (out pinsFile, info os.FileInfo, err error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return out, nil, nil
+	} else if err != nil {
+		return out, nil, fmt.Errorf("client: pins: %w", err)
+	}
+	defer f.Close()
+	if info, err = f.Stat(); err != nil {
+		return out, nil, fmt.Errorf("client: pins: %w", err)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxPinsFile+1))
+	if err == nil && len(b) > maxPinsFile {
+		err = errors.New("it is over 64 MiB")
+	}
+	if err != nil {
+		return out, info, fmt.Errorf("client: pins: %w", err)
+	}
+	if err := json.Unmarshal(b, &out); err != nil {
+		return pinsFile{}, info, &api.Error{Code: api.CodeInvalid, Field: path, Err: err, Message: "it does not parse",
+			Remedy: "repair it, or remove it and pin again"}
+	}
+	if out.Version != pinsVersion {
+		return pinsFile{}, info, api.Invalid(path, "use the release that wrote it", fmt.Sprintf("version %d, only %d is known", out.Version, pinsVersion))
+	}
+	return out, info, nil
+}
+
+// maxPinsFile bounds the pins' file, in bytes.
+const maxPinsFile = 64 << 20
 
 // key makes the different spellings of one gateway's URL one.
 func gatewayKey(gateway string) string { return strings.TrimRight(gateway, "/") }
@@ -93,6 +119,7 @@ func gatewayKey(gateway string) string { return strings.TrimRight(gateway, "/") 
 func (p *Pins) Broker(gateway string) (BrokerPin, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.look()
 	if g := p.file.Gateways[gatewayKey(gateway)]; g != nil && g.Broker != nil {
 		return *g.Broker, true
 	}
@@ -109,6 +136,7 @@ func (p *Pins) SetBroker(gateway string, b BrokerPin) error {
 func (p *Pins) Opener(gateway string) (sealed.PublicKey, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.look()
 	if g := p.file.Gateways[gatewayKey(gateway)]; g != nil && g.Opener != nil {
 		return *g.Opener, true
 	}
@@ -125,6 +153,7 @@ func (p *Pins) SetOpener(gateway string, identity sealed.PublicKey) error {
 func (p *Pins) Owner(gateway string, name api.FunctionName) (sealed.Fingerprint, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.look()
 	g := p.file.Gateways[gatewayKey(gateway)]
 	if g == nil {
 		return sealed.Fingerprint{}, false
@@ -159,6 +188,7 @@ type Pin struct {
 func (p *Pins) List() []Pin {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.look()
 	var out []Pin
 	for url, g := range p.file.Gateways {
 		if g.Broker != nil {
@@ -177,6 +207,9 @@ func (p *Pins) List() []Pin {
 func (p *Pins) change(gateway string, edit func(*gatewayPins)) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.look(); p.follow != nil && p.follow.broken != nil {
+		return p.follow.broken // what is written would replace what somebody may yet repair
+	}
 	if p.file.Gateways == nil {
 		p.file.Gateways = make(map[string]*gatewayPins)
 	}

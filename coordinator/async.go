@@ -31,6 +31,8 @@ type Async struct {
 	Signer  crypto.Signer  // of callbacks, an SM2 key; nil: they are not signed
 	Allow   []netip.Prefix // where callbacks may go beside what they may anyway
 	MaxAge  time.Duration  // of a call of a function that says nothing; 0 takes DefaultAsyncAge
+
+	Schedules Schedules // zero takes DefaultSchedules
 }
 
 // Bodies keeps what is too large for a record: a *blob.Dir where the coordinator is
@@ -64,6 +66,9 @@ func (a *Async) settle() *Async {
 	}
 	if b.MaxAge == 0 {
 		b.MaxAge = DefaultAsyncAge
+	}
+	if b.Schedules == (Schedules{}) {
+		b.Schedules = DefaultSchedules()
 	}
 	return &b
 }

@@ -2,7 +2,6 @@ package coordinator
 
 import (
 	"math"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -60,11 +59,5 @@ func (m *metrics) observeQueue(q *queue.Queue) {
 		}
 		return float64(s.Dead)
 	})
-	plans := func(name, help string, ok func(*queue.Plan) bool) {
-		m.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return float64(len(q.Plans(ok))) }))
-	}
-	plans("faasd_sec_schedules", "Schedules of calls that were sealed ahead.", nil)
-	plans("faasd_sec_schedules_ending", "Of these, those that run out within a day, or did.", func(p *queue.Plan) bool { return p.Until() <= time.Now().Add(runsOut).UnixMilli() })
-	plans("faasd_sec_schedules_refused", "Of these, those whose last tick could not be a call.", func(p *queue.Plan) bool { return p.Cursor.Why != nil })
 	gauge("faasd_sec_async_callbacks_owed", "Callbacks that are owed.", func(s queue.Stats) float64 { return float64(s.Deliveries) })
 }

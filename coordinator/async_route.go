@@ -14,7 +14,9 @@ func (c *Coordinator) startAsync(a *Async) {
 		return
 	}
 	c.async = a.settle()
+	c.uploads = make(chan struct{}, c.async.Schedules.Uploads)
 	c.met.observeQueue(a.Queue)
+	c.met.observeSchedules(a.Queue, c.async.Schedules)
 	c.spawn(func() { _ = a.Queue.Run(c.life) })
 	c.spawn(c.dispatch)
 	c.spawn(c.collectBlobs)

@@ -20,7 +20,7 @@ import (
 	"github.com/faasd-sec/faasd-sec/sealed"
 )
 
-// ask makes one management request to a node.
+// ask makes one management request to a node, or another coordinator.
 func (c *Coordinator) ask(ctx context.Context, p *peer, method, path string, body []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
@@ -30,12 +30,12 @@ func (c *Coordinator) ask(ctx context.Context, p *peer, method, path string, bod
 	}
 	resp, err := p.up.RoundTrip(req)
 	if err != nil {
-		return nil, api.Wrap(api.CodeUnavailable, err, "node "+p.id+" cannot be reached")
+		return nil, api.Wrap(api.CodeUnavailable, err, "member "+p.id+" cannot be reached")
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, 4<<20))
 	if err != nil {
-		return nil, api.Wrap(api.CodeUnavailable, err, "node "+p.id+" broke off")
+		return nil, api.Wrap(api.CodeUnavailable, err, "member "+p.id+" broke off")
 	}
 	if resp.StatusCode/100 != 2 {
 		return nil, api.ParseProblem(resp.StatusCode, b)

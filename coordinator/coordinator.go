@@ -85,6 +85,7 @@ type Deps struct {
 	Store      Functions
 	Cache      Cache
 	Nodes      Dialer                  // mutual TLS to nodes
+	Others     Dialer                  // mutual TLS to other coordinators; nil where this one is alone
 	Broker     *http.Client            // mutual TLS to the key broker
 	BrokerURL  string                  // https://host:port
 	Registry   fasthttp.RequestHandler // the OCI registry, already below /v2/
@@ -188,7 +189,7 @@ func New(ctx context.Context, cfg Config, dep Deps) (*Coordinator, error) {
 		cfg.Weights = def.Weights
 	}
 	c := &Coordinator{cfg: cfg, dep: dep, log: dep.Log, met: newMetrics(dep.Registerer), queue: newWaiting(cfg.QueueSize),
-		looks: make(chan struct{}, maxLooks), reads: make(chan struct{}, maxReads), uploads: make(chan struct{}, maxUploads), budget: held, tasks: newFence()}
+		looks: make(chan struct{}, maxLooks), reads: make(chan struct{}, maxReads), budget: held, tasks: newFence()}
 	c.queue.each = cfg.QueueEach
 	if c.dep.Watching.Anomalies == nil {
 		c.dep.Watching.Anomalies = anomaly.Discard{}

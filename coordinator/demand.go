@@ -26,6 +26,7 @@ type demand struct {
 	priority int
 	deadline int64
 	retry    retry
+	ownKind  bool // its sandboxes are not those of any invocation, and so no replicas
 }
 
 // retry is a manifest's retry policy. It is no number of the task's needs, and
@@ -70,6 +71,7 @@ func newDemand(r *route, m *manifest.Manifest) (*demand, error) {
 	}
 	defer clear(settled.Ports)
 	defer clear(settled.Allow)
+	d.ownKind = !settled.Plain(r.limits)
 	d.json = appendNeeds(make([]byte, 0, needsSize+portSize*len(n.Ports)+reachSize*len(n.Allow)), d, &settled)
 	d.request = r.request
 	q := &d.request

@@ -138,7 +138,7 @@ func (c *Coordinator) place(t *task, body *relay.Body, id string, expires time.T
 		t.why.failed(err)
 		code := api.CodeOf(err)
 		// All other errors come before an agent had a byte: see send.
-		unreached := code != api.CodeNodeLost && code != api.CodeDeadline
+		unreached := code != api.CodeNodeLost && code != api.CodeDeadline && code != api.CodeCallerGone
 		if !body.Small || !t.retry.again(attempts, code, unreached) || !c.pause(t, attempts, expires) {
 			if unreached && t.held != nil {
 				c.unfence(t)
@@ -204,6 +204,9 @@ func (c *Coordinator) placeOnce(t *task, body *relay.Body, id string, expires ti
 		}
 		if !queued {
 			x := waiter{id: t.name, name: t.r.name, owner: owner, sender: t.sender(), priority: t.priority, since: now, deadline: deadline}
+			if !t.ownKind {
+				x.revision = t.r.hex
+			}
 			c.queue.makeRoom(x.key(), owner)
 			if err := c.queue.enter(owner); err != nil {
 				return nil, nil, err
@@ -222,10 +225,15 @@ func (c *Coordinator) placeOnce(t *task, body *relay.Body, id string, expires ti
 			return nil, nil, err
 		}
 		wctx, cancel := context.WithDeadline(life, deadline)
+		body.WhenGone(cancel)
 		err = c.queue.wait(wctx, freed, c.dep.Mesh.Changed(view.Version))
+		body.WhenGone(nil)
 		cancel()
 		if err != nil {
 			c.queue.leave(owner)
+			if body.Gone() {
+				return nil, nil, body.Because(err)
+			}
 			if errors.Is(err, errCancelled) || t.cancelled() {
 				return nil, nil, errCancelled
 			}

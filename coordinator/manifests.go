@@ -91,6 +91,7 @@ type task struct {
 	priority int
 	deadline time.Time // by which it must have ended, zero for none
 	retry    retry
+	ownKind  bool            // no replica serves it
 	why      *explanation    // nil while nobody could ask
 	trace    []relay.Header  // one or none
 	call     *plainCall      // of a plain function; nil for a sealed one
@@ -134,7 +135,7 @@ func (c *Coordinator) taskWith(text []byte, r *route, p *sealed.Peeked, call str
 		if err != nil {
 			return t, err
 		}
-		t.known, t.priority, t.retry = d, d.priority, d.retry
+		t.known, t.priority, t.retry, t.ownKind = d, d.priority, d.retry, d.ownKind
 		return t, nil
 	}
 	if c.dep.Manifests == nil {
@@ -153,7 +154,7 @@ func (c *Coordinator) taskWith(text []byte, r *route, p *sealed.Peeked, call str
 		return t, err
 	}
 	d := t.held.demand
-	t.id, t.name, t.priority, t.retry = d.task, d.task.String(), d.priority, d.retry
+	t.id, t.name, t.priority, t.retry, t.ownKind = d.task, d.task.String(), d.priority, d.retry, d.ownKind
 	if d.deadline > 0 {
 		t.deadline = time.UnixMilli(d.deadline)
 		if !time.Now().Before(t.deadline) {

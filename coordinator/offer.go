@@ -63,6 +63,8 @@ func (c *Coordinator) send(p *peer, t *task, body *relay.Body, id string, warm b
 		switch {
 		case err != nil && req.Within != nil && t.cancelled():
 			return nil, nil, api.Wrap(api.CodeNodeLost, err, "the attempt was ended, as its call was cancelled or is another coordinator's")
+		case api.CodeOf(err) == api.CodeCallerGone:
+			return nil, nil, err
 		case err != nil:
 			return c.broken(p, until, err)
 		}

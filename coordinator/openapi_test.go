@@ -123,8 +123,8 @@ func gatewayPaths(t *testing.T) (paths []string) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			// Joining and renewal are on the cluster's listener, and images are another's API.
-			if !slices.Contains([]string{api.GatewayPathJoin, api.GatewayPathRenew, api.GatewayPathRegistry, api.GatewayPathJoinCoordinator, api.GatewayPathReplicate}, s) {
+			// Joining, renewal and what coordinators ask each other are on the cluster's listener, and images are another's API.
+			if !slices.Contains([]string{api.GatewayPathJoin, api.GatewayPathRenew, api.GatewayPathRegistry, api.GatewayPathJoinCoordinator, api.GatewayPathReplicate, api.GatewayPathWaits}, s) {
 				paths = append(paths, s)
 			}
 			return true

@@ -11,12 +11,13 @@ import (
 	"github.com/faasd-sec/faasd-sec/relay"
 )
 
-// Dialer opens a connection to a node and makes sure that it is that node.
+// Dialer opens a connection to a member, a node unless said otherwise, and makes
+// sure that it is that member.
 type Dialer interface {
 	DialNode(ctx context.Context, node api.NodeMeta) (net.Conn, error)
 }
 
-// peer is one node as this coordinator talks to it.
+// peer is one member as this coordinator talks to it.
 type peer struct {
 	id, addr string // the latter with the address on this machine, if any
 	up       *relay.Upstream

@@ -117,7 +117,7 @@ func (c *Coordinator) servePlain(ctx *fasthttp.RequestCtx, r *route, target stri
 		code := gate.OK
 		switch {
 		case err != nil:
-			code = api.CodeNodeLost
+			code = gate.Broke(err, api.CodeNodeLost)
 		case own != "":
 			code = api.Code(own)
 		}

@@ -90,6 +90,7 @@ type lineKey struct {
 type waiter struct {
 	id       string
 	name     api.FunctionName
+	revision string             // digest of the one of which it wanted a replica when it came; empty where it runs in a sandbox of its own
 	owner    string             // of the function
 	sender   sealed.Fingerprint // of the task
 	priority int                // 0, the lowest, to 9

@@ -20,6 +20,8 @@ const (
 type census struct {
 	asked time.Time // before any of them answered
 	nodes map[string]tally
+
+	waiting map[string]int // calls for which no node had room yet, by revision digest; of the controller's alone
 }
 
 // tally is one node's word.

@@ -29,6 +29,7 @@ type scaler struct {
 	kick  chan struct{}
 	begun time.Time
 	known map[api.FunctionName]*scaled // the controller's own
+	other *elsewhere                   // likewise; nil where there are no other coordinators
 
 	wanted sync.Map // api.FunctionName -> decided, of functions with a policy
 }
@@ -159,6 +160,10 @@ func (s *scaler) learn() *census {
 // control is the controller. It ends with ctx.
 func (s *scaler) control(ctx context.Context) error {
 	s.begun, s.known = time.Now(), map[api.FunctionName]*scaled{}
+	if d := s.c.dep.Others; d != nil {
+		s.other = newElsewhere(s.c, d)
+		defer s.other.end()
+	}
 	s.c.log.Info("this coordinator controls replicas from now on")
 	tick := time.NewTicker(controlEvery)
 	defer tick.Stop()
@@ -202,6 +207,7 @@ func (s *scaler) round(ctx context.Context) {
 			if n = s.learn(); n == nil {
 				n = s.c.count(controlEvery/2, false)
 			}
+			n = n.with(s.waiting(ctx))
 		}
 		wg.Add(1)
 		go func() { defer wg.Done(); s.govern(ctx, rec, f, n) }()
@@ -306,7 +312,7 @@ func (s *scaler) governShares(ctx context.Context, rec *store.Function, r *route
 // loadOf sums up what a function does.
 func (s *scaler) loadOf(rec *store.Function, f *scaled, n *census) scaling.Load {
 	sum := n.sum(rec.Revision)
-	l := scaling.Load{Replicas: sum.Ready + sum.Starting, InFlight: sum.InFlight + s.c.queue.waitingFor(rec.Name), Slots: sum.Slots}
+	l := scaling.Load{Replicas: sum.Ready + sum.Starting, InFlight: sum.InFlight + n.waiting[rec.Revision], Slots: sum.Slots}
 	if took := n.asked.Sub(f.looked); took >= controlEvery/2 {
 		served, cpu := uint64(0), int64(0)
 		for node, t := range n.nodes {

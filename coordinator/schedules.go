@@ -106,7 +106,7 @@ func (c *Coordinator) putSchedule(ctx *fasthttp.RequestCtx, id string) (any, err
 	default:
 		return nil, gate.Unread(ctx, api.Errorf(api.CodeBusy, "too many schedules are being sent at once; send it again in a moment"))
 	}
-	sctx, cancel := context.WithTimeout(c.life, ticksTime)
+	sctx, cancel := context.WithTimeout(c.life, c.async.Schedules.UploadTime)
 	defer cancel()
 	p, err := c.takeTicks(sctx, ctx, r, queue.Plan{ID: id, Function: r.name, Owner: r.rec.Owner, Deliver: deliver}, mode)
 	if err != nil {
@@ -117,12 +117,34 @@ func (c *Coordinator) putSchedule(ctx *fasthttp.RequestCtx, id string) (any, err
 	return c.describePlan(&p), nil
 }
 
-const (
-	// ticksTime bounds the arrival of one upload.
-	ticksTime = 2 * time.Minute
-	// maxUploads bounds those under way.
-	maxUploads = 4
-)
+// Schedules is how a coordinator deals with calls that are sealed ahead. What of them
+// is kept, queue.PlanBounds bounds.
+type Schedules struct {
+	Warn       time.Duration // before its last tick a schedule is said to end
+	Uploads    int           // under way at once
+	UploadTime time.Duration // for the arrival of one upload; at most ten minutes
+	Metrics    int           // schedules that have metrics of their own: those that end first
+}
+
+// DefaultSchedules leave a night and a day to seal more.
+func DefaultSchedules() Schedules {
+	return Schedules{Warn: 24 * time.Hour, Uploads: 4, UploadTime: 2 * time.Minute, Metrics: 200}
+}
+
+// Check refuses what does not make sense, naming the field.
+func (s *Schedules) Check() error {
+	switch {
+	case s.Warn <= 0:
+		return api.Invalid("-schedule-warn", "use a time such as 24h", s.Warn.String())
+	case s.Uploads < 1:
+		return api.Invalid("-schedule-uploads", "use 1 or more", "it is less")
+	case s.UploadTime <= 0 || s.UploadTime > 10*time.Minute:
+		return api.Invalid("-schedule-upload-time", "use at most 10m", s.UploadTime.String())
+	case s.Metrics < 0 || s.Metrics > 10_000:
+		return api.Invalid("-schedule-metrics", "use 0 to 10000", "it is not")
+	}
+	return nil
+}
 
 // scheduleFor reads what an upload is for, before its body.
 func (c *Coordinator) scheduleFor(ctx *fasthttp.RequestCtx, id string) (*route, string, error) {

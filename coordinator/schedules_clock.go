@@ -11,19 +11,15 @@ import (
 	"github.com/faasd-sec/faasd-sec/sealed"
 )
 
-const (
-	// othersLook is how late a tick is before coordinators look at it whose it is not.
-	othersLook = 3 * time.Second
-	// runsOut is how long before its end a schedule is warned of.
-	runsOut = 24 * time.Hour
-)
+// othersLook is how late a tick is before coordinators look at it whose it is not.
+const othersLook = 3 * time.Second
 
 // sealedClock hands in what was sealed ahead, each message at its tick. All
 // coordinators do, and each tick is taken once.
 func (c *Coordinator) sealedClock() {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	warned := map[string]int64{} // last tick, of the schedules that run out
+	ends := endings{}
 	for {
 		select {
 		case <-tick.C:
@@ -35,7 +31,7 @@ func (c *Coordinator) sealedClock() {
 				c.log.Warn("scheduled call not made; tried again", "schedule", p.ID, "function", p.Function, "tick", time.UnixMilli(p.Cursor.Next), "err", err)
 			}
 		}
-		c.warnOfEnds(warned)
+		c.tellEnds(ends, time.Now())
 	}
 }
 
@@ -92,7 +88,8 @@ func (c *Coordinator) handInOne(ctx context.Context, p *queue.Plan, tick, now ti
 	c.met.async.ticks.WithLabelValues("refused").Inc()
 	if before == nil || before.Code != why.Code {
 		c.log.Warn("ticks of a schedule are not made: what was sealed cannot be called; its maker replaces it (faasd-sec schedule top-up --replace)",
-			"schedule", p.ID, "function", p.Function, "maker", p.Maker, "tick", tick, "code", why.Code)
+			"schedule", p.ID, "mark", schedule.Mark(p.ID), "function", p.Function, "maker", p.Maker, "tick", tick, "code", why.Code)
+		c.scheduleAnomaly(p, "refused", 1, now)
 	}
 	return nil
 }
@@ -104,7 +101,8 @@ func (c *Coordinator) missed(ctx context.Context, p *queue.Plan, until int64) er
 		return err
 	}
 	c.met.async.ticks.WithLabelValues("missed").Add(float64(n))
-	c.log.Warn("ticks of a schedule were missed: nobody made them in time", "schedule", p.ID, "function", p.Function, "number", n)
+	c.log.Warn("ticks of a schedule were missed: nobody made them in time", "schedule", p.ID, "mark", schedule.Mark(p.ID), "function", p.Function, "number", n)
+	c.scheduleAnomaly(p, "missed", n, time.Now())
 	return nil
 }
 
@@ -129,23 +127,4 @@ func (c *Coordinator) callOfTick(p *queue.Plan, message []byte, tick time.Time) 
 		Expires: int64(min(peeked.Message.Expires, 1<<62)), Retry: c.async.Retry, Deliver: p.Deliver}
 	call.Body.Type, call.Body.Size = api.ContentTypeSealed, int64(len(message))
 	return call, nil
-}
-
-// warnOfEnds says once of each schedule that it runs out within a day, or did.
-func (c *Coordinator) warnOfEnds(warned map[string]int64) {
-	soon := time.Now().Add(runsOut).UnixMilli()
-	ending := map[string]bool{}
-	for _, p := range c.async.Queue.Plans(func(p *queue.Plan) bool { return p.Until() <= soon }) {
-		ending[p.ID] = true
-		if warned[p.ID] != p.Until() && c.async.Queue.Mine(p.ID) {
-			c.log.Warn("a schedule runs out within a day; its maker seals more (faasd-sec schedule top-up)", "schedule", p.ID, "function", p.Function,
-				"maker", p.Maker, "until", time.UnixMilli(p.Until()), "left", p.Cursor.Left)
-		}
-		warned[p.ID] = p.Until()
-	}
-	for id := range warned {
-		if !ending[id] {
-			delete(warned, id)
-		}
-	}
 }

@@ -33,13 +33,21 @@ func (w *waiting) snapshot() []api.WaitingTask {
 	return out
 }
 
-// waitingFor counts what waits for one function.
-func (w *waiting) waitingFor(name api.FunctionName) (n int) {
+// wanted is a function's revision.
+type wanted struct {
+	name     api.FunctionName
+	revision string // by digest
+}
+
+// waits counts what waits for a replica, by the revision that was wanted when it
+// came.
+func (w *waiting) waits() map[wanted]int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	n := map[wanted]int{}
 	for t := range w.all {
-		if t.name == name && t.waits() {
-			n++
+		if t.revision != "" && t.waits() {
+			n[wanted{t.name, t.revision}]++
 		}
 	}
 	return n

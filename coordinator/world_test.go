@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/emmansun/gmsm/sm2"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/valyala/fasthttp"
 	"go.uber.org/goleak"
 
@@ -54,6 +55,7 @@ type world struct {
 	broker    *http.Client
 	brokerURL string
 	watching  Watching
+	reg       prometheus.Registerer
 	async     *Async
 	fn        store.Function
 	rev       sealed.Digest
@@ -81,8 +83,8 @@ func newWorld(t testing.TB, n int, change ...func(*world)) *world {
 	}
 	life, end := context.WithCancel(context.Background())
 	w.c, err = New(life, w.cfg, Deps{
-		Mesh: w.mesh, Store: w.state, Cache: w.state, Nodes: plain{}, Log: slog.New(slog.DiscardHandler),
-		Broker: w.broker, BrokerURL: w.brokerURL, Manifests: w.manifests, Watching: w.watching, Async: w.async,
+		Mesh: w.mesh, Store: w.state, Cache: w.state, Nodes: plain{}, Others: plain{}, Log: slog.New(slog.DiscardHandler),
+		Broker: w.broker, BrokerURL: w.brokerURL, Manifests: w.manifests, Watching: w.watching, Async: w.async, Registerer: w.reg,
 		Auth: reqauth.NewVerifier(time.Now), Images: w.state, Registry: func(ctx *fasthttp.RequestCtx) { ctx.SetStatusCode(204) },
 	})
 	if err != nil {

@@ -105,6 +105,9 @@ type lingering struct {
 	on  atomic.Bool
 }
 
+// NetConn is the connection below.
+func (c *lingering) NetConn() net.Conn { return c.Conn }
+
 // Close implements net.Conn.
 func (c *lingering) Close() error {
 	if c.on.CompareAndSwap(true, false) && c.tcp.CloseWrite() == nil && c.SetReadDeadline(time.Now().Add(lingerTime)) == nil {

@@ -36,7 +36,7 @@ type Desk struct {
 	Authority *pki.Authority
 	Tokens    Tokens
 	Cluster   Cluster
-	Seeds     func() []string // gossip addresses of members
+	Seeds     func() []string // gossip addresses of coordinators
 	Address   string          // host:port of the coordinator's cluster listener
 	Broker    string          // host:port of the key broker
 	Members   Membership      // the store's members; nil: no other coordinator may join

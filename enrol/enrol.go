@@ -23,7 +23,7 @@ const (
 	ClusterFile   = "cluster.json"   // Cluster
 	NodeFile      = "node.json"      // Node
 	BootstrapFile = "bootstrap.json" // Bootstrap, until the coordinator's first start
-	PeersFile     = "peers.json"     // Peers, of a coordinator
+	PeersFile     = "peers.json"     // Peers, of a coordinator and of a node
 	AdminSocket   = "admin.sock"     // the operator's, of a running coordinator
 
 	AdminPathTokens  = "/v1/tokens"  // POST ?role=ROLE&uses=N&ttl=DURATION, replies {"token": …}
@@ -39,10 +39,11 @@ type Cluster struct {
 	Owners     []string `json:"owners"`      // fingerprints that may deploy; "any" admits all
 }
 
-// Peers are members that a coordinator knew when it last ran: it has no seeds of
-// its own, and nodes that still hold it for alive do not call on it.
+// Peers are members that a daemon knew when it last ran. A coordinator has no seeds
+// of its own, and nodes that still hold it for alive do not call on it; of a node's
+// seeds, which it was told when it joined, none may be there any longer.
 type Peers struct {
-	Gossip []string `json:"gossip"` // host:port
+	Gossip []string `json:"gossip"` // host:port; coordinators first
 }
 
 // Bootstrap is a join token that init made before there was a store to keep it.
@@ -57,7 +58,7 @@ type Node struct {
 	ID          string   `json:"id"`
 	Cluster     string   `json:"cluster"`
 	GossipKeys  []string `json:"gossip_keys"` // hex
-	Seeds       []string `json:"seeds"`
+	Seeds       []string `json:"seeds"`       // gossip addresses of the coordinators of then
 	Coordinator string   `json:"coordinator"` // host:port, mutual TLS
 	Broker      string   `json:"broker"`      // host:port, mutual TLS
 	Registry    string   `json:"registry"`    // host:port, mutual TLS

@@ -47,12 +47,21 @@ func (m *Metrics) Done(began time.Time, code api.Code) {
 	m.Refused(code)
 }
 
+// Broke is the code of an exchange that broke off with err: broken, unless its
+// caller left.
+func Broke(err error, broken api.Code) api.Code {
+	if api.CodeOf(err) == api.CodeCallerGone {
+		return api.CodeCallerGone
+	}
+	return broken
+}
+
 // Outcome is the code of an exchange whose reply had this HTTP status and which
 // ended with err; broken is the code of one that broke off.
 func Outcome(status int, err error, broken api.Code) api.Code {
 	switch {
 	case err != nil:
-		return broken
+		return Broke(err, broken)
 	case status == 200:
 		return OK
 	}

@@ -27,8 +27,8 @@ type Config struct {
 	Advertise string
 	// Seeds are members to find the mesh by, "host:port". This member's own
 	// address may be among them. A seed that is not among the live members is
-	// joined again every RejoinMin..RejoinMax, for ever; so name seeds by the
-	// addresses they advertise.
+	// joined again every RejoinMin..RejoinMax, for ever or until SetSeeds; so name
+	// seeds by the addresses they advertise.
 	Seeds []string
 
 	// Label is the name of the cluster, at most 64 bytes. Members with another

@@ -32,6 +32,8 @@ type Mesh struct {
 	list   *memberlist.Memberlist
 	addr   netip.AddrPort
 
+	seeds atomic.Pointer[[]string] // of Config, or what SetSeeds was told last
+
 	wake   chan struct{} // one slot: something for run to look at
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
@@ -52,10 +54,10 @@ type Mesh struct {
 	closed bool        // guarded by life
 }
 
-// Join starts taking part in the mesh. It returns once every seed was tried, or
-// with ctx's error, and then nothing remains. Seeds that do not answer are no
-// error: they are tried again for as long as the mesh lives, so that machines may
-// start in any order. Two goroutines of this package and those of memberlist run
+// Join starts taking part in the mesh. It returns once a seed was joined or every
+// one was tried, or with ctx's error, and then nothing remains. Seeds that do not
+// answer are no error: they are tried again for as long as the mesh lives, so that
+// machines may start in any order. Two goroutines of this package and those of memberlist run
 // until Close.
 func Join(ctx context.Context, cfg Config) (*Mesh, error) {
 	if err := cfg.check(); err != nil {
@@ -88,6 +90,7 @@ func Join(ctx context.Context, cfg Config) (*Mesh, error) {
 		return nil, err
 	}
 	m.cfg.Keys = nil // the sealer has them; no second copy
+	m.SetSeeds(cfg.Seeds)
 	// Loads are repeated half as often as news of membership: the next load, the
 	// exchange of state or a reply makes up for one that did not get through.
 	m.queue = &memberlist.TransmitLimitedQueue{NumNodes: m.table.size, RetransmitMult: max(1, cfg.RetransmitMult/2)}
@@ -230,6 +233,23 @@ func (m *Mesh) Peers() []string {
 	slices.Sort(out)
 	return out
 }
+
+// PeersOf are those of Peers that have the role, sorted.
+func (m *Mesh) PeersOf(role string) []string {
+	var out []string
+	for _, a := range m.table.addressesOf(role, m.id) {
+		out = append(out, a.String())
+	}
+	slices.Sort(out)
+	return out
+}
+
+// Seeds are those of Config, or what SetSeeds was told last.
+func (m *Mesh) Seeds() []string { return slices.Clone(*m.seeds.Load()) }
+
+// SetSeeds replaces the seeds, which see Config.Seeds, from the next round of
+// rejoining on. It keeps the list.
+func (m *Mesh) SetSeeds(seeds []string) { m.seeds.Store(&seeds) }
 
 // Addr is where the others reach this member.
 func (m *Mesh) Addr() netip.AddrPort { return m.addr }

@@ -2,9 +2,11 @@ package gossip
 
 import (
 	"context"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -115,15 +117,15 @@ func (m *Mesh) tellAll(load []byte) {
 // rejoin joins the seeds that are not among the live members, until ctx ends.
 // memberlist forgets members it holds for dead, so that without this the halves
 // of a network that was split, or a machine that started before its seeds, would
-// stay apart for ever. tried is closed after the first round.
+// stay apart for ever. tried is closed once one was joined, or after the first round:
+// of machines without power each takes a while to be given up.
 func (m *Mesh) rejoin(ctx context.Context, tried chan<- struct{}) {
 	defer m.tasks.Done()
 	wait := max(m.cfg.RejoinMin/32, 10*time.Millisecond)
-	for first := true; ; first = false {
-		m.joinMissing(ctx, first)
-		if first {
-			close(tried)
-		}
+	r := round{first: true, joined: sync.OnceFunc(func() { close(tried) }), silent: map[string]bool{}}
+	for ; ; r.first = false {
+		m.joinMissing(ctx, r)
+		r.joined()
 		// Alone, try again soon, and less and less so; otherwise at leisure, each
 		// member at another time.
 		pause := m.cfg.RejoinMin + rand.N(m.cfg.RejoinMax-m.cfg.RejoinMin+1)
@@ -139,12 +141,20 @@ func (m *Mesh) rejoin(ctx context.Context, tried chan<- struct{}) {
 	}
 }
 
+// round is what one round of rejoin needs to know.
+type round struct {
+	first  bool
+	joined func()          // called when a seed was joined
+	silent map[string]bool // seeds that did not answer before: said once
+}
+
 // joinMissing is one round of rejoin. The seeds come in random order, lest a
 // cluster that starts all at once asks the same one for everything.
-func (m *Mesh) joinMissing(ctx context.Context, first bool) {
+func (m *Mesh) joinMissing(ctx context.Context, r round) {
 	missing := 0
-	for _, i := range rand.Perm(len(m.cfg.Seeds)) {
-		seed := m.cfg.Seeds[i]
+	seeds := *m.seeds.Load()
+	for _, i := range rand.Perm(len(seeds)) {
+		seed := seeds[i]
 		if ctx.Err() != nil || m.left.Load() {
 			return
 		}
@@ -157,17 +167,25 @@ func (m *Mesh) joinMissing(ctx context.Context, first bool) {
 		}
 		live := m.table.addresses()
 		if anyOf(addrs, live) {
+			delete(r.silent, seed)
 			continue
 		}
 		missing++
 		for _, a := range addrs {
 			if _, err := m.list.Join([]string{a.String()}); err != nil {
 				m.count.rejoinsFailed.Add(1)
-				m.logger.Info("gossip: seed does not answer", "seed", a, "error", err)
+				level := slog.LevelInfo
+				if r.silent[seed] {
+					level = slog.LevelDebug
+				}
+				m.logger.Log(ctx, level, "gossip: seed does not answer", "seed", a, "error", err)
+				r.silent[seed] = true
 				continue
 			}
 			missing--
-			if !first {
+			delete(r.silent, seed)
+			r.joined()
+			if !r.first {
 				m.count.rejoins.Add(1)
 				m.logger.Info("gossip: joined a seed again", "seed", a)
 			}

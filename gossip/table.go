@@ -229,3 +229,15 @@ func (t *table) addresses() map[netip.AddrPort]bool {
 	}
 	return out
 }
+
+// addressesOf is where the live members with the role are, but for self.
+func (t *table) addressesOf(role, self string) (out []netip.AddrPort) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, m := range t.ordered {
+		if m.meta.ID != self && slices.Contains(m.meta.Roles, role) {
+			out = append(out, m.addr)
+		}
+	}
+	return out
+}

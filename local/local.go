@@ -402,6 +402,9 @@ func (c *Cluster) startNode(ctx context.Context, i int) error {
 		}
 	}
 	// Ports differ from one run to the next.
+	if err := os.Remove(filepath.Join(dir, enrol.PeersFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
 	n.Coordinator, n.Registry, n.Broker, n.Seeds = c.ports.cluster, c.ports.cluster, c.ports.broker, []string{c.ports.gossip}
 	if err := enrol.Save(dir, enrol.NodeFile, n); err != nil {
 		return err

@@ -36,6 +36,11 @@ func (m *Manifest) Validate() error {
 	if err := checkHead(m.Suite, m.Revision); err != nil {
 		return err
 	}
+	return m.ValidateAsked()
+}
+
+// ValidateAsked is Validate before it is known which revision is asked for.
+func (m *Manifest) ValidateAsked() error {
 	if err := m.Needs.validate(); err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/gate"
 	"github.com/faasd-sec/faasd-sec/relay"
 	"github.com/faasd-sec/faasd-sec/sealed"
 )
@@ -26,6 +27,7 @@ func (n *Node) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 		n.problem(ctx, err)
 		return
 	}
+	body.FromOurs()
 	rev, err := n.lookup(ctx, name)
 	if err != nil {
 		body.Release()
@@ -108,7 +110,7 @@ func (n *Node) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 		sl.release()
 		switch {
 		case err != nil:
-			n.met.done(api.CodeFunctionIO)
+			n.met.done(gate.Broke(err, api.CodeFunctionIO))
 		case status == fasthttp.StatusOK:
 			n.met.done("ok")
 		default:
@@ -227,8 +229,11 @@ func (n *Node) deliver(sl slot, peek sealed.Peeked, body *relay.Body, callID str
 }
 
 // brokeOff explains an exchange with an agent that did not come to a reply: unless
-// its time was over, the sandbox ended under it since the last check.
+// its caller left or its time was over, the sandbox ended under it since the last check.
 func (n *Node) brokeOff(sl slot, err error) error {
+	if api.CodeOf(err) == api.CodeCallerGone {
+		return err
+	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return api.Wrap(api.CodeDeadline, err, "the function did not answer in time")
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/gate"
 	"github.com/faasd-sec/faasd-sec/relay"
 )
 
@@ -61,6 +62,7 @@ func (n *Node) servePlain(ctx *fasthttp.RequestCtx, name string) {
 		n.plainFailed(ctx, err, false)
 		return
 	}
+	body.FromOurs()
 	rev, err := n.lookup(ctx, name)
 	if err == nil && rev.plain == nil {
 		err = api.Errorf(api.CodeMediaType, "%q is a sealed function", rev.name.Short())
@@ -95,7 +97,7 @@ func (n *Node) servePlain(ctx *fasthttp.RequestCtx, name string) {
 		sl.release()
 		switch {
 		case err != nil:
-			n.met.done(api.CodeFunctionIO)
+			n.met.done(gate.Broke(err, api.CodeFunctionIO))
 		case own:
 			n.met.done(api.CodeAgentRefused)
 		default:

@@ -15,6 +15,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/manifest"
 )
 
 const (
@@ -62,6 +63,10 @@ type Route struct {
 	Paths     []string // empty for all; "/a" is that path alone, "/a/*" also what is below
 	Stream    bool     // the function reads while the body flows, before its end was authenticated
 	Timeout   time.Duration
+	// Needs are what each request's task asks for, and Overridable what a request
+	// may ask for itself, in place of these: see api.HeaderNeedPrefix.
+	Needs       []Need
+	Overridable []manifest.Field
 }
 
 // DefaultConfig admits everything on loopback, with one identity.
@@ -92,6 +97,9 @@ type fileRoute struct {
 	Paths     []string `yaml:"paths"`
 	Stream    bool     `yaml:"stream"`
 	Timeout   string   `yaml:"timeout"`
+
+	Needs       map[string]words `yaml:"needs"`
+	Overridable []string         `yaml:"overridable"`
 }
 
 // Load reads a configuration file.
@@ -165,6 +173,9 @@ func Parse(path, dir string, b []byte) (Config, error) {
 			if out.Timeout, err = time.ParseDuration(r.Timeout); err != nil {
 				return Config{}, api.Invalid(fmt.Sprintf("routes[%d].timeout", i), `write a duration with a unit, as in "30s"`, fmt.Sprintf("%q is not one", r.Timeout))
 			}
+		}
+		if err = r.needs(i, &out); err != nil {
+			return Config{}, err
 		}
 		c.Routes = append(c.Routes, out)
 	}

@@ -3,7 +3,8 @@
 // where its callers run, and with keys of theirs.
 //
 // It promises that a request leaves this process only sealed, to a function whose
-// owner is pinned (it never trusts on first use); that what no route of its
+// owner is pinned (it never trusts on first use, and goes by the pins as their file
+// has them now, or had them when it could last be used); that what no route of its
 // configuration admits is refused before anything is read of the body; that what
 // it returns as a reply was opened and authenticated piece by piece, and that a
 // reply which breaks off or does not open ends the caller's connection in a way

@@ -50,6 +50,10 @@ func (x *exchange) serve() error {
 	if err != nil {
 		return gate.Unread(ctx, err)
 	}
+	needs, err := x.needs(r.Route)
+	if err != nil {
+		return gate.Unread(ctx, err)
+	}
 	x.until = x.began.Add(r.Timeout)
 	if r.Timeout < patience {
 		_ = ctx.Conn().SetReadDeadline(x.until)
@@ -57,7 +61,7 @@ func (x *exchange) serve() error {
 	if x.body, err = relay.ReadBody(ctx, x.proxy.cfg.MaxBody); err != nil {
 		return err
 	}
-	req := client.Request{Method: string(ctx.Method()), Path: path, Query: query, Header: requestHeader(ctx), CallID: id, Stream: r.Stream}
+	req := client.Request{Method: string(ctx.Method()), Path: path, Query: query, Header: requestHeader(ctx), CallID: id, Stream: r.Stream, Needs: needs}
 	switch {
 	case !x.body.Small:
 		u := x.body.Reader(x.until)
@@ -67,6 +71,7 @@ func (x *exchange) serve() error {
 	}
 	var ictx context.Context
 	ictx, x.cancel = context.WithDeadline(x.proxy.life, x.until)
+	x.body.WhenGone(x.cancel)
 	span := x.proxy.trace.Start(ctx.Request.Header.Peek(api.HeaderTrace), "proxy")
 	defer span.End()
 	span.Function(fn)
@@ -74,6 +79,7 @@ func (x *exchange) serve() error {
 	req.Trace = span.Traceparent()
 	res, err := x.proxy.call[r.Identity].Invoke(ictx, fn, req)
 	if err != nil {
+		err = x.body.Because(err)
 		span.Failed(api.CodeOf(err))
 		return err
 	}
@@ -201,15 +207,13 @@ func (x *exchange) SupportsBodyWriteTo() bool { return true }
 
 // WriteTo implements io.WriterTo: each piece goes out as soon as it was opened.
 func (x *exchange) WriteTo(w io.Writer) (int64, error) {
-	n, err := relay.Copy(w, struct{ io.Reader }{x})
-	if err != nil && x.failed == nil { // the caller left
-		x.failed = api.Wrap(codeGone, err, "the caller did not take the reply")
+	n, err := x.body.Copy(w, struct{ io.Reader }{x}, true) // the header is flushed at once
+	if err != nil && x.failed == nil {                     // the caller left
+		x.failed = api.Wrap(api.CodeCallerGone, err, "the caller did not take the reply")
 	}
+	x.failed = x.body.Because(x.failed)
 	return n, err
 }
-
-// codeGone counts replies whose caller left.
-const codeGone api.Code = "caller_gone"
 
 // Close implements io.Closer: the server calls it when the reply is out, or broken.
 func (x *exchange) Close() error {

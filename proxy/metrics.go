@@ -19,6 +19,8 @@ type metrics struct {
 	seconds  *prometheus.HistogramVec
 	inFlight prometheus.Gauge
 	retried  prometheus.Counter
+	pins     *prometheus.CounterVec
+	broken   prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -32,10 +34,33 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		retried: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "faasd_sec_proxy_retried_total", Help: "Requests that were sealed a second time, for a newer revision."}),
 	}
+	m.pins = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "faasd_sec_proxy_pins_reads_total", Help: "Readings of the file of pins after it changed, by outcome: ok or failed."}, []string{"outcome"})
+	m.broken = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "faasd_sec_proxy_pins_broken", Help: "1 while the file of pins cannot be used and those read before hold."})
+	for _, outcome := range []string{pinsOK, pinsFailed} {
+		m.pins.WithLabelValues(outcome)
+	}
 	if reg != nil {
-		reg.MustRegister(m.requests, m.seconds, m.inFlight, m.retried)
+		reg.MustRegister(m.requests, m.seconds, m.inFlight, m.retried, m.pins, m.broken)
 	}
 	return m
+}
+
+const (
+	pinsOK     = "ok"
+	pinsFailed = "failed"
+)
+
+// pinsRead counts a reading of the pins' file.
+func (m *metrics) pinsRead(err error) {
+	if err != nil {
+		m.pins.WithLabelValues(pinsFailed).Inc()
+		m.broken.Set(1)
+		return
+	}
+	m.pins.WithLabelValues(pinsOK).Inc()
+	m.broken.Set(0)
 }
 
 // done counts a request that ended with err, nil for one whose reply went out whole.
@@ -43,8 +68,6 @@ func (m *metrics) done(route string, began time.Time, err error) {
 	code := string(gate.OK)
 	switch c := api.CodeOf(err); c {
 	case "":
-	case codeGone:
-		code = string(c)
 	default:
 		code = c.Label()
 	}

@@ -26,6 +26,7 @@ var _ Invoker = (*client.Client)(nil)
 // Deps are what a Proxy works with.
 type Deps struct {
 	Callers    map[string]Invoker // by identity, one for each of Config.Identities
+	Pins       *client.Pins       // by which they believe, to keep up with their file; nil leaves them as they are
 	Token      string             // of Config.TokenFile; "" for none
 	Log        *slog.Logger
 	Registerer prometheus.Registerer // nil for none
@@ -69,6 +70,7 @@ func New(ctx context.Context, cfg Config, dep Deps) (*Proxy, error) {
 		}
 		p.routes = append(p.routes, r)
 	}
+	p.followPins(dep.Pins)
 	p.life, p.kill = context.WithCancel(ctx)
 	return p, nil
 }

@@ -185,6 +185,57 @@ func TestCallersThatLeaveEndTheirExchange(t *testing.T) {
 	}
 }
 
+// A caller that leaves while the function says nothing is noticed, and the cluster
+// is told, before a reply and within one.
+func TestCallersThatLeaveASilentFunctionEndTheirExchange(t *testing.T) {
+	w := start(t, nil, "")
+	for i, first := range []bool{false, true} {
+		gone := make(chan struct{})
+		w.cluster.Intercept = func(_ http.ResponseWriter, r *http.Request) bool {
+			if !first && strings.HasPrefix(r.URL.Path, api.GatewayPathInvoke) {
+				io.Copy(io.Discard, r.Body)
+				<-r.Context().Done()
+				close(gone)
+				return true
+			}
+			return false
+		}
+		w.cluster.Handler = func(sealed.RequestHead, io.Reader) (sealed.ReplyHead, func(io.Writer) error) {
+			return sealed.ReplyHead{Status: 200}, func(out io.Writer) error {
+				if _, err := io.WriteString(out, "first"); err != nil {
+					return err
+				}
+				for { // what the cluster's own gateway notices is not looked at here
+					time.Sleep(20 * time.Millisecond)
+					select {
+					case <-gone:
+						return errors.New("gone")
+					default:
+					}
+				}
+			}
+		}
+		c := raw(t, w, "POST /function/echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx")
+		if first {
+			res, err := http.ReadResponse(bufio.NewReader(c), nil)
+			if err == nil {
+				_, err = io.ReadFull(res.Body, make([]byte, 5))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer close(gone)
+		}
+		c.Close()
+		waitFor(t, func() bool {
+			return w.counted("faasd_sec_proxy_requests_total", "caller_gone", "all") == float64(i+1) && w.counted("faasd_sec_proxy_in_flight") == 0
+		})
+		if !first {
+			<-gone
+		}
+	}
+}
+
 // A new revision is met without the caller noticing, whether its body is small or
 // was read into memory whole.
 func TestNewRevisionIsSealedForAgain(t *testing.T) {

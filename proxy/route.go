@@ -57,7 +57,7 @@ func compile(i int, r *Route) (*route, error) {
 	if r.Timeout <= 0 || r.Timeout > maxTimeout {
 		return nil, api.Invalid(at("timeout"), "write up to 24h", r.Timeout.String()+" is out of range")
 	}
-	return out, nil
+	return out, checkNeeds(i, r)
 }
 
 // refusedMethod are those that mean the connection and not a resource.

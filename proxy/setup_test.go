@@ -40,6 +40,23 @@ type world struct {
 	reg     *prometheus.Registry
 	log     strings.Builder
 	http    *http.Client
+
+	needs chan *client.Needs // of each request, where a test made it
+}
+
+// unasked is an identity whose cluster knows no manifests: it tells the test what
+// was asked for.
+type unasked struct {
+	proxy.Invoker
+	w *world
+}
+
+func (u unasked) Invoke(ctx context.Context, name api.FunctionName, req client.Request) (*client.Response, error) {
+	if u.w.needs != nil {
+		u.w.needs <- req.Needs
+		req.Needs = nil
+	}
+	return u.Invoker.Invoke(ctx, name, req)
 }
 
 const fn = api.FunctionName("echo.openfaas-fn")
@@ -72,7 +89,7 @@ func start(t *testing.T, edit func(*proxy.Config), token string) *world {
 	}
 	callers := map[string]proxy.Invoker{}
 	for _, name := range cfg.Identities() {
-		callers[name] = caller
+		callers[name] = unasked{caller, w}
 	}
 	log := slog.New(slog.NewTextHandler(&w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	p, err := proxy.New(context.Background(), cfg, proxy.Deps{Callers: callers, Token: token, Log: log, Registerer: w.reg})

@@ -30,6 +30,7 @@ type Config struct {
 // PlanBounds bound what is kept of calls that were sealed ahead.
 type PlanBounds struct {
 	Ticks int   // of one plan
+	Parts int   // uploads that one plan may have ticks of
 	Size  int64 // of the messages of one plan, in bytes
 	Each  int   // plans of one maker, and of the functions of one owner
 	Bytes int64 // likewise of all their messages
@@ -38,7 +39,7 @@ type PlanBounds struct {
 
 // DefaultPlanBounds leave the store the most of its room.
 func DefaultPlanBounds() PlanBounds {
-	return PlanBounds{Ticks: 10_000, Size: 64 << 20, Each: 100, Bytes: 128 << 20, Total: 256 << 20}
+	return PlanBounds{Ticks: 10_000, Parts: 32, Size: 64 << 20, Each: 100, Bytes: 128 << 20, Total: 256 << 20}
 }
 
 // DefaultConfig is what a coordinator runs with unless told otherwise.
@@ -55,7 +56,7 @@ func (c *Config) check() error {
 		return api.Invalid("async.lease", "use whole seconds, 2 or more", c.LeaseTTL.String())
 	case c.Timeout <= 0 || c.Keep <= 0 || c.KeepDead <= 0:
 		return api.Invalid("async", "use positive durations", "one is not")
-	case c.Plans.Ticks < 1 || c.Plans.Size < 1 || c.Plans.Each < 1 || c.Plans.Bytes < 1 || c.Plans.Total < 1:
+	case c.Plans.Ticks < 1 || c.Plans.Parts < 1 || c.Plans.Size < 1 || c.Plans.Each < 1 || c.Plans.Bytes < 1 || c.Plans.Total < 1:
 		return api.Invalid("async.plans", "use positive bounds", "one is not")
 	case c.MaxWaiting < 1 || c.MaxWaitingEach < 0 || c.PerFunction < 1:
 		return api.Invalid("async", "use positive bounds", "one is not")

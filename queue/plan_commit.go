@@ -83,8 +83,8 @@ func (u *Upload) join(ctx context.Context, p Plan, mode string) (Plan, []clientv
 		if cursor.Left += u.part.Ticks; cursor.Next == 0 {
 			cursor.Next = u.part.First
 		}
-		if len(p.Parts) > maxParts {
-			return p, nil, nil, api.Invalid("body", "seal it anew, for longer at once (top-up --replace --for)", fmt.Sprintf("the schedule has %d parts already", maxParts))
+		if len(p.Parts) > q.cfg.Plans.Parts {
+			return p, nil, nil, api.Invalid("body", "seal it anew, for longer at once (top-up --replace --for)", fmt.Sprintf("the schedule has %d parts already", q.cfg.Plans.Parts))
 		}
 		p.Cursor = cursor
 		return p, cmps, then, q.planRoom(&p)

@@ -35,7 +35,6 @@ const (
 	uploadLife = 10 * time.Minute
 	batchOps   = 64        // of one transaction: etcd takes 128
 	batchBytes = 512 << 10 // likewise
-	maxParts   = 32        // of one plan
 	// goneFor keeps a request to make a plan from making it again after it was
 	// removed: longer than a signed request is taken.
 	goneFor = 10 * time.Minute

@@ -220,7 +220,9 @@ func TestTopUpGoesOnAndReplaceKeepsWhatWasMade(t *testing.T) {
 
 func TestPlansAreBounded(t *testing.T) {
 	etcd, prefix := etcdOf(t, t.TempDir())
-	m := open(t, etcd, prefix, "a", func(c *Config) { c.Plans = PlanBounds{Ticks: 10, Size: 300, Each: 3, Bytes: 500, Total: 700} })
+	m := open(t, etcd, prefix, "a", func(c *Config) {
+		c.Plans = PlanBounds{Ticks: 10, Parts: 32, Size: 300, Each: 3, Bytes: 500, Total: 700}
+	})
 	now := time.Now()
 	try := func(id, maker, owner string, mode string, from time.Time, n int) error {
 		p := plan(id)

@@ -70,6 +70,7 @@ func connectionHeader(name string) bool {
 
 // takeOver makes the two connections one.
 func (r *Reply) takeOver(ctx *fasthttp.RequestCtx, to io.ReadWriter, done func(error), head func()) {
+	r.req.unwatch() // whoever ends first ends both
 	ctx.SetStatusCode(r.Status)
 	head()
 	s := &replyStream{Reply: r, ctx: ctx, done: done}

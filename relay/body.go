@@ -33,6 +33,7 @@ type Body struct {
 	buf   *[]byte
 
 	stored io.ReadCloser // in place of rest, see NewBody
+	caller watch
 }
 
 // Size is the length of the whole body in bytes, -1 if it is not known yet.
@@ -45,7 +46,20 @@ var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b
 // once; what follows stays in the connection. A body over limit bytes is
 // refused with CodeTooLarge, at its header where that tells. Reading is bounded
 // by the deadline that the server set on the connection.
+//
+// From then on until Release the caller is looked after: when it leaves, an
+// exchange of Upstream.Do with this body ends. The server must flush each reply
+// before it handles the next request (fasthttp.Server.ReduceMemoryUsage, with
+// StreamRequestBody): nothing that is sent to find out may go before another reply.
 func ReadBody(ctx *fasthttp.RequestCtx, limit int64) (*Body, error) {
+	b, err := readBody(ctx, limit)
+	if err == nil {
+		b.watchCaller(ctx)
+	}
+	return b, err
+}
+
+func readBody(ctx *fasthttp.RequestCtx, limit int64) (*Body, error) {
 	size := int64(ctx.Request.Header.ContentLength())
 	if size < 0 {
 		size = -1
@@ -103,6 +117,7 @@ func tooLarge(limit int64) error {
 // Release gives the buffer back and waits until nothing reads from the server
 // connection any more.
 func (b *Body) Release() {
+	b.unwatch()
 	if b.rest != nil {
 		b.rest.Close()
 		b.Keep(b.rest.ctx)
@@ -124,6 +139,7 @@ func (b *Body) Release() {
 // connection may serve a next request: only if all of this one's body has been
 // read, for what nobody read would be taken for the next.
 func (b *Body) Keep(ctx *fasthttp.RequestCtx) {
+	b.enter(writing)
 	if b.rest != nil && !b.rest.ended.Load() {
 		ctx.SetConnectionClose()
 	}

@@ -41,6 +41,8 @@ type world struct {
 	up      *Upstream
 	until   time.Duration
 	limit   int64
+	ln      net.Listener // of the gateway; nil for one on TCP
+	ours    bool         // callers are
 
 	began    atomic.Int64 // exchanges that reached the upstream
 	finished atomic.Int64 // of these, ended
@@ -78,14 +80,16 @@ func newWorld(t *testing.T, upstream http.HandlerFunc, change ...func(*world)) *
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", sock)
 	}, o)
-	gln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	gln := w.ln
+	if gln == nil {
+		if gln, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+			t.Fatal(err)
+		}
 	}
 	w.gateway = gln.Addr().String()
 	gs := &fasthttp.Server{
 		Handler: w.handle, StreamRequestBody: true, MaxRequestBodySize: 8 << 10, ReadTimeout: 2 * time.Second,
-		WriteTimeout: 5 * time.Second, CloseOnShutdown: true, Logger: discard{}, DisablePreParseMultipartForm: true,
+		WriteTimeout: 5 * time.Second, ReduceMemoryUsage: true, CloseOnShutdown: true, Logger: discard{}, DisablePreParseMultipartForm: true,
 	}
 	go gs.Serve(gln)
 	t.Cleanup(func() {
@@ -112,6 +116,9 @@ func (w *world) handle(ctx *fasthttp.RequestCtx) {
 		ctx.Error(err.Error(), fasthttp.StatusBadRequest)
 		ctx.SetConnectionClose() // after Error, which resets it
 		return
+	}
+	if w.ours {
+		body.FromOurs()
 	}
 	reply, err := w.up.Post(time.Now().Add(w.until), string(ctx.Path()), body, Header{Name: "Content-Type", Value: "application/x"})
 	if err != nil {

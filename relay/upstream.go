@@ -235,10 +235,12 @@ func (u *Upstream) doSmall(until time.Time, r *Request, body *Body) (*Reply, err
 		stop := context.AfterFunc(r.Within, req.Abort)
 		life, free = r.Within, func() { stop(); u.leave() }
 	}
+	body.WhenGone(req.Abort)
 	resp, err := u.small.Do(life, req)
 	if err != nil {
+		body.WhenGone(nil)
 		free()
-		return nil, classify(err)
+		return nil, body.Because(classify(err))
 	}
 	return &Reply{Status: resp.Status, length: resp.Length, stated: resp.Stated, until: until, body: resp, small: resp.Header, free: free, req: body,
 		upgrade: r.Upgrade}, nil
@@ -287,13 +289,15 @@ func (u *Upstream) doLarge(until time.Time, r *Request, body *Body) (*Reply, err
 	if body.rest != nil {
 		_ = body.rest.ctx.Conn().SetReadDeadline(until)
 	}
+	body.WhenGone(cancel)
 	resp, err := u.large.RoundTrip(req)
 	if err != nil {
+		body.WhenGone(nil)
 		cancel()
 		if touched := src.detach(); touched { // some of the body may be gone
-			return nil, timedOut(fmt.Errorf("post %s: %w", path, err))
+			return nil, body.Because(timedOut(fmt.Errorf("post %s: %w", path, err)))
 		}
-		return nil, classify(err)
+		return nil, body.Because(classify(err))
 	}
 	return &Reply{
 		Status: resp.StatusCode, length: resp.ContentLength, stated: resp.ContentLength, until: until,
@@ -361,6 +365,7 @@ func timedOut(err error) error {
 // the body was short.
 func (r *Reply) Discard() {
 	r.once.Do(func() {
+		r.req.WhenGone(nil) // of another exchange with the same body, perhaps
 		_, _ = io.CopyN(io.Discard, r.body, 16<<10)
 		_ = r.body.Close()
 		r.free()
@@ -408,9 +413,7 @@ func (r *Reply) send(ctx *fasthttp.RequestCtx, done func(error), head func()) er
 	}
 	ctx.SetStatusCode(r.Status)
 	head()
-	if r.req.rest != nil {
-		r.req.Keep(ctx)
-	}
+	r.req.Keep(ctx)
 	if whole == nil {
 		ctx.SetBodyStream(s, int(r.length))
 		return nil
@@ -452,21 +455,33 @@ func (s *replyStream) SupportsBodyWriteTo() bool { return true }
 // to a record of the envelope. The server's own loop would cut them to 4 KiB, a
 // chunk and a system call each.
 func (s *replyStream) WriteTo(w io.Writer) (int64, error) {
-	return Copy(w, s)
+	n, err := s.req.Copy(w, s, s.ctx.Response.ImmediateHeaderFlush)
+	if err != nil && s.err == nil { // it was not the peer
+		s.err = api.Wrap(api.CodeCallerGone, err, "the caller did not take the reply")
+	}
+	return n, err
 }
 
 // Copy writes what r gives as it comes, in pieces of up to a record of the
-// envelope, and keeps nothing of it.
-func Copy(w io.Writer, r io.Reader) (int64, error) {
+// envelope, and keeps nothing of it. It is for the server's writer of the reply to
+// b's request, whose header is out if flushed says so.
+func (b *Body) Copy(w io.Writer, r io.Reader, flushed bool) (int64, error) {
 	buf := pieces.Get().(*[]byte)
 	defer pieces.Put(buf)
+	defer b.enter(writing)
+	bw, counted := w.(*bufio.Writer) // a body of known length is not cut into chunks, which flush
 	var total int64
 	for {
+		if flushed && !counted {
+			b.enter(pausing)
+		}
 		n, err := r.Read(*buf)
 		if n > 0 {
+			b.enter(writing)
 			m, werr := w.Write((*buf)[:n])
 			total += int64(m)
-			if bw, ok := w.(*bufio.Writer); ok && werr == nil { // a body of known length is not cut into chunks, which flush
+			flushed = true
+			if counted && werr == nil {
 				werr = bw.Flush()
 			}
 			if werr != nil {
@@ -490,6 +505,7 @@ func (s *replyStream) Close() error {
 		if s.err == nil {
 			s.err = err
 		}
+		s.err = s.req.Because(s.err)
 		if s.done != nil {
 			s.done(s.err)
 		}

@@ -185,6 +185,9 @@ func (a *accepted) ConnectionState() tls.ConnectionState {
 	return a.state
 }
 
+// NetConn is the connection below.
+func (a *accepted) NetConn() net.Conn { return a.Conn }
+
 // Read implements net.Conn.
 func (a *accepted) Read(p []byte) (int, error) {
 	if err := a.admit(); err != nil {

@@ -102,3 +102,10 @@ func TickID(schedule string, tick time.Time) string {
 	sum := sm3.Sum(fmt.Appendf(nil, "faasd-sec/v1 tick\x00%s\x00%d", schedule, tick.UnixMilli()))
 	return "tick-" + hex.EncodeToString(sum[:12])
 }
+
+// Mark stands for a schedule where others than its maker and its function's owner
+// read: with its id they could ask for the results of its ticks.
+func Mark(id string) string {
+	sum := sm3.Sum(fmt.Appendf(nil, "faasd-sec/v1 schedule\x00%s", id))
+	return "schedule-" + hex.EncodeToString(sum[:6])
+}

@@ -13,10 +13,11 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.etcd.io/etcd/server/v3/embed"
 
 	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/store/storetest"
 )
 
 // runCache starts a cache whose goroutine ends with the test.
@@ -168,7 +169,6 @@ func TestManyReadersWhileFunctionsChange(t *testing.T) {
 type etcdServer struct {
 	dir    string
 	unix   string
-	etcd   *embed.Etcd
 	listen net.Listener
 	mu     sync.Mutex
 	conns  map[net.Conn]struct{}
@@ -180,20 +180,8 @@ func startEtcd(t *testing.T) *etcdServer {
 	t.Helper()
 	e := &etcdServer{dir: t.TempDir(), conns: map[net.Conn]struct{}{}}
 	e.unix = filepath.Join(e.dir, "c.sock")
-	c := embed.NewConfig()
-	c.Dir = filepath.Join(e.dir, "data")
-	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapTo(testConfig(t, "").Log))
-	client := url.URL{Scheme: "unix", Path: e.unix}
-	nowhere := url.URL{Scheme: "http", Host: "127.0.0.1:1"}
-	c.ListenClientUrls, c.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
-	c.ListenPeerUrls, c.AdvertisePeerUrls = nil, []url.URL{nowhere}
-	c.InitialCluster = c.InitialClusterFromName(c.Name)
-	c.TickMs, c.ElectionMs = tickMs, electionMs
+	storetest.Serve(t, url.URL{Scheme: "unix", Path: e.unix}, transport.TLSInfo{})
 	var err error
-	if e.etcd, err = embed.StartEtcd(c); err != nil {
-		t.Fatal(err)
-	}
-	<-e.etcd.Server.ReadyNotify()
 	if e.listen, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		t.Fatal(err)
 	}
@@ -202,7 +190,6 @@ func startEtcd(t *testing.T) *etcdServer {
 		e.listen.Close()
 		e.setCut(true)
 		e.wg.Wait()
-		e.etcd.Close()
 	})
 	return e
 }

@@ -4,6 +4,8 @@ import (
 	"crypto/tls"
 	"fmt"
 	"log/slog"
+	"net"
+	"strconv"
 	"strings"
 	"time"
 
@@ -96,6 +98,12 @@ func checkEndpoint(e string, hasTLS bool) error {
 	scheme, rest, ok := strings.Cut(e, "://")
 	if !ok || rest == "" {
 		return api.Invalid("store.endpoints", "write https://HOST:PORT", fmt.Sprintf("%q is not a URL", e))
+	}
+	if scheme == "http" || scheme == "https" {
+		host, port, err := net.SplitHostPort(rest)
+		if n, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || n == 0 || host == "" || strings.ContainsAny(host, "/@? ") {
+			return api.Invalid("store.endpoints", "write https://HOST:PORT", fmt.Sprintf("%q names no host and port", e))
+		}
 	}
 	switch scheme {
 	case "unix", "unixs":

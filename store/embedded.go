@@ -169,28 +169,3 @@ func lockDir(dir string) (*os.File, error) {
 	}
 	return f, nil
 }
-
-// openExternal connects to an etcd cluster and asks it once, so that a wrong
-// address or certificate shows at start.
-func openExternal(ctx context.Context, cfg Config) (*clientv3.Client, error) {
-	client, err := clientv3.New(clientv3.Config{
-		Endpoints:            cfg.Endpoints,
-		TLS:                  cfg.TLS,
-		DialTimeout:          cfg.Timeout,
-		DialKeepAliveTime:    10 * time.Second,
-		DialKeepAliveTimeout: 5 * time.Second,
-		Logger:               zapTo(cfg.Log),
-	})
-	if err != nil {
-		return nil, fmt.Errorf("connect to etcd: %w", err)
-	}
-	ctx, cancel := context.WithTimeout(ctx, cfg.Timeout)
-	defer cancel()
-	if _, err := client.Get(ctx, cfg.Prefix, clientv3.WithCountOnly()); err != nil {
-		client.Close()
-		return nil, &api.Error{Code: api.CodeUnavailable, Field: "store.endpoints", Err: err,
-			Message: fmt.Sprintf("etcd does not answer at %v", cfg.Endpoints),
-			Remedy:  "check the addresses, the certificates and that etcd runs"}
-	}
-	return client, nil
-}

@@ -31,15 +31,21 @@ func newPeerCluster(t *testing.T) *peerCluster {
 	return p
 }
 
+// freeAddr is an address of this machine that nobody listens on.
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
 // config is a member called name with a fresh address and directory.
 func (p *peerCluster) config(name string) Config {
 	p.t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	addr := ln.Addr().String()
-	ln.Close()
+	addr := freeAddr(p.t)
 	dir := p.t.TempDir()
 	m, err := p.ca.EnsureMember(filepath.Join(dir, "member.pem"), p.caDir)
 	if err != nil {

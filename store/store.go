@@ -43,8 +43,8 @@ type Store struct {
 }
 
 // Open starts the embedded member or connects to the endpoints. A directory in
-// use gives CodeConflict, a silent etcd CodeUnavailable, a bad configuration
-// CodeInvalid. A member that had a vote before opens without a majority, too:
+// use gives CodeConflict, a silent etcd CodeUnavailable, one that refuses this
+// client CodeForbidden, a bad configuration CodeInvalid. A member that had a vote before opens without a majority, too:
 // Majority says so, and until there is one all but what NewCache reads fails.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err := cfg.check(); err != nil {

@@ -29,6 +29,8 @@ type asyncOptions struct {
 	attempts             int
 	minWait, maxWait     time.Duration
 	callbackAllow        string
+	plans                queue.PlanBounds
+	schedules            coordinator.Schedules
 }
 
 func (o *asyncOptions) flags(fs *flag.FlagSet) {
@@ -44,6 +46,17 @@ func (o *asyncOptions) flags(fs *flag.FlagSet) {
 	fs.IntVar(&o.attempts, "async-attempts", retry.Attempts, "attempts at an asynchronous call before it is a dead letter")
 	fs.DurationVar(&o.minWait, "async-min-wait", time.Duration(retry.MinWaitMs)*time.Millisecond, "bound of the first pause between attempts; it doubles")
 	fs.DurationVar(&o.maxWait, "async-max-wait", time.Duration(retry.MaxWaitMs)*time.Millisecond, "up to this")
+	p, s := queue.DefaultPlanBounds(), coordinator.DefaultSchedules()
+	fs.IntVar(&o.plans.Ticks, "schedule-ticks", p.Ticks, "sealed ticks that one schedule may have")
+	fs.IntVar(&o.plans.Parts, "schedule-parts", p.Parts, "uploads of which one schedule may have ticks left")
+	fs.Int64Var(&o.plans.Size, "schedule-bytes", p.Size, "bytes of the sealed ticks of one schedule")
+	fs.IntVar(&o.plans.Each, "schedules-each", p.Each, "schedules of one caller, and of the functions of one owner")
+	fs.Int64Var(&o.plans.Bytes, "schedules-each-bytes", p.Bytes, "bytes of the sealed ticks of all these")
+	fs.Int64Var(&o.plans.Total, "schedules-bytes", p.Total, "bytes of all sealed ticks of the cluster, which lie in the store")
+	fs.DurationVar(&o.schedules.Warn, "schedule-warn", s.Warn, "how long before its last sealed tick a schedule is warned of: log, anomaly, metric")
+	fs.IntVar(&o.schedules.Uploads, "schedule-uploads", s.Uploads, "schedules that may be sent at once")
+	fs.DurationVar(&o.schedules.UploadTime, "schedule-upload-time", s.UploadTime, "longest time that one may take, at most 10m")
+	fs.IntVar(&o.schedules.Metrics, "schedule-metrics", s.Metrics, "schedules that have metrics of their own, those that end first; 0 for none")
 	fs.StringVar(&o.callbackAllow, "callback-allow", "", "`networks`, comma separated, to which callbacks may go although they are of this machine, its link or the cluster: 127.0.0.0/8")
 }
 
@@ -56,9 +69,13 @@ func asyncParts(ctx, life context.Context, o options, st *store.Store, scfg stor
 	if most := scfg.QuotaBytes / 4 * 3; o.peerListen != "" && a.maxBody > most {
 		return nil, api.Invalid("-async-max-body", fmt.Sprintf("use at most %d: coordinators share large bodies in their store", most), fmt.Sprintf("%d bytes do not fit into it", a.maxBody))
 	}
+	if err := a.checkSchedules(scfg.QuotaBytes); err != nil {
+		return nil, err
+	}
 	etcd, prefix := st.Etcd()
 	cfg := queue.DefaultConfig(o.id, prefix, log)
 	cfg.MaxWaiting, cfg.MaxWaitingEach, cfg.PerFunction, cfg.Keep, cfg.KeepDead = a.waiting, a.waitingEach, a.each, a.keep, a.keepDead
+	cfg.Plans = a.plans
 	q, err := queue.Open(ctx, etcd, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("asynchronous calls: %w", err)
@@ -76,8 +93,26 @@ func asyncParts(ctx, life context.Context, o options, st *store.Store, scfg stor
 		return nil, err
 	}
 	bodies := &coordinator.Stores{Files: files, Pieces: q.NewChunks(life, a.maxBody, 2*a.maxBody), Several: o.several()}
-	return &coordinator.Async{Queue: q, Blobs: bodies, Workers: a.workers, MaxAge: a.maxAge, Signer: signer, Allow: allow,
+	return &coordinator.Async{Schedules: a.schedules, Queue: q, Blobs: bodies, Workers: a.workers, MaxAge: a.maxAge, Signer: signer, Allow: allow,
 		Retry: queue.Retry{Attempts: a.attempts, MinWaitMs: a.minWait.Milliseconds(), MaxWaitMs: a.maxWait.Milliseconds()}}, nil
+}
+
+// checkSchedules refuses bounds on schedules that do not make sense, or do not fit into
+// a store of quota bytes.
+func (o *asyncOptions) checkSchedules(quota int64) error {
+	p := &o.plans
+	for _, b := range []struct {
+		flag        string
+		value, most int64
+	}{
+		{"-schedule-ticks", int64(p.Ticks), 1 << 20}, {"-schedule-parts", int64(p.Parts), 60}, {"-schedule-bytes", p.Size, p.Bytes},
+		{"-schedules-each", int64(p.Each), 1 << 20}, {"-schedules-each-bytes", p.Bytes, p.Total}, {"-schedules-bytes", p.Total, quota / 2},
+	} {
+		if b.value < 1 || b.value > b.most {
+			return api.Invalid(b.flag, fmt.Sprintf("use 1 to %d", b.most), fmt.Sprintf("%d is not", b.value))
+		}
+	}
+	return o.schedules.Check()
 }
 
 // prefixes reads a list of networks.

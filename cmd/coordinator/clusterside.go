@@ -22,6 +22,7 @@ type clusterSide struct {
 	desk     *enrol.Desk
 	replicas *replica.Replicas
 	images   *registry.Registry
+	waits    fasthttp.RequestHandler // tells what waits for room here
 	log      *slog.Logger
 }
 
@@ -36,6 +37,8 @@ func (c *clusterSide) serve(nodes fasthttp.RequestHandler) fasthttp.RequestHandl
 			nodes(ctx)
 		case path == api.GatewayPathReplicate && ctx.IsPost():
 			c.replicas.Serve(ctx)
+		case path == api.GatewayPathWaits && ctx.IsGet():
+			c.waits(ctx)
 		case strings.HasPrefix(path, api.GatewayPathRegistry) && (ctx.IsGet() || ctx.IsHead()):
 			c.images.ServeFastHTTP(ctx) // what is here: who asks goes on by itself
 		default:

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/anomaly/own"
+	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/coordinator"
 	"github.com/faasd-sec/faasd-sec/daemon"
 	"github.com/faasd-sec/faasd-sec/enrol"
@@ -20,7 +21,6 @@ import (
 	"github.com/faasd-sec/faasd-sec/registry"
 	"github.com/faasd-sec/faasd-sec/replica"
 	"github.com/faasd-sec/faasd-sec/reqauth"
-	"github.com/faasd-sec/faasd-sec/store"
 	"github.com/faasd-sec/faasd-sec/tracing"
 )
 
@@ -64,7 +64,12 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	st, err := store.Open(ctx, scfg)
+	reg := daemon.Registry()
+	anomalies.Register(reg)
+	st, err := openStore(ctx, o, scfg, reg, log)
+	if err != nil && ctx.Err() != nil {
+		return nil // told to stop before there was anything
+	}
 	if err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
@@ -88,7 +93,7 @@ func run(ctx context.Context, o options) (err error) {
 	defer mesh.Close()
 	desk := &enrol.Desk{
 		Authority: ca, Tokens: st, Cluster: cl, Address: o.clusterAdvertise, Broker: o.broker,
-		Seeds: func() []string { return []string{o.gossipAdvertise} },
+		Seeds: func() []string { return append([]string{o.gossipAdvertise}, mesh.PeersOf(api.RoleCoordinator)...) },
 	}
 	if o.peerListen != "" {
 		desk.Members = st
@@ -115,8 +120,6 @@ func run(ctx context.Context, o options) (err error) {
 	if manifests != nil {
 		defer func() { err = errors.Join(err, manifests.Close()) }()
 	}
-	reg := daemon.Registry()
-	anomalies.Register(reg)
 	o.trace.Instance, o.trace.Version = o.id, version
 	tracer, err := tracing.Open(ctx, o.trace)
 	if err != nil {
@@ -125,7 +128,7 @@ func run(ctx context.Context, o options) (err error) {
 	defer func() { err = errors.Join(err, tracer.Close()) }()
 	deps := coordinator.Deps{
 		Trace: tracer,
-		Mesh:  mesh, Store: st, Cache: cache, Nodes: nodeDialer{identity, daemon.BootID()}, Enrol: desk, Namespaces: st,
+		Mesh:  mesh, Store: st, Cache: cache, Nodes: memberDialer{identity, pki.RoleNode, daemon.BootID()}, Enrol: desk, Namespaces: st,
 		Broker: &http.Client{Transport: &http.Transport{
 			TLSClientConfig: pki.ClientConfig(identity, pki.RoleKeyBroker, pki.AnyID), IdleConnTimeout: time.Minute}},
 		BrokerURL: "https://" + o.broker, Registry: reps.Through(images.ServeFastHTTP), Images: reps,
@@ -143,6 +146,7 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	if o.several() {
 		deps.Claims = st
+		deps.Others = memberDialer{identity: identity, role: pki.RoleCoordinator}
 	}
 	if deps.Async, err = asyncParts(ctx, life, o, st, scfg, log); err != nil {
 		return err
@@ -155,7 +159,7 @@ func run(ctx context.Context, o options) (err error) {
 
 	g := daemon.NewGroup(life, log)
 	g.Go("function cache", cache.Run)
-	g.Go("peers", keepPeers(mesh, o.state, log))
+	g.Go("peers", func(ctx context.Context) error { return enrol.FollowPeers(ctx, mesh, o.state, log) })
 	g.Go("certificate", func(ctx context.Context) error {
 		return identity.KeepRenewed(ctx, ca.SignFunc(pki.RoleCoordinator, o.id, coordinatorTTL))
 	})
@@ -163,7 +167,7 @@ func run(ctx context.Context, o options) (err error) {
 		g.Go("store's certificate", member.KeepRenewed)
 	}
 	operator := &admin{life: life, desk: desk, store: st, co: co, log: log}
-	others := &clusterSide{life: life, desk: desk, replicas: reps, images: images, log: log}
+	others := &clusterSide{life: life, desk: desk, replicas: reps, images: images, waits: co.ServeWaits, log: log}
 	if err := serve(g, o, co, operator, others, identity, reg, log); err != nil {
 		g.Stop()
 		return errors.Join(err, g.Wait())

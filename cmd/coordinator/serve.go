@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	goruntime "runtime"
-	"slices"
 	"syscall"
 	"time"
 
@@ -91,17 +90,18 @@ func peerOf(ctx *fasthttp.RequestCtx, role pki.Role) string {
 	return peer.ID
 }
 
-// nodeDialer opens mutual TLS connections to nodes.
-type nodeDialer struct {
+// memberDialer opens mutual TLS connections to members of one role.
+type memberDialer struct {
 	identity *pki.Identity
-	bootID   string // of this machine
+	role     pki.Role
+	bootID   string // of this machine; empty: over the network always
 }
 
-// DialNode implements coordinator.Dialer: only the node itself completes the
+// DialNode implements coordinator.Dialer: only the member itself completes the
 // handshake. A node on this machine is reached over its unix socket, where the
 // handshake is all there is of TLS; it stays, since gossip may name any path.
-func (d nodeDialer) DialNode(ctx context.Context, node api.NodeMeta) (net.Conn, error) {
-	config := pki.ClientConfig(d.identity, pki.RoleNode, node.ID)
+func (d memberDialer) DialNode(ctx context.Context, node api.NodeMeta) (net.Conn, error) {
+	config := pki.ClientConfig(d.identity, d.role, node.ID)
 	if path, ok := api.LocalPath(node.Local, d.bootID); ok {
 		if conn, err := samehost.Dial(ctx, path, config); err == nil {
 			return conn, nil
@@ -152,12 +152,7 @@ func joinMesh(ctx context.Context, o options, cl enrol.Cluster, anomalies anomal
 		}
 		cfg.Keys = append(cfg.Keys, key)
 	}
-	var known enrol.Peers
-	if err := enrol.Load(o.state, enrol.PeersFile, "", &known); err == nil {
-		cfg.Seeds = known.Gossip
-	} else if api.CodeOf(err) != api.CodeNotFound {
-		log.Warn("members of the last time", "err", err)
-	}
+	cfg.Seeds = enrol.KnownPeers(o.state, nil, log)
 	m, err := gossip.Join(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("gossip: %w", err)
@@ -167,42 +162,6 @@ func joinMesh(ctx context.Context, o options, cl enrol.Cluster, anomalies anomal
 
 // maxCallers are the connections that the gateway serves at once.
 const maxCallers = 8192
-
-// maxPeers are enough to find any mesh by.
-const maxPeers = 16
-
-// keepPeers writes down who is there, so that a restarted coordinator sees the
-// cluster at once and not when the nodes' next look for it comes. The first change
-// is written at once: whoever is killed a moment later needs it.
-func keepPeers(mesh *gossip.Mesh, state string, log *slog.Logger) func(context.Context) error {
-	return func(ctx context.Context) error {
-		var kept []string
-		for {
-			version := mesh.Snapshot().Version
-			now := mesh.Peers()
-			// An empty mesh is more likely our own trouble than the cluster's end.
-			if now = now[:min(len(now), maxPeers)]; len(now) > 0 && !slices.Equal(now, kept) {
-				if err := enrol.Save(state, enrol.PeersFile, enrol.Peers{Gossip: now}); err != nil {
-					log.Warn("keep the members' addresses", "err", err)
-				} else {
-					kept = now
-				}
-				rest := time.NewTimer(time.Second)
-				select {
-				case <-ctx.Done():
-					rest.Stop()
-					return nil
-				case <-rest.C:
-				}
-			}
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-mesh.Changed(version):
-			}
-		}
-	}
-}
 
 // owners reads who may deploy.
 func owners(cl enrol.Cluster) (list []sealed.Fingerprint, anyOwner bool, err error) {

@@ -198,6 +198,11 @@ func (a *app) connect(gateway string, id *unseal.Identity) (*client.Client, erro
 	if err != nil {
 		return nil, err
 	}
+	return a.connectBy(pins, gateway, id)
+}
+
+// connectBy is connect with pins that several clients share.
+func (a *app) connectBy(pins *client.Pins, gateway string, id *unseal.Identity) (*client.Client, error) {
 	var others []string
 	if gateway == a.gatewayURL("") {
 		others = a.otherGateways("")

@@ -74,7 +74,11 @@ func (f *proxyFlags) load() (proxy.Config, error) {
 // proxy serves until ctx ends.
 func (a *app) proxy(ctx context.Context, cfg proxy.Config, trace tracing.Config, verbose bool) (err error) {
 	a.via = first(a.via, cfg.Via)
-	callers, closeCallers, err := a.proxyCallers(&cfg)
+	pins, err := client.OpenPins(a.configDir)
+	if err != nil {
+		return err
+	}
+	callers, closeCallers, err := a.proxyCallers(&cfg, pins)
 	if err != nil {
 		return err
 	}
@@ -92,7 +96,7 @@ func (a *app) proxy(ctx context.Context, cfg proxy.Config, trace tracing.Config,
 		return err
 	}
 	defer func() { err = errors.Join(err, tracer.Close()) }()
-	return a.serveProxy(ctx, cfg, proxy.Deps{Callers: callers, Token: string(token), Log: a.logger(verbose), Trace: tracer}, func(url string) {
+	return a.serveProxy(ctx, cfg, proxy.Deps{Callers: callers, Pins: pins, Token: string(token), Log: a.logger(verbose), Trace: tracer}, func(url string) {
 		fmt.Fprintf(a.stdout, "ready     %s\n", url)
 	})
 }
@@ -148,32 +152,32 @@ func (a *app) serveProxy(ctx context.Context, cfg proxy.Config, dep proxy.Deps, 
 
 // proxyCallers makes a client for each identity that a route names. Nobody is
 // trusted on first use: a proxy has no person to ask.
-func (a *app) proxyCallers(cfg *proxy.Config) (_ map[string]proxy.Invoker, closeAll func(), retErr error) {
+func (a *app) proxyCallers(cfg *proxy.Config, pins *client.Pins) (map[string]proxy.Invoker, func(), error) {
 	out := make(map[string]proxy.Invoker)
 	var made []*client.Client
-	closeAll = func() {
+	closeAll := func() {
 		for _, c := range made {
 			c.Close()
 		}
 	}
-	defer func() {
-		if retErr != nil {
-			closeAll()
-		}
-	}()
 	for _, name := range cfg.Identities() {
-		id, err := a.proxyIdentity(cfg, name)
+		c, err := a.proxyCaller(cfg, pins, name)
 		if err != nil {
-			return nil, nil, err
-		}
-		c, err := a.connect(a.gatewayURL(cfg.Gateway), id)
-		if err != nil {
+			closeAll()
 			return nil, nil, err
 		}
 		made = append(made, c)
 		out[name] = c
 	}
 	return out, closeAll, nil
+}
+
+func (a *app) proxyCaller(cfg *proxy.Config, pins *client.Pins, name string) (*client.Client, error) {
+	id, err := a.proxyIdentity(cfg, name)
+	if err != nil {
+		return nil, err
+	}
+	return a.connectBy(pins, a.gatewayURL(cfg.Gateway), id)
 }
 
 // proxyIdentity opens an identity with the passphrase that is given for it, or

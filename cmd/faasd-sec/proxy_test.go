@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"io"
 	"math/big"
@@ -218,5 +219,58 @@ func TestProxyServesOtherMachinesOverTLSWithAToken(t *testing.T) {
 	}
 	if code, _, errs := s.run("", "proxy", "--config", config, "--listen", "127.0.0.1:0", "--metrics", "0.0.0.0:0"); code != exitInvalid {
 		t.Errorf("metrics for everybody: exit %d %s", code, errs)
+	}
+}
+
+// What key trust owner writes is known to a proxy that runs.
+func TestProxyKeepsUpWithThePins(t *testing.T) {
+	s := deployedHello(t)
+	var owner struct{ Fingerprint string }
+	if err := json.Unmarshal([]byte(s.must("", "key", "show", "-o", "json")), &owner); err != nil {
+		t.Fatal(err)
+	}
+	s.must("", "key", "new", "--identity", "caller")
+	url, printed := s.serving("proxy", "--identity", "caller", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0")
+	metrics := strings.TrimSpace(strings.TrimPrefix(strings.SplitN(printed, "\n", 2)[0], "metrics"))
+	wants := func(status int, line string) {
+		t.Helper()
+		res, err := http.Post(url+"/function/hello", "text/plain", strings.NewReader("body"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		if b, err := io.ReadAll(res.Body); err != nil || res.StatusCode != status {
+			t.Errorf("%d %s %v, want %d", res.StatusCode, b, err, status)
+		}
+		if res, err = http.Get(metrics); err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		if b, err := io.ReadAll(res.Body); err != nil || !strings.Contains(string(b), "\n"+line+"\n") {
+			t.Errorf("metrics lack %s: %v", line, err)
+		}
+	}
+	wants(403, "faasd_sec_proxy_pins_broken 0")
+	s.must("", "key", "trust", "owner", "hello.openfaas-fn", owner.Fingerprint)
+	wants(201, `faasd_sec_proxy_pins_reads_total{outcome="ok"} 1`)
+	pins := filepath.Join(s.config(), "pins.json")
+	good, err := os.ReadFile(pins)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.file(pins, "{")
+	wants(201, "faasd_sec_proxy_pins_broken 1")
+	s.file(pins, string(good))
+	wants(201, "faasd_sec_proxy_pins_broken 0")
+	if err := os.Remove(pins); err != nil {
+		t.Fatal(err)
+	}
+	wants(403, "faasd_sec_proxy_pins_broken 0")
+}
+
+func TestProxyRefusesAnIdentityThatIsNotThere(t *testing.T) {
+	s := deployedHello(t)
+	if code, _, errs := s.run("", "proxy", "--identity", "nobody", "--listen", "127.0.0.1:0"); code == 0 || !strings.Contains(errs, "nobody") {
+		t.Errorf("exit %d %s", code, errs)
 	}
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/client"
+	"github.com/faasd-sec/faasd-sec/schedule"
 )
 
 // scheduleFlags are those of schedule put.
@@ -341,11 +342,11 @@ func (a *app) scheduleListCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			t := newTable("NAME", "FUNCTION", "CRON", "NEXT", "UNTIL", "LEFT", "MADE", "MISSED", "REFUSED", "NOTE", "ID")
+			t := newTable("NAME", "FUNCTION", "CRON", "NEXT", "UNTIL", "LEFT", "MADE", "MISSED", "REFUSED", "NOTE", "ID", "MARK")
 			for _, s := range list {
 				here := saved[s.ID]
 				t.row(first(here.name, "-"), s.Function.Short(), first(here.Cron, "-"), at(s.Next), at(s.Until), fmt.Sprint(s.Left), fmt.Sprint(s.Made),
-					fmt.Sprint(s.Missed), fmt.Sprint(s.Refused), scheduleNote(&s, time.Now()), s.ID)
+					fmt.Sprint(s.Missed), fmt.Sprint(s.Refused), scheduleNote(&s, time.Now()), s.ID, schedule.Mark(s.ID))
 			}
 			return t.print(a.stdout)
 		}}

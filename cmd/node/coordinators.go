@@ -13,7 +13,7 @@ import (
 )
 
 // coordinators are where a node finds one: the address that it was told when
-// it joined, then whatever the mesh shows. That they are coordinators, mutual
+// it joined, and whatever the mesh shows. That they are coordinators, mutual
 // TLS decides and not the mesh.
 type coordinators struct {
 	first string
@@ -23,16 +23,28 @@ type coordinators struct {
 // dialTimeout bounds the attempt to reach one of several.
 const dialTimeout = 2 * time.Second
 
+// addresses are those that the mesh shows, the first one ahead; where it is not
+// among them it comes last, since each attempt at a machine without power takes
+// its time.
 func (c *coordinators) addresses() []string {
-	all := []string{c.first}
+	var all []string
 	if m := c.mesh.Load(); m != nil {
 		for _, n := range m.Snapshot().Nodes {
-			if slices.Contains(n.Meta.Roles, api.RoleCoordinator) && n.Meta.Addr != c.first {
+			if slices.Contains(n.Meta.Roles, api.RoleCoordinator) {
 				all = append(all, n.Meta.Addr)
 			}
 		}
 	}
-	return all
+	return firstAhead(all, c.first)
+}
+
+// firstAhead is live with first ahead where it is in it, and at the end otherwise.
+func firstAhead(live []string, first string) []string {
+	at := slices.Index(live, first)
+	if at < 0 {
+		return append(live, first)
+	}
+	return append([]string{first}, slices.Delete(live, at, at+1)...)
 }
 
 // dial connects to the first that answers, for a transport that was told the

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -191,6 +192,7 @@ func run(ctx context.Context, o options) (err error) {
 			return daemon.Serve(ctx, daemon.Server(daemon.Ops(reg, nd.Ready), log), opsLn, time.Second)
 		})
 	}
+	g.Go("peers", func(ctx context.Context) error { return enrol.FollowPeers(ctx, mesh, o.state, log) })
 	g.Go("certificate", func(ctx context.Context) error {
 		return identity.KeepRenewed(ctx, enrol.Renewer(identity, known.addresses))
 	})
@@ -233,7 +235,7 @@ func dialBroker(ctx context.Context, addr, socket string, config *tls.Config) (n
 }
 
 // joinMesh starts gossip.
-func joinMesh(ctx context.Context, o options, n enrol.Node, log interface{ Info(string, ...any) }) (*gossip.Mesh, error) {
+func joinMesh(ctx context.Context, o options, n enrol.Node, log *slog.Logger) (*gossip.Mesh, error) {
 	cfg := gossip.DefaultLAN()
 	cfg.Meta = api.NodeMeta{
 		ID: n.ID, Addr: o.advertise, Roles: []string{api.RoleNode}, Arch: goruntime.GOARCH,
@@ -242,7 +244,8 @@ func joinMesh(ctx context.Context, o options, n enrol.Node, log interface{ Info(
 	if id := daemon.BootID(); o.localSocket != "" && id != "" {
 		cfg.Meta.Local = api.LocalAddr(id, o.localSocket)
 	}
-	cfg.Bind, cfg.Advertise, cfg.Seeds, cfg.Label = o.gossipListen, o.gossipAdvertise, n.Seeds, n.Cluster
+	cfg.Bind, cfg.Advertise, cfg.Label = o.gossipListen, o.gossipAdvertise, n.Cluster
+	cfg.Seeds = enrol.KnownPeers(o.state, n.Seeds, log)
 	for _, k := range n.GossipKeys {
 		key, err := gossip.ParseKey(k)
 		if err != nil {
@@ -254,6 +257,6 @@ func joinMesh(ctx context.Context, o options, n enrol.Node, log interface{ Info(
 	if err != nil {
 		return nil, fmt.Errorf("gossip: %w", err)
 	}
-	log.Info("gossip", "address", m.Addr().String(), "seeds", n.Seeds)
+	log.Info("gossip", "address", m.Addr().String(), "seeds", cfg.Seeds)
 	return m, nil
 }

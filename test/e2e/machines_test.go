@@ -31,8 +31,11 @@ type machines struct {
 	broker      *child
 	opener      *child
 	coordinator *child
-	lent        func(*machine) []string // flags of a node about what it lends
-	nodes       []*machine              // number 0 is unused: node i is on machine i
+	flags       func(hub string) []string // more flags of the coordinator
+	spare       int                       // machines without a node
+	entrance    string                    // whose cluster listener nodes join at
+	lent        func(*machine) []string   // flags of a node about what it lends
+	nodes       []*machine                // number 0 is unused: node i is on machine i
 }
 
 // machine is one with a node.
@@ -76,7 +79,7 @@ func newMachines(t *testing.T, n int, change ...func(*machines)) *machines {
 		}
 		m.leaks(t)
 	})
-	m.net = newFabric(t, n)
+	m.net = newFabric(t, n+m.spare)
 	m.run = "/run/faasd-sec/" + m.net.prefix
 	t.Cleanup(func() { m.stop(t) })
 	for _, dir := range []string{m.run, filepath.Join(state, "logs")} {
@@ -96,10 +99,13 @@ func newMachines(t *testing.T, n int, change ...func(*machines)) *machines {
 	opener := filepath.Join(m.run, "opener", "socket")
 	m.opener = m.start(t, 0, "manifest-opener", "-socket", opener, "-state-dir", filepath.Join(state, "manifest-opener"),
 		"-insecure-passphrase", "-allow-swap")
-	m.coordinator = m.start(t, 0, "coordinator", "-manifest-opener", opener, "-state", coordinator, "-listen", hub+":8080", "-cluster-listen", hub+":7443",
-		"-gossip-listen", hub+":7945", "-ops-listen", "127.0.0.1:7444", "-broker", hub+":8084")
+	args := []string{"-manifest-opener", opener, "-state", coordinator}
+	if m.flags != nil {
+		args = append(args, m.flags(hub)...)
+	}
+	m.coordinator = m.startCoordinator(t, 0, args...)
 	m.healthy(t, 0, "127.0.0.1:8085")
-	m.healthy(t, 0, "127.0.0.1:7444")
+	m.entrance = hub
 	for i := 1; i <= n; i++ {
 		m.nodes = append(m.nodes, m.newMachine(t, i, token[1]))
 	}
@@ -128,6 +134,16 @@ func newMachines(t *testing.T, n int, change ...func(*machines)) *machines {
 	return m
 }
 
+// startCoordinator starts one on machine i.
+func (m *machines) startCoordinator(t *testing.T, i int, args ...string) *child {
+	t.Helper()
+	ip := m.net.addr(i)
+	c := m.start(t, i, "coordinator", append(args, "-listen", ip+":8080", "-cluster-listen", ip+":7443", "-gossip-listen", ip+":7945",
+		"-ops-listen", "127.0.0.1:7444", "-broker", m.net.addr(0)+":8084")...)
+	m.healthy(t, i, "127.0.0.1:7444")
+	return c
+}
+
 // newMachine joins machine i and starts its node.
 func (m *machines) newMachine(t *testing.T, i int, token string) *machine {
 	t.Helper()
@@ -140,7 +156,7 @@ func (m *machines) newMachine(t *testing.T, i int, token string) *machine {
 		}
 	}
 	m.startContainerd(t, x)
-	join := m.start(t, i, "faasd-sec", "node", "join", "--state", x.state, "--coordinator", m.net.addr(0)+":7443", "--token", token, "--id", id)
+	join := m.start(t, i, "faasd-sec", "node", "join", "--state", x.state, "--coordinator", m.entrance+":7443", "--token", token, "--id", id)
 	if <-join.done; join.err != nil {
 		t.Fatalf("join %s: %v", id, join.err)
 	}

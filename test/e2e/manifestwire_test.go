@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/client"
 	"github.com/faasd-sec/faasd-sec/manifest"
 )
@@ -49,7 +50,7 @@ const short = "short "
 // manifest is in any packet, nor on the coordinator's disk; and nothing of a payload
 // is in an anomaly log, nor in any file of any machine.
 func TestManifestsCrossMachinesUnseen(t *testing.T) {
-	needTools(t, "ip", "iptables", "nft", "nsenter", "tc", "tcpdump")
+	needTools(t, "ip", "iptables", "nft", "nsenter", "tc", "tcpdump", "curl")
 	const tasks = 10
 	m := newMachines(t, 2, func(m *machines) {
 		m.lent = func(*machine) []string {
@@ -94,6 +95,22 @@ func TestManifestsCrossMachinesUnseen(t *testing.T) {
 		if err != nil || resp.Status != http.StatusOK || string(body) != can.body {
 			t.Fatalf("%+v, %q, %v", resp, body, err)
 		}
+	}
+	// The same asked for by headers, of a proxy on the caller's machine.
+	url := proxied(t, far.client, fn)
+	for range 2 {
+		body, err := curl(t.Context(), "--data", can.body, "-H", fmt.Sprintf("%sMemory: %d", api.HeaderNeedPrefix, memory), "-H", fmt.Sprintf("%sStorage: %d", api.HeaderNeedPrefix, storage),
+			"-H", fmt.Sprintf("%sIngress: %d", api.HeaderNeedPrefix, ingress), "-H", fmt.Sprintf("%sEgress: %d", api.HeaderNeedPrefix, egress), "-H", api.HeaderNeedPrefix+"Port: tcp",
+			"-H", api.HeaderNeedPrefix+"Require: "+can.header+"!="+can.secret, "-H", api.HeaderNeedPrefix+"Deadline: 20s", url+can.path)
+		if err != nil || body != can.body {
+			t.Errorf("through the proxy: %q, %v", body, err)
+		}
+	}
+	if body, err := curl(t.Context(), "--data", can.body, "-H", fmt.Sprintf("%sMemory: %d", api.HeaderNeedPrefix, impossible), "-H", api.HeaderNeedPrefix+"Deadline: 1s", url+can.path); err == nil {
+		t.Errorf("through the proxy: no node has so much: %q", body)
+	}
+	if body, err := curl(t.Context(), "--data", can.body, "-H", fmt.Sprintf("%sPids: %d", api.HeaderNeedPrefix, 64), url+can.path); err == nil || !strings.Contains(body, string(api.CodeExceedsBounds)) {
+		t.Errorf("through the proxy: what the owner does not allow: %q, %v", body, err)
 	}
 	large := strings.Repeat(can.body, 16<<10)
 	if _, body, err := far.invoke(t, fn, client.Request{Path: "/", Body: strings.NewReader(large), Needs: needs()}); err != nil || string(body) != large {

@@ -51,6 +51,7 @@ func main() {
 	mux.HandleFunc("/spin", spin)
 	mux.HandleFunc("/fork", fork)
 	mux.HandleFunc("/sleep", sleep)
+	mux.HandleFunc("/silent", silent)
 	mux.HandleFunc("/fill", fill)
 	mux.HandleFunc("/dial", dial)
 	mux.HandleFunc("/put", put)

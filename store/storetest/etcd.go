@@ -1,0 +1,37 @@
+// Package storetest runs a real etcd for tests of what talks to one elsewhere.
+package storetest
+
+import (
+	"net/url"
+	"path/filepath"
+	"testing"
+
+	"go.etcd.io/etcd/client/pkg/v3/transport"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap"
+)
+
+// A single member elects itself after the second of these; in milliseconds.
+const tick, election = 20, 100
+
+// Serve starts an etcd for clients at that address, with TLS where info is not
+// empty, and stops it with the test. It returns once the etcd takes writes.
+func Serve(t testing.TB, client url.URL, info transport.TLSInfo) *embed.Etcd {
+	t.Helper()
+	c := embed.NewConfig()
+	c.Dir = filepath.Join(t.TempDir(), "data")
+	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
+	nowhere := url.URL{Scheme: "http", Host: "127.0.0.1:1"}
+	c.ListenClientUrls, c.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
+	c.ListenPeerUrls, c.AdvertisePeerUrls = nil, []url.URL{nowhere}
+	c.ClientTLSInfo = info
+	c.InitialCluster = c.InitialClusterFromName(c.Name)
+	c.TickMs, c.ElectionMs, c.EnableGRPCGateway = tick, election, false
+	e, err := embed.StartEtcd(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(e.Close)
+	<-e.Server.ReadyNotify()
+	return e
+}
