@@ -31,7 +31,7 @@ func TestJoiningDoesNotWaitForSeedsThatAreGone(t *testing.T) {
 		there := join(t, simConfig(network, "there", api.RoleCoordinator))
 		const gone = "10.9.9.9:7946"
 		quick := 0
-		for i := range 8 { // seeds come in random order
+		for i := range 16 { // seeds come in random order
 			c := simConfig(network, nodeName(i))
 			c.Seeds = []string{there.Addr().String(), gone}
 			c.Transport = slowTo{c.Transport.(*simTransport), gone}

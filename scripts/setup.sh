@@ -14,7 +14,7 @@ needs=(
   nft:nftables tcpdump:tcpdump make:make git:git dpkg-deb:dpkg mke2fs:e2fsprogs
 )
 
-[ "${1:-}" != test ] || needs+=(qemu-system-x86_64:qemu-system-x86 promtool:prometheus systemd-analyze:systemd node:nodejs curl:curl)
+[ "${1:-}" != test ] || needs+=(qemu-system-x86_64:qemu-system-x86 promtool:prometheus systemd-analyze:systemd node:nodejs curl:curl xz:xz-utils)
 
 missing=()
 for need in "${needs[@]}"; do
@@ -54,7 +54,7 @@ fi
 say "go $have"
 
 if [ "${1:-}" = test ] && [ "$(id -u)" = 0 ]; then
-  "$(dirname "$0")/vm-kernel.sh" || die "the kernel for the tests on cgroup v2 could not be fetched"
+  "$(dirname "$0")/vm-kernel.sh" || die "the kernels for the tests on cgroup v2 could not be fetched"
 fi
 
 [ "$(id -u)" = 0 ] || say "note: running sandboxes takes root; building does not"

@@ -6,22 +6,31 @@ import (
 	"fmt"
 
 	stats1 "github.com/containerd/cgroups/v3/cgroup1/stats"
+	stats2 "github.com/containerd/cgroups/v3/cgroup2/stats"
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/containerd/typeurl/v2"
 
+	"github.com/faasd-sec/faasd-sec/cgroups"
 	"github.com/faasd-sec/faasd-sec/shim/container"
 )
 
-// stats is what a task uses, in containerd's format for cgroup v1: processes,
-// processor time and memory, which are limited. What else the format has is
-// left out.
+// stats is what a task uses, in containerd's format for the machine's cgroups:
+// processes, processor time and memory, which are limited. What else the formats
+// have is left out.
 func stats(t *task) (*anypb.Any, error) {
 	u, err := t.c.Groups.Usage()
 	if err != nil {
 		return nil, err
+	}
+	if t.c.Groups.Mode() == cgroups.V2 {
+		return typeurl.MarshalAnyToProto(&stats2.Metrics{
+			Pids:   &stats2.PidsStat{Current: uint64(u.PIDs)},
+			CPU:    &stats2.CPUStat{UsageUsec: uint64(u.CPU.Microseconds()), ThrottledUsec: uint64(u.Throttled.Microseconds())},
+			Memory: &stats2.MemoryStat{Usage: uint64(u.Memory), MaxUsage: uint64(u.MemoryPeak)},
+		})
 	}
 	return typeurl.MarshalAnyToProto(&stats1.Metrics{
 		Pids: &stats1.PidsStat{Current: uint64(u.PIDs)},

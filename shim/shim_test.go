@@ -56,8 +56,12 @@ func newWorld(t *testing.T) *world {
 		if err := w.daemon.Stop(deadline(t)); err != nil {
 			t.Error(err)
 		}
-		if e, err := filepath.Glob("/sys/fs/cgroup/*/faasd-sec-test/" + strconv.Itoa(os.Getpid()) + "/*/cgroup.procs"); err != nil || len(e) > 0 {
-			t.Errorf("cgroups are left: %v, %v", e, err)
+		g, err := cgroups.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if left, err := g.Group(fmt.Sprintf("/faasd-sec-test/%d", os.Getpid())).Children(); err != nil || len(left) > 0 {
+			t.Errorf("cgroups are left: %v, %v", left, err)
 		}
 	})
 	w.connect(t)
@@ -218,13 +222,22 @@ func TestTheLifeOfATask(t *testing.T) {
 	if err != nil || len(pids) != 1 || pids[0].Pid != task.Pid() {
 		t.Errorf("processes %v, %v; want %d", pids, err, task.Pid())
 	}
-	if m, err := task.Metrics(w.ctx(t)); err != nil || len(m.Data.GetValue()) == 0 {
-		t.Errorf("metrics %v, %v", m, err)
+	groups, err := cgroups.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	format := "io.containerd.cgroups.v1.Metrics"
+	if groups.Mode() == cgroups.V2 {
+		format = "io.containerd.cgroups.v2.Metrics"
+	}
+	if m, err := task.Metrics(w.ctx(t)); err != nil || len(m.Data.GetValue()) == 0 || m.Data.GetTypeUrl() != format {
+		t.Errorf("metrics %v, %v; want %s", m, err, format)
 	}
 	limit, zero := int64(48<<20), uint64(0)
 	err = task.Update(w.ctx(t), client.WithResources(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit, Swap: &limit, Swappiness: &zero}}))
-	if b, rerr := os.ReadFile("/sys/fs/cgroup/memory" + spec.Linux.CgroupsPath + "/memory.limit_in_bytes"); err != nil || rerr != nil || strings.TrimSpace(string(b)) != "50331648" {
-		t.Errorf("after an update the limit is %s, %v, %v", b, err, rerr)
+	want := cgroups.Limits{Memory: &cgroups.MemoryLimit{Bytes: limit}}
+	if err := errors.Join(err, groups.Group(spec.Linux.CgroupsPath).Verify(want)); err != nil {
+		t.Errorf("an update: %v", err)
 	}
 	if err := task.Update(w.ctx(t), client.WithResources(&specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: "0"}})); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("an update of what is not served: %v", err)

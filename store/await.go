@@ -34,6 +34,9 @@ func Await(ctx context.Context, cfg Config, why func(error)) (*Store, error) {
 	for pause := firstTry; ; pause = min(2*pause, mostTry) {
 		s, err := Open(ctx, cfg)
 		if err == nil || ctx.Err() != nil || len(cfg.Endpoints) == 0 || api.CodeOf(err) != api.CodeUnavailable {
+			if err == nil && pause > firstTry {
+				cfg.Log.Info("the store answers", "after", time.Since(began).Round(time.Millisecond))
+			}
 			return s, err
 		}
 		why(err)

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 
 	"github.com/faasd-sec/faasd-sec/api"
-	"github.com/faasd-sec/faasd-sec/cgroups"
 )
 
 // The values of -shim.
@@ -35,10 +34,6 @@ func shimFor(choice string) (string, error) {
 	default:
 		return "", api.Invalid("shim", "use own, runc or auto", fmt.Sprintf("%q", choice))
 	}
-	groups, err := cgroups.Open()
-	if err != nil {
-		return "", fmt.Errorf("cgroups: %w", err)
-	}
 	self, err := os.Executable()
 	if err != nil {
 		return "", fmt.Errorf("find the shim beside this binary: %w", err)
@@ -46,12 +41,10 @@ func shimFor(choice string) (string, error) {
 	own := filepath.Join(filepath.Dir(self), ownShim)
 	_, err = os.Stat(own)
 	switch {
-	case err == nil && groups.Mode() != cgroups.V2:
+	case err == nil:
 		return own, nil
-	case choice == shimAuto && (err == nil || errors.Is(err, fs.ErrNotExist)):
+	case choice == shimAuto && errors.Is(err, fs.ErrNotExist):
 		return runcShim, nil
-	case err != nil:
-		return "", fmt.Errorf("-shim own: %w", err)
 	}
-	return "", api.Invalid("shim", "use runc", "the own one does not serve machines with cgroup v2 alone yet")
+	return "", fmt.Errorf("-shim %s: %w", choice, err)
 }

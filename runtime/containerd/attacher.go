@@ -27,15 +27,16 @@ type attachJob struct {
 
 var errAttacherGone = errors.New("the thread that enters sandboxes has ended")
 
-// newAttacher starts the thread, which lives until close.
-func newAttacher() (*attacher, error) {
+// newAttacher starts the thread, which lives until close. It shares nothing that
+// unshare names; prepare, unless it is nil, is what it does first.
+func newAttacher(unshare int, prepare func() error) (*attacher, error) {
 	a := &attacher{jobs: make(chan attachJob), done: make(chan struct{})}
 	ready := make(chan error, 1)
-	go a.run(ready)
+	go a.run(unshare, prepare, ready)
 	return a, <-ready
 }
 
-func (a *attacher) run(ready chan<- error) {
+func (a *attacher) run(unshare int, prepare func() error, ready chan<- error) {
 	// Never unlocked: the thread ends with this goroutine, and no other one ever
 	// runs on it.
 	goruntime.LockOSThread()
@@ -43,24 +44,34 @@ func (a *attacher) run(ready chan<- error) {
 		// The first thread is what /proc/self shows and cannot end. Another
 		// goroutine gets another thread while this one holds it.
 		next := make(chan struct{})
-		go func() { defer close(next); a.run(ready) }()
+		go func() { defer close(next); a.run(unshare, prepare, ready) }()
 		<-next
 		goruntime.UnlockOSThread()
 		return
 	}
 	defer close(a.done)
+	if err := unix.Unshare(unshare); err != nil {
+		ready <- fmt.Errorf("unshare the thread's root: %w", err)
+		return
+	}
 	home, err := os.Open("/proc/thread-self/ns/mnt")
 	if err != nil {
 		ready <- fmt.Errorf("open the mount namespace: %w", err)
 		return
 	}
 	defer home.Close()
-	if err := unix.Unshare(unix.CLONE_FS); err != nil {
-		ready <- fmt.Errorf("unshare the thread's root: %w", err)
-		return
+	if prepare != nil {
+		if err := prepare(); err != nil {
+			ready <- err
+			return
+		}
 	}
 	ready <- nil
 	for job := range a.jobs {
+		if job.mntns == nil {
+			job.err <- job.do()
+			continue
+		}
 		if err := unix.Setns(int(job.mntns.Fd()), unix.CLONE_NEWNS); err != nil {
 			job.err <- fmt.Errorf("enter the sandbox's mounts: %w", err)
 			continue
@@ -73,6 +84,9 @@ func (a *attacher) run(ready chan<- error) {
 		}
 	}
 }
+
+// here runs do on the thread, where it is at home.
+func (a *attacher) here(do func() error) error { return a.in(nil, do) }
 
 // in runs do inside a mount namespace.
 func (a *attacher) in(mntns *os.File, do func() error) error {

@@ -58,14 +58,9 @@ func (s *Sandbox) Bind(ctx context.Context, spec runtime.Spec) error {
 	if err := s.limit(h, limits); err != nil {
 		return s.goneOr(fail(err))
 	}
-	root, err := s.rootTree(spec, img.layers, dirs, &h.mounts, &done)
+	tree, err := s.rootTree(spec, img.layers, dirs, &h.mounts, &done)
 	if err == nil {
-		err = s.r.attach.in(h.mntns, func() error {
-			if err := unix.MoveMount(root, "", h.root, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
-				return fmt.Errorf("mount the function's root: %w", err)
-			}
-			return nil
-		})
+		err = s.r.attach.in(h.mntns, func() error { return tree.mountOn(h.root) })
 	}
 	if err != nil {
 		return s.goneOr(fail(err))
@@ -155,29 +150,61 @@ func (s *Sandbox) settle(digest string, release func()) {
 }
 
 // prepareBind makes what all binds share, or notes why there will be none.
-func (r *Runtime) prepareBind() (retErr error) {
+func (r *Runtime) prepareBind() error {
 	r.dev = -1
 	var err error
-	if r.attach, err = newAttacher(); err != nil {
+	if r.attach, err = newAttacher(unix.CLONE_FS, nil); err != nil {
 		return fmt.Errorf("start the thread that enters sandboxes: %w", err)
 	}
 	if r.noBind = r.cfg.NoBind; r.noBind != nil {
 		r.noBind = fmt.Errorf("%w: %w", runtime.ErrUnsupported, r.noBind)
 		return nil
 	}
-	if r.dev, err = mountDev(); err != nil {
-		r.endBind()
-		return err
-	}
-	if r.noBind = r.probeBind(); r.noBind != nil {
+	if r.noBind = r.makeShared(); r.noBind != nil {
+		r.noBind = fmt.Errorf("%w: sandboxes cannot be made ahead of their functions: %w", runtime.ErrUnsupported, r.noBind)
 		r.cfg.Log.Info("no sandboxes ahead of their functions", "reason", r.noBind)
 	}
 	return nil
 }
 
+// makeShared makes the /dev of all blanks, and what composes for them, and tries
+// whether the kernel can do with it what Bind does.
+func (r *Runtime) makeShared() (err error) {
+	if r.dev, err = mountDev(); err != nil {
+		return err
+	}
+	if r.compose.detached {
+		return r.probeBind()
+	}
+	if r.shop, err = newWorkshop(r.cfg.RunDir); err != nil {
+		return err
+	}
+	if err := r.shop.keepDev(r.dev); err != nil {
+		return err
+	}
+	dev, err := r.cloneDev()
+	if err == nil {
+		_ = unix.Close(dev)
+	}
+	return err
+}
+
+// cloneDev is a detached clone of the /dev of all.
+func (r *Runtime) cloneDev() (int, error) {
+	if r.shop != nil {
+		return r.shop.cloneDev()
+	}
+	dev, err := unix.OpenTree(r.dev, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	if err != nil {
+		return -1, fmt.Errorf("clone a detached mount: %w", err)
+	}
+	return dev, nil
+}
+
 // endBind undoes prepareBind. No Bind may be under way.
 func (r *Runtime) endBind() {
 	r.attach.close()
+	r.shop.close()
 	if r.dev >= 0 {
 		_ = unix.Close(r.dev)
 		r.dev = -1
@@ -195,26 +222,15 @@ func (r *Runtime) spawn(f func()) {
 
 // probeBind tries what Bind does on a tree of its own, and says why not.
 func (r *Runtime) probeBind() error {
-	unsupported := func(err error) error {
-		return fmt.Errorf("%w: sandboxes cannot be made ahead of their functions (Linux 6.15 is needed): %w", runtime.ErrUnsupported, err)
-	}
-	if !r.compose.detached {
-		return unsupported(errors.New("overlay takes no detached layers"))
-	}
-	dev, err := unix.OpenTree(r.dev, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	dev, err := r.cloneDev()
 	if err != nil {
-		return unsupported(fmt.Errorf("clone a detached mount: %w", err))
+		return err
 	}
+	defer unix.Close(dev)
 	shm, err := mountTmpfs(unix.MOUNT_ATTR_NOSUID, bounded(4096, "0755")...)
 	if err != nil {
-		_ = unix.Close(dev)
-		return unsupported(err)
+		return err
 	}
-	err = place(shm, dev, "shm")
-	_ = unix.Close(shm)
-	_ = unix.Close(dev)
-	if err != nil {
-		return unsupported(err)
-	}
-	return nil
+	defer unix.Close(shm)
+	return place(shm, dev, "shm")
 }

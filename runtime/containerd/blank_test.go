@@ -3,6 +3,7 @@ package containerd
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"testing"
@@ -101,7 +102,14 @@ func TestABlankBecomesASandboxOfAnImage(t *testing.T) {
 // BenchmarkBindToFirstOutput is from a blank in the pool to the first byte of a
 // function that runs in it.
 func BenchmarkBindToFirstOutput(b *testing.B) {
-	bn := need(b)
+	for _, older := range []bool{false, true} {
+		with := *need(b)
+		with.shim, with.older = with.own, older
+		b.Run(fmt.Sprintf("older=%v", older), func(b *testing.B) { bindToFirstOutput(b, &with) })
+	}
+}
+
+func bindToFirstOutput(b *testing.B, bn *bench) {
 	r := bn.open(b)
 	img := bn.basic(b, r)
 	bind, all := make([]float64, 0, b.N), make([]float64, 0, b.N)

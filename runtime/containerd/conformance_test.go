@@ -20,7 +20,7 @@ func containerdKeepsTheContract(t *testing.T, b *bench) {
 }
 
 // The same contract for sandboxes that were made before their function.
-func TestBoundSandboxesKeepTheContract(t *testing.T) { eachShim(t, boundSandboxesKeepTheContract) }
+func TestBoundSandboxesKeepTheContract(t *testing.T) { eachBind(t, boundSandboxesKeepTheContract) }
 
 func boundSandboxesKeepTheContract(t *testing.T, b *bench) {
 	runtimetest.Run(t, func(t *testing.T) runtimetest.Env {

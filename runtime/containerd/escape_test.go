@@ -74,7 +74,7 @@ func nothingEscapesFromASandbox(t *testing.T, b *bench) {
 	}
 }
 
-func TestNothingEscapesFromABoundSandbox(t *testing.T) { eachShim(t, nothingEscapesFromABoundSandbox) }
+func TestNothingEscapesFromABoundSandbox(t *testing.T) { eachBind(t, nothingEscapesFromABoundSandbox) }
 
 func nothingEscapesFromABoundSandbox(t *testing.T, b *bench) {
 	r := b.open(t)

@@ -15,7 +15,6 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/faasd-sec/faasd-sec/api"
-	"github.com/faasd-sec/faasd-sec/cgroups"
 	"github.com/faasd-sec/faasd-sec/runtime"
 	"github.com/faasd-sec/faasd-sec/runtime/containerd/daemon"
 	"github.com/faasd-sec/faasd-sec/runtime/runtimetest"
@@ -30,6 +29,7 @@ type bench struct {
 	probe  string
 	shim   string // of the tests at work: "" for runc's
 	own    string // path of our own shim
+	older  bool   // compose as kernels before Linux 6.15 have to
 	serial *atomic.Int64
 }
 
@@ -39,12 +39,6 @@ func eachShim(t *testing.T, test func(t *testing.T, b *bench)) {
 	b := need(t)
 	for name, path := range map[string]string{"runc": "", "own": b.own} {
 		t.Run(name, func(t *testing.T) {
-			if path != "" && cgroupsV2(t) {
-				if os.Getenv("REQUIRE_ALL") == "1" {
-					t.Fatal("our own shim does not serve cgroup v2 alone")
-				}
-				t.Skip("our own shim does not serve cgroup v2 alone") // and says so, see the shim's tests
-			}
 			with := *b
 			with.shim = path
 			test(t, &with)
@@ -52,13 +46,26 @@ func eachShim(t *testing.T, test func(t *testing.T, b *bench)) {
 	}
 }
 
-func cgroupsV2(t testing.TB) bool {
+// eachBind is eachShim for what concerns sandboxes that waited for their function:
+// with our own shim also as on kernels that compose mounted layers alone.
+func eachBind(t *testing.T, test func(t *testing.T, b *bench)) {
+	eachShim(t, test)
+	t.Run("older", func(t *testing.T) {
+		with := *need(t)
+		with.shim, with.older = with.own, true
+		test(t, &with)
+	})
+}
+
+// composeAsBefore makes a new runtime do without what kernels from Linux 6.15 on
+// can do with trees that are mounted nowhere.
+func (r *Runtime) composeAsBefore(t testing.TB) {
 	t.Helper()
-	fs, err := cgroups.Open()
-	if err != nil {
+	r.endBind()
+	r.compose.detached = false
+	if err := r.prepareBind(); err != nil {
 		t.Fatal(err)
 	}
-	return fs.Mode() == cgroups.V2
 }
 
 const crashChild = "FAASD_SEC_CRASH_CHILD"
@@ -178,6 +185,9 @@ func (b *bench) openWith(t testing.TB, cfg Config) *Runtime {
 			t.Error(err)
 		}
 	})
+	if b.older {
+		r.composeAsBefore(t)
+	}
 	return r
 }
 

@@ -109,21 +109,12 @@ func (s *Sandbox) attachMounts(spec runtime.Spec, dir string) error {
 }
 
 func (s *Sandbox) attachMount(m runtime.Mount, spec runtime.Spec, root int) error {
-	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS}
-	at, err := unix.Openat2(root, strings.TrimPrefix(m.Target, "/"), how)
-	if err != nil {
-		return fmt.Errorf("mount point %s: %w", m.Target, err)
-	}
-	defer unix.Close(at)
 	fd, err := s.own(m, spec.UID, spec.GID)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	if err := unix.MoveMount(fd, "", at, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
-		return fmt.Errorf("mount on %s: %w", m.Target, err)
-	}
-	return nil
+	return mountBeneath(fd, root, strings.TrimPrefix(m.Target, "/"))
 }
 
 var _ runtime.Mounter = (*Sandbox)(nil)

@@ -61,7 +61,7 @@ func handlesOpen(t *testing.T) int {
 	return n
 }
 
-func TestASandboxTakesAllItHeldWithIt(t *testing.T) { eachShim(t, aSandboxTakesAllItHeldWithIt) }
+func TestASandboxTakesAllItHeldWithIt(t *testing.T) { eachBind(t, aSandboxTakesAllItHeldWithIt) }
 
 func aSandboxTakesAllItHeldWithIt(t *testing.T, b *bench) {
 	r := b.open(t)

@@ -79,9 +79,9 @@ func (c composer) compose(target, scratch string, layers []string, userns *os.Fi
 }
 
 // composeDetached is compose for a tree that is mounted nowhere yet, which the
-// caller closes or moves, and whose topmost layer is mapped already. It needs
-// detached. done goes on to hold what the tree needs no longer.
-func (c composer) composeDetached(top int, layers []string, userns *os.File, up *upper, done *closers) (root int, err error) {
+// caller closes or moves, and whose topmost layer is mapped already. done goes on
+// to hold what the tree needs no longer.
+func (c composer) composeDetached(top int, layers []string, userns *os.File, up *upper, done *closers, shop *workshop) (root int, err error) {
 	fds := append(make([]int, 0, 1+len(layers)), top)
 	for _, dir := range layers {
 		fd, err := idmapped(dir, userns)
@@ -90,6 +90,9 @@ func (c composer) composeDetached(top int, layers []string, userns *os.File, up 
 		}
 		fds = append(fds, fd)
 		done.add(fd)
+	}
+	if !c.detached {
+		return shop.overlay(fds, up)
 	}
 	return overlay(fds, up)
 }
@@ -180,29 +183,18 @@ func overlayByFD(target string, fds []int, up *upper) error {
 	return nil
 }
 
-// overlayByPath is for kernels before 6.15. mount(2) takes one page of
-// options, which is room for about 200 layers named by descriptor.
+// overlayByPath is for kernels before 6.15: layers are named by descriptor.
 func overlayByPath(target string, fds []int, up *upper) error {
 	paths := make([]string, len(fds))
 	for i, fd := range fds {
 		paths[i] = procFD(fd)
 	}
-	var opts string
-	for _, o := range overlayOptions() {
-		opts += o[0] + "=" + o[1] + ","
+	dirs := "lowerdir=" + strings.Join(paths, ":")
+	if up != nil {
+		dirs = "volatile,upperdir=" + procFD(up.dir) + ",workdir=" + procFD(up.work) + "," + dirs
 	}
-	flags := uintptr(unix.MS_NOSUID | unix.MS_NODEV)
-	if up == nil {
-		flags |= unix.MS_RDONLY
-	} else {
-		opts += "volatile,upperdir=" + procFD(up.dir) + ",workdir=" + procFD(up.work) + ","
-	}
-	opts += "lowerdir=" + strings.Join(paths, ":")
-	if len(opts) >= os.Getpagesize() {
-		return fmt.Errorf("an image of %d layers needs Linux 6.15: squash it to fewer than 200", len(fds))
-	}
-	if err := unix.Mount("overlay", target, "overlay", flags, opts); err != nil {
-		return fmt.Errorf("mount overlay on %s: %w", target, err)
+	if err := mountOverlay(target, dirs, len(fds), up); err != nil {
+		return err
 	}
 	return up.readBackUpper(target)
 }

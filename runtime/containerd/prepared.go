@@ -16,6 +16,7 @@ type prepared struct {
 	skel  int            // id-mapped skeleton with the usual mount points
 	proc  int            // clone of the launcher's /proc, with its masks
 	dev   int            // clone of the /dev of all, with a /dev/shm of its own
+	shm   int            // that /dev/shm, where it is not in dev yet
 	tmpfs map[string]int // by path, of the usual sizes
 }
 
@@ -23,7 +24,7 @@ func (p *prepared) close() {
 	for _, fd := range p.tmpfs {
 		_ = unix.Close(fd)
 	}
-	for _, fd := range []int{p.skel, p.dev, p.proc} {
+	for _, fd := range []int{p.skel, p.shm, p.dev, p.proc} {
 		if fd >= 0 {
 			_ = unix.Close(fd)
 		}
@@ -31,7 +32,9 @@ func (p *prepared) close() {
 }
 
 // unprepared has nothing to close.
-func unprepared() prepared { return prepared{skel: -1, proc: -1, dev: -1, tmpfs: make(map[string]int)} }
+func unprepared() prepared {
+	return prepared{skel: -1, proc: -1, dev: -1, shm: -1, tmpfs: make(map[string]int)}
+}
 
 // usualPoints are the mount points of a function that asks for none of its own.
 func usualPoints() []string { return skeletonDirs(runtime.Spec{}, false) }
@@ -46,18 +49,19 @@ func (p *prepared) prepare(s *Sandbox) error {
 	if p.skel, err = idmapped(dir, s.userns); err != nil {
 		return err
 	}
-	p.dev, err = unix.OpenTree(s.r.dev, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
-	if err != nil {
-		return fmt.Errorf("clone /dev: %w", err)
-	}
-	shm, err := ownTmpfs{runtime.Tmpfs{Path: "/dev/shm", Bytes: shmBytes}, "1777", false}.mount(base, 0, 0)
-	if err != nil {
+	if p.shm, err = (ownTmpfs{runtime.Tmpfs{Path: "/dev/shm", Bytes: shmBytes}, "1777", false}).mount(base, 0, 0); err != nil {
 		return fmt.Errorf("/dev/shm: %w", err)
 	}
-	err = place(shm, p.dev, "shm")
-	_ = unix.Close(shm)
-	if err != nil {
+	if p.dev, err = s.r.cloneDev(); err != nil {
 		return err
+	}
+	if s.r.compose.detached {
+		err = place(p.shm, p.dev, "shm")
+		_ = unix.Close(p.shm)
+		p.shm = -1
+		if err != nil {
+			return err
+		}
 	}
 	for _, t := range boundTmpfs(runtime.Spec{}) {
 		if p.tmpfs[t.Path], err = t.mount(base, 0, 0); err != nil {

@@ -28,8 +28,9 @@ type Runtime struct {
 	device   cgroups.Device // zero where RunDir or IOPath is on no block device
 	compose  composer
 	attach   *attacher
-	dev      int   // detached /dev of bound sandboxes, -1 for none
-	noBind   error // why blanks cannot be bound here
+	dev      int       // detached /dev of bound sandboxes, -1 for none
+	noBind   error     // why blanks cannot be bound here
+	shop     *workshop // nil where nothing needs it
 	ranges   *idRanges
 	rlimits  []specs.POSIXRlimit
 	images   *imageCache

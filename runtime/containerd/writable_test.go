@@ -75,6 +75,13 @@ func eachWay(t *testing.T, test func(t *testing.T, b *bench, r *Runtime, w way))
 			})
 		}
 	})
+	t.Run("older", func(t *testing.T) {
+		with := *need(t)
+		with.shim, with.older = with.own, true
+		r := with.open(t)
+		needBind(t, r)
+		test(t, &with, r, boundWay())
+	})
 }
 
 // ours is an image with a directory that is the function's.
@@ -237,7 +244,7 @@ func nothingEscapesFromAWritableRoot(t *testing.T, b *bench) {
 }
 
 func TestNothingEscapesFromABoundWritableRoot(t *testing.T) {
-	eachShim(t, nothingEscapesFromABoundWritableRoot)
+	eachBind(t, nothingEscapesFromABoundWritableRoot)
 }
 
 func nothingEscapesFromABoundWritableRoot(t *testing.T, b *bench) {

@@ -188,24 +188,22 @@ func DecodeRelease(b []byte) (*Release, error) {
 // MatchDescriptor says whether the scalars are the private keys of d, in its
 // order: a broker checks a deposit and an agent a release by it.
 func MatchDescriptor(d *sealed.Descriptor, signing []byte, decryption [][]byte) error {
-	sign, err := KeyFromScalar(signing)
+	sign, err := publicOf(signing)
 	if err != nil {
 		return fmt.Errorf("signing key: %w", err)
 	}
-	defer sign.Wipe()
-	if sign.pub != d.SigningKey {
+	if sign != d.SigningKey {
 		return errors.New("unseal: signing key: is not the descriptor's")
 	}
 	if len(decryption) != len(d.Decryption) {
 		return fmt.Errorf("unseal: decryption keys: %d of them, the descriptor has %d", len(decryption), len(d.Decryption))
 	}
 	for i := range decryption {
-		k, err := KeyFromScalar(decryption[i])
+		pub, err := publicOf(decryption[i])
 		if err != nil {
 			return fmt.Errorf("decryption key %d: %w", i, err)
 		}
-		defer k.Wipe()
-		if k.pub != d.Decryption[i].Key {
+		if pub != d.Decryption[i].Key {
 			return fmt.Errorf("unseal: decryption key %d: is not the descriptor's", i)
 		}
 	}

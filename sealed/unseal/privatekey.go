@@ -2,10 +2,12 @@ package unseal
 
 import (
 	"crypto"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"math/bits"
 
 	"github.com/emmansun/gmsm/sm2"
 	"github.com/emmansun/gmsm/sm3"
@@ -49,6 +51,34 @@ func KeyFromScalar(scalar []byte) (*PrivateKey, error) {
 		return nil, errors.New("unseal: scalar is not a private key of the SM2 curve")
 	}
 	return wrapKey(k)
+}
+
+// publicOf is the public key of a scalar in 1..n-2. A key that is made of one leaves a
+// copy in the library's memory until that is used again; this leaves none.
+func publicOf(scalar []byte) (sealed.PublicKey, error) {
+	if len(scalar) != ScalarSize {
+		return sealed.PublicKey{}, fmt.Errorf("unseal: scalar has %d bytes, want %d", len(scalar), ScalarSize)
+	}
+	var below uint64 // n-1, without a branch on what is secret
+	for i := ScalarSize - 8; i >= 0; i -= 8 {
+		_, below = bits.Sub64(binary.BigEndian.Uint64(scalar[i:]), binary.BigEndian.Uint64(lastScalar[i:]), below)
+	}
+	//lint:ignore SA1019 what is to be used instead keeps a copy of the scalar
+	x, y := sm2.P256().ScalarBaseMult(scalar)
+	point := sealed.PublicKey{4} // not compressed
+	x.FillBytes(point[1 : 1+ScalarSize])
+	y.FillBytes(point[1+ScalarSize:])
+	pub, err := sealed.ParsePublicKey(point[:]) // refuses that of 0
+	if below == 0 || err != nil {
+		return sealed.PublicKey{}, errors.New("unseal: scalar is not a private key of the SM2 curve")
+	}
+	return pub, nil
+}
+
+// lastScalar is n-1 of the SM2 curve, GB/T 32918.5.
+var lastScalar = [ScalarSize]byte{
+	0xff, 0xff, 0xff, 0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+	0x72, 0x03, 0xdf, 0x6b, 0x21, 0xc6, 0x05, 0x2b, 0x53, 0xbb, 0xf4, 0x09, 0x39, 0xd5, 0x41, 0x22,
 }
 
 func wrapKey(k *sm2.PrivateKey) (*PrivateKey, error) {

@@ -8,7 +8,4 @@
 // returned is in its cgroups, under its limits and device rules, with all of
 // its namespaces, mounts, identity, capabilities and resource limits in place;
 // its program, which the seccomp filter is for, runs from Start on.
-//
-// Not promised: cgroup v2. The device rules need a BPF program there, which
-// this package does not have, so Create refuses to run without them.
 package container

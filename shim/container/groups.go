@@ -25,17 +25,11 @@ type Groups struct {
 	path  string
 }
 
-// ErrNoV2 means that this machine has cgroup v2 alone.
-var ErrNoV2 = errors.New("cgroup v2 is not implemented by this runtime: device rules need a BPF program there, and without them limits would fail open; use runc on this machine")
-
 // GroupsAt names the groups at path, which need not exist.
 func GroupsAt(path string) (*Groups, error) {
 	f, err := cgroups.Open()
 	if err != nil {
 		return nil, err
-	}
-	if f.Mode() == cgroups.V2 {
-		return nil, ErrNoV2
 	}
 	return &Groups{fs: f, group: f.Group(path), path: path}, nil
 }
@@ -63,8 +57,11 @@ func GroupsOf(bundle string) (*Groups, error) {
 }
 
 // hierarchies gives the mounted v1 hierarchies, each once, and the v2
-// hierarchy beside them, "" if there is none.
-func hierarchies() (v1 []string, unified string, err error) {
+// hierarchy, alone or beside them, "" if there is none.
+func (g *Groups) hierarchies() (v1 []string, unified string, err error) {
+	if g.fs.Mode() == cgroups.V2 {
+		return nil, cgroupMount, nil
+	}
 	entries, err := os.ReadDir(cgroupMount)
 	if err != nil {
 		return nil, "", fmt.Errorf("list cgroup hierarchies: %w", err)
@@ -82,9 +79,6 @@ func hierarchies() (v1 []string, unified string, err error) {
 		} else {
 			unified = dir
 		}
-	}
-	if len(v1) == 0 {
-		return nil, "", ErrNoV2
 	}
 	return v1, unified, nil
 }
@@ -107,7 +101,7 @@ func (m *membership) close() {
 // create makes the groups in every hierarchy, denies devices and sets the
 // limits, all before there is a process to hold to them.
 func (g *Groups) create(l cgroups.Limits) (_ *membership, retErr error) {
-	v1, unified, err := hierarchies()
+	v1, unified, err := g.hierarchies()
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +111,12 @@ func (g *Groups) create(l cgroups.Limits) (_ *membership, retErr error) {
 			m.close()
 		}
 	}()
-	devices := false
+	if unified != "" {
+		if err := g.enterUnified(m, unified); err != nil {
+			return nil, err
+		}
+	}
+	devices := len(v1) == 0
 	for _, h := range v1 {
 		dir, err := makeGroup(h, g.path)
 		if err != nil {
@@ -140,16 +139,33 @@ func (g *Groups) create(l cgroups.Limits) (_ *membership, retErr error) {
 	if !devices {
 		return nil, fmt.Errorf("the devices controller is not mounted below %s, so that device rules would not hold", cgroupMount)
 	}
-	if unified != "" {
-		dir, err := makeGroup(unified, g.path)
-		if err != nil {
-			return nil, err
-		}
-		if m.unified, err = unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
-			return nil, fmt.Errorf("open cgroup %s: %w", dir, err)
+	return m, g.group.Apply(l)
+}
+
+// enterUnified makes the group of the v2 hierarchy. Where that is the only one, it
+// has the controllers, and the device rules are a program.
+func (g *Groups) enterUnified(m *membership, hierarchy string) error {
+	alone := g.fs.Mode() == cgroups.V2
+	if alone {
+		if err := g.fs.Group(filepath.Dir(g.path)).Delegate(); err != nil {
+			return err
 		}
 	}
-	return m, g.group.Apply(l)
+	dir, err := makeGroup(hierarchy, g.path)
+	if err != nil {
+		return err
+	}
+	if m.unified, err = unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		return fmt.Errorf("open cgroup %s: %w", dir, err)
+	}
+	if !alone {
+		return nil
+	}
+	prog, err := usualDevices()
+	if err != nil {
+		return err
+	}
+	return attachProgram(m.unified, prog)
 }
 
 // Update changes the limits.
@@ -157,6 +173,9 @@ func (g *Groups) Update(l cgroups.Limits) error { return g.group.Apply(l) }
 
 // Processes lists the processes of the container.
 func (g *Groups) Processes() ([]int, error) { return g.group.Processes() }
+
+// Mode is the layout of the machine's cgroups.
+func (g *Groups) Mode() cgroups.Mode { return g.fs.Mode() }
 
 // Usage is what the container uses.
 func (g *Groups) Usage() (cgroups.Usage, error) { return g.group.Usage() }
@@ -182,7 +201,7 @@ func (g *Groups) Remove(ctx context.Context) error {
 
 // removeEmpty deletes the groups, with those inside them, if they are empty.
 func (g *Groups) removeEmpty() error {
-	v1, unified, err := hierarchies()
+	v1, unified, err := g.hierarchies()
 	if err != nil {
 		return err
 	}

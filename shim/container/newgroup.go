@@ -71,21 +71,3 @@ func inheritCPUSet(dir, top string) error {
 	}
 	return nil
 }
-
-// restrictDevices denies all devices, then allows the usual ones.
-func restrictDevices(dir string) error {
-	if err := os.WriteFile(filepath.Join(dir, "devices.deny"), []byte("a"), 0); err != nil {
-		return fmt.Errorf("deny devices: %w", err)
-	}
-	f, err := os.OpenFile(filepath.Join(dir, "devices.allow"), os.O_WRONLY, 0)
-	if err != nil {
-		return fmt.Errorf("allow devices: %w", err)
-	}
-	defer f.Close()
-	for _, rule := range deviceRules() { // one write each: the kernel takes one rule at a time
-		if _, err := f.WriteString(rule); err != nil {
-			return fmt.Errorf("allow device %q: %w", rule, err)
-		}
-	}
-	return nil
-}

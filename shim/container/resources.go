@@ -70,14 +70,3 @@ func checkDevices(list []specs.LinuxDeviceCgroup) error {
 	}
 	return refused("linux.resources.devices", "the one rule that denies all; the usual devices of /dev are allowed by itself")
 }
-
-// deviceRules are the lines for devices.allow, after everything was denied:
-// those that OCI runtimes give every container, without the network tunnel,
-// for which no sandbox has a use.
-func deviceRules() []string {
-	return []string{
-		"b *:* m", "c *:* m", // making a node is no use of the device
-		"c 1:3 rwm", "c 1:5 rwm", "c 1:7 rwm", "c 1:8 rwm", "c 1:9 rwm", // null zero full random urandom
-		"c 5:0 rwm", "c 5:2 rwm", "c 136:* rwm", // tty, ptmx, pts
-	}
-}

@@ -47,3 +47,6 @@ func Main(m *testing.M) (code int) {
 
 // Shim is the program that containerd runs; the server's lies beside it.
 func Shim() string { return filepath.Join(os.Getenv(programs), "containerd-shim-faasdsec-v1") }
+
+// Program is the one that runs in containers, for those who run it outside.
+func Program() string { return filepath.Join(os.Getenv(programs), "inside") }

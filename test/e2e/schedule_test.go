@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"io"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -169,6 +170,15 @@ func TestScheduleByCommand(t *testing.T) {
 	}
 	nowhere()
 	within(t, time.Minute, "all ticks are made", func() bool { return strings.Contains(must("schedule", "list"), "ran out: top-up") })
+	within(t, 20*time.Second, "that it ended is an anomaly, under the mark that the list shows", func() bool {
+		for _, l := range c.anomalies(t, url.Values{"kind": {"schedule"}}) {
+			if l.Code == "ended" && l.Function == string(fn) && l.Numbers["left"] == 0 && strings.Contains(must("schedule", "list"), l.Sandbox) {
+				return true
+			}
+		}
+		return false
+	})
+	says(must("audit", "show", "--cluster", "--kind", "schedule"), "ending", "ended", "schedule-")
 	within(t, time.Minute, "their results open", func() bool {
 		return strings.Count(must("schedule", "results", "report", "--last", "14", "--bodies"), canary) == 14
 	})

@@ -18,6 +18,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -53,17 +54,28 @@ func main() {
 	select {} // the first process must not end
 }
 
-// handOut copies the program that was built of a package: "build … -o PATH PACKAGE".
+// handOut copies the programs that were built of packages:
+// "build … -o PATH PACKAGE", or more of them into a directory.
 func handOut(args []string) error {
-	for i, a := range args {
-		if a == "-o" && i+1 < len(args) {
-			if err := os.Remove(args[i+1]); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
-			}
-			return copyFile("/built/"+filepath.Base(args[len(args)-1]), args[i+1], 0o755)
+	at := slices.Index(args, "-o")
+	if at < 0 || at+2 >= len(args) {
+		return fmt.Errorf("only go build -o PATH PACKAGE... is to be had here, not %q", args)
+	}
+	to := args[at+1]
+	info, err := os.Stat(to)
+	for _, pkg := range args[at+2:] {
+		path := to
+		if err == nil && info.IsDir() {
+			path = filepath.Join(to, filepath.Base(pkg))
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err := copyFile("/built/"+filepath.Base(pkg), path, 0o755); err != nil {
+			return err
 		}
 	}
-	return fmt.Errorf("only go build -o PATH PACKAGE is to be had here, not %q", args)
+	return nil
 }
 
 func run() error {
