@@ -42,7 +42,7 @@ type world struct {
 	log     strings.Builder
 	http    *http.Client
 
-	tells atomic.Bool        // of each request what it asks for, by needs
+	tells atomic.Bool // of each request what it asks for, by needs
 	needs chan *client.Needs
 }
 
