@@ -26,6 +26,7 @@ import (
 	"github.com/faasd-sec/faasd-sec/coordinator/openfaas"
 	"github.com/faasd-sec/faasd-sec/gate"
 	"github.com/faasd-sec/faasd-sec/placement"
+	"github.com/faasd-sec/faasd-sec/relay"
 	"github.com/faasd-sec/faasd-sec/reqauth"
 	"github.com/faasd-sec/faasd-sec/sealed"
 	"github.com/faasd-sec/faasd-sec/store"
@@ -134,6 +135,7 @@ type Coordinator struct {
 	index   atomic.Pointer[placement.Index]
 	routes  sync.Map // api.FunctionName -> *route
 	calls   sync.Map // api.FunctionName -> *atomic.Uint64, of functions that there were
+	callers relay.Callers
 	queue   *waiting
 	budget  *budget
 	looks   chan struct{} // a place for each question to all nodes under way
