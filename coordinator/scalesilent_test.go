@@ -112,6 +112,33 @@ func TestGarbageForEverIsNotedOnceAndInFewWords(t *testing.T) {
 	}
 }
 
+// TestASilenceThatLastsIsNotedAlsoSoonAfterAnother has one that is not noted at once.
+func TestASilenceThatLastsIsNotedAlsoSoonAfterAnother(t *testing.T) {
+	var log logged
+	w := newWorld(t, 0, quietly(&log))
+	o := w.addCoordinator("coordinator-2")
+	e := newElsewhere(w.c)
+	defer e.end()
+	o.set(func() { o.broken = true })
+	o.looks(t, e, 2)
+	o.set(func() { o.broken = false })
+	o.looks(t, e, 1)
+	o.set(func() { o.broken = true })
+	o.looks(t, e, 3)
+	if lines := log.silences(); len(lines) != 1 {
+		t.Errorf("two silences within a minute: %q", lines)
+	}
+	e.mu.Lock()
+	word := e.said["coordinator-2"]
+	word.last = word.last.Add(-waitsWarn)
+	e.said["coordinator-2"] = word
+	e.mu.Unlock()
+	o.looks(t, e, 3)
+	if lines := log.silences(); len(lines) != 2 {
+		t.Errorf("a silence that lasts for a minute: %q", lines)
+	}
+}
+
 // TestATermEndsWhileACoordinatorDribbles ends it while one sends its answer for ever,
 // byte by byte.
 func TestATermEndsWhileACoordinatorDribbles(t *testing.T) {

@@ -109,7 +109,8 @@ func muteness(id string, err error) string {
 
 // sumDemand adds up what coordinators said, by their ids; mute is why others said
 // nothing. The number that is wanted is that of the one that controls: with two of
-// them, or none, it is not known.
+// them it is not known. With none, a coordinator may not be seen from here, and what
+// waits is not known either.
 func sumDemand(said map[string]*api.Told, mute []string, managed bool) *api.Demand {
 	d := &api.Demand{OnDemand: !managed}
 	waiting, why := 0, slices.Clone(mute)
@@ -120,19 +121,19 @@ func sumDemand(said map[string]*api.Told, mute []string, managed bool) *api.Dema
 			control = append(control, t)
 		}
 	}
-	if len(mute) == 0 {
+	if len(mute) == 0 && len(control) > 0 {
 		d.Waiting = &waiting
 	}
 	switch {
-	case !managed:
+	case len(control) == 0 && len(mute) == 0:
+		why = append(why, "none of the coordinators that are seen from here controls replicas just now")
+	case !managed || len(control) == 0:
 	case len(control) == 1 && control[0].Wanted != nil:
 		d.Wanted = control[0].Wanted
 	case len(control) == 1:
 		why = append(why, "nothing is decided since the function changed")
-	case len(control) > 1:
+	default:
 		why = append(why, "two coordinators say that they control replicas")
-	case len(mute) == 0:
-		why = append(why, "no coordinator controls replicas just now")
 	}
 	d.Unknown = strings.Join(why, "; ")
 	return d

@@ -126,7 +126,7 @@ func TestWhatNobodyTellsIsUnknown(t *testing.T) {
 		why     string
 	}{
 		{"all tell", func() { o.told = none }, controls, 6, 7, ""},
-		{"none controls", func() { o.told = none }, none, -1, 8, "no coordinator controls"},
+		{"none controls", func() { o.told = none }, none, -1, -1, "none of the coordinators"},
 		{"two control", func() { o.told = controls }, controls, -1, 6, "two coordinators say"},
 		{"nothing is decided yet", func() { o.told = none }, `{"waiting":0,"controls":true}`, -1, 4, "nothing is decided"},
 		{"an older one", func() { o.told = "" }, controls, 6, -1, "coordinator-2 is of a release"},
@@ -185,7 +185,7 @@ func TestOneThatControlledTellsOfNothingItDecided(t *testing.T) {
 	end()
 	w.eventually("it tells that it controls no more", func() bool {
 		d := w.demand()
-		return d.Wanted == nil && strings.Contains(d.Unknown, "no coordinator controls")
+		return d.Wanted == nil && d.Waiting == nil && strings.Contains(d.Unknown, "none of the coordinators")
 	})
 	if v, ok := w.c.scaler.wanted.Load(w.fn.Name); ok {
 		t.Errorf("after its term it holds what it decided then: %+v", v)
@@ -202,10 +202,10 @@ func TestWhatIsWantedIsOfAllRevisions(t *testing.T) {
 	p := tens()
 	p.Min = 4
 	w.policy(p)
-	w.eventually("the minimum", func() bool { return is(w.demand().Wanted, 4) })
+	w.eventually("the minimum", func() bool { n, _ := f.total(w.fn.Revision); return n == 4 && is(w.demand().Wanted, 4) })
 	f.set(func() { f.room = map[string]int{} }) // none of the new one can start yet
 	next := w.update(2, 2000)
-	w.eventually("as many of each while the new one starts", func() bool { return is(w.demand().Wanted, 8) })
+	w.eventually("those of the new one too while it starts", func() bool { d := w.demand(); return d.Wanted != nil && *d.Wanted > 4 })
 	f.set(func() { f.room = map[string]int{"node-1": 9, "node-2": 9, "node-3": 9} })
 	w.eventually("the new one, which has no policy", func() bool {
 		d := w.demand()
@@ -228,4 +228,25 @@ func TestDemandIsForFunctionsByName(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestWhatIsWantedHasTheSharesOfOtherRevisions(t *testing.T) {
+	f, with := replicated(10)
+	w := newWorld(t, 2, with)
+	old := w.fn.Revision
+	next := w.update(2, 2000)
+	w.alone(next)
+	if a := w.say(w.statement(w.owner, 10, next, 50)); a.status != 204 {
+		t.Fatalf("%d %s", a.status, a.body)
+	}
+	p := tens()
+	p.Min, p.Max = 2, 9
+	w.policy(p)
+	f.set(func() { f.load[old], f.load[next] = 30, 40 })
+	w.eventually("what both need", func() bool { return is(w.demand().Wanted, 7) })
+	w.eventually("as many are made", func() bool {
+		a, _ := f.total(old)
+		b, _ := f.total(next)
+		return a == 3 && b == 4
+	})
 }

@@ -93,6 +93,7 @@ func TestCallsThatWaitAtAnyCoordinatorHaveReplicasMade(t *testing.T) {
 	})
 	w.wants(t, name, 6, 2)
 	w.waitOnlyAt(t, at, name)
+	w.toldEverywhere(t, name, 6)
 	if err := c.client.Remove(t.Context(), filler); err != nil {
 		t.Fatal(err)
 	}
