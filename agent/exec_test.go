@@ -3,7 +3,9 @@ package agent
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
+	"net/http"
 	"os"
 	"strings"
 	"syscall"
@@ -104,6 +106,39 @@ func TestNothingOfARequestRunsOn(t *testing.T) {
 		pid = pid*10 + int(c-'0')
 	}
 	eventually(t, "the background process is gone", func() bool { return pid > 1 && syscall.Kill(pid, 0) == syscall.ESRCH })
+}
+
+// The process of a caller who left, before a byte of its output or within it, is
+// killed, and its slot serves the next.
+func TestProcessOfACallerWhoLeftIsKilled(t *testing.T) {
+	for mode, script := range map[sealed.Mode]string{
+		sealed.ModeStreaming:   `read line; if [ "$line" = quick ]; then echo done; else echo first; sleep 60; fi`,
+		sealed.ModeSerializing: `read line; if [ "$line" = quick ]; then echo done; else sleep 60; fi`,
+	} {
+		w := newWorld(t, func(w *world) {
+			shell(mode, script)(w)
+			w.desc.Config.MaxInFlight = 1
+		}).start()
+		ctx, leave := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		b, _ := w.sealedRequest(call{head: sealed.RequestHead{Method: "POST", Path: "/"}, body: strings.NewReader("wait\n")})
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://agent"+api.AgentPathInvoke, bytes.NewReader(b))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", api.ContentTypeSealed)
+		resp, err := w.http.RoundTrip(req)
+		if err == nil {
+			_, err = io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+		}
+		leave()
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("mode %v: the caller did not leave: %v", mode, err)
+		}
+		if a, body := w.get("/", "quick\n"); body != "done\n" {
+			t.Errorf("mode %v: %+v %q", mode, a, body)
+		}
+	}
 }
 
 func TestOutputThatAStrayHoldsOpenStillEnds(t *testing.T) {

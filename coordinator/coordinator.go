@@ -26,6 +26,7 @@ import (
 	"github.com/faasd-sec/faasd-sec/coordinator/openfaas"
 	"github.com/faasd-sec/faasd-sec/gate"
 	"github.com/faasd-sec/faasd-sec/placement"
+	"github.com/faasd-sec/faasd-sec/relay"
 	"github.com/faasd-sec/faasd-sec/reqauth"
 	"github.com/faasd-sec/faasd-sec/sealed"
 	"github.com/faasd-sec/faasd-sec/store"
@@ -124,7 +125,9 @@ type Coordinator struct {
 	dep   Deps
 	log   *slog.Logger
 	met   *metrics
-	peers *peers
+	peers *peers // nodes
+
+	others *peers // other coordinators; nil where this one is alone
 
 	life    context.Context
 	kill    context.CancelFunc
@@ -132,6 +135,7 @@ type Coordinator struct {
 	index   atomic.Pointer[placement.Index]
 	routes  sync.Map // api.FunctionName -> *route
 	calls   sync.Map // api.FunctionName -> *atomic.Uint64, of functions that there were
+	callers relay.Callers
 	queue   *waiting
 	budget  *budget
 	looks   chan struct{} // a place for each question to all nodes under way
@@ -196,6 +200,9 @@ func New(ctx context.Context, cfg Config, dep Deps) (*Coordinator, error) {
 	}
 	c.life, c.kill = context.WithCancel(ctx)
 	c.peers = newPeers(c.life, dep.Nodes)
+	if dep.Others != nil {
+		c.others = newPeers(c.life, dep.Others)
+	}
 	c.seed.Store(uint64(time.Now().UnixNano()))
 	c.system = c.newSystem(cfg.OpenFaaS)
 	c.spawn(c.prune)
@@ -217,6 +224,9 @@ func (c *Coordinator) Close() {
 	c.kill()
 	c.jobs.Wait()
 	c.peers.close()
+	if c.others != nil {
+		c.others.close()
+	}
 }
 
 // Gateway serves callers and owners. Its server tells Replied of its connections.

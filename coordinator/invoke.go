@@ -117,6 +117,7 @@ func (c *Coordinator) accept(ctx *fasthttp.RequestCtx, name string, now time.Tim
 	if err != nil {
 		return nil, nil, none, err
 	}
+	body.Watch(ctx, &c.callers)
 	r = r.sealedFor(p.Grant.Context)
 	if err := gate.Check(&p, &r.gate, now); err != nil {
 		body.Release()
@@ -227,7 +228,6 @@ func (c *Coordinator) placeOnce(t *task, body *relay.Body, id string, expires ti
 		wctx, cancel := context.WithDeadline(life, deadline)
 		body.WhenGone(cancel)
 		err = c.queue.wait(wctx, freed, c.dep.Mesh.Changed(view.Version))
-		body.WhenGone(nil)
 		cancel()
 		if err != nil {
 			c.queue.leave(owner)

@@ -88,6 +88,7 @@ func (c *Coordinator) servePlain(ctx *fasthttp.RequestCtx, r *route, target stri
 		c.plainFailed(ctx, err)
 		return
 	}
+	body.Watch(ctx, &c.callers)
 	t := task{c: c, r: r, name: id, known: r.unbound, call: &plainCall{method: string(ctx.Method()), headers: forwarded(ctx, target, id, start)}}
 	if events == "structured" {
 		t.call.headers = encodings(t.call.headers)

@@ -71,7 +71,7 @@ func Server(h fasthttp.RequestHandler, log *slog.Logger) *fasthttp.Server {
 		ReadTimeout: 20 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
 		MaxRequestBodySize: 8 << 10, // bytes taken before the handler runs; handlers read and bound the rest
 		StreamRequestBody:  true, DisablePreParseMultipartForm: true, CloseOnShutdown: true,
-		ReduceMemoryUsage: true, // flushes each reply by itself, also among requests that came in one go: relay.ReadBody relies on it
+		ReduceMemoryUsage: true, // flushes each reply by itself, also among requests that came in one go: relay.Body.Watch relies on it
 		Logger:            quiet{log}, LogAllErrors: false,
 	}
 }

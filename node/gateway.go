@@ -116,6 +116,7 @@ func (g *gateway) accept(ctx *fasthttp.RequestCtx, name string, now time.Time) (
 	if err != nil {
 		return nil, nil, peek, err
 	}
+	body.Watch(ctx, &g.n.callers)
 	rev, err := g.hosted(fn, peek.Grant.Context)
 	if err == nil {
 		err = gate.Check(&peek, &gate.Function{Name: fn, Revision: peek.Grant.Context, Callers: &rev.desc.Config.Policy}, now)

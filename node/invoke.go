@@ -27,7 +27,7 @@ func (n *Node) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
 		n.problem(ctx, err)
 		return
 	}
-	body.FromOurs()
+	body.WatchOurs(ctx, &n.callers)
 	rev, err := n.lookup(ctx, name)
 	if err != nil {
 		body.Release()

@@ -33,6 +33,7 @@ import (
 	"github.com/faasd-sec/faasd-sec/cgroups"
 	"github.com/faasd-sec/faasd-sec/monitor"
 	"github.com/faasd-sec/faasd-sec/node/keepalive"
+	"github.com/faasd-sec/faasd-sec/relay"
 	"github.com/faasd-sec/faasd-sec/runtime"
 	"github.com/faasd-sec/faasd-sec/tracing"
 )
@@ -137,6 +138,7 @@ type Node struct {
 	clock    clock
 	taskLog  *taskLog
 	bound    boundPorts
+	callers  relay.Callers
 	monitor  *monitor.Monitor // nil where nobody watches
 
 	life context.Context // ends after the drain; parent of all that a sandbox does

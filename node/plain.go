@@ -62,7 +62,7 @@ func (n *Node) servePlain(ctx *fasthttp.RequestCtx, name string) {
 		n.plainFailed(ctx, err, false)
 		return
 	}
-	body.FromOurs()
+	body.WatchOurs(ctx, &n.callers)
 	rev, err := n.lookup(ctx, name)
 	if err == nil && rev.plain == nil {
 		err = api.Errorf(api.CodeMediaType, "%q is a sealed function", rev.name.Short())

@@ -61,6 +61,7 @@ func (x *exchange) serve() error {
 	if x.body, err = relay.ReadBody(ctx, x.proxy.cfg.MaxBody); err != nil {
 		return err
 	}
+	x.body.Watch(ctx, &x.proxy.callers)
 	req := client.Request{Method: string(ctx.Method()), Path: path, Query: query, Header: requestHeader(ctx), CallID: id, Stream: r.Stream, Needs: needs}
 	switch {
 	case !x.body.Small:

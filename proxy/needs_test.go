@@ -21,7 +21,7 @@ func needing(t *testing.T, routes string) *world {
 		t.Fatal(err)
 	}
 	w := start(t, func(c *proxy.Config) { *c = cfg }, "")
-	w.needs = make(chan *client.Needs, 1)
+	w.tells.Store(true)
 	return w
 }
 

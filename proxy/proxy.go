@@ -13,6 +13,7 @@ import (
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/client"
 	"github.com/faasd-sec/faasd-sec/gate"
+	"github.com/faasd-sec/faasd-sec/relay"
 	"github.com/faasd-sec/faasd-sec/tracing"
 )
 
@@ -44,6 +45,8 @@ type Proxy struct {
 	trace  *tracing.Tracer
 	life   context.Context
 	kill   context.CancelFunc
+
+	callers relay.Callers
 }
 
 // New checks cfg and makes a proxy. When ctx ends, so does every exchange under

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -41,7 +42,8 @@ type world struct {
 	log     strings.Builder
 	http    *http.Client
 
-	needs chan *client.Needs // of each request, where a test made it
+	tells atomic.Bool // of each request what it asks for, by needs
+	needs chan *client.Needs
 }
 
 // unasked is an identity whose cluster knows no manifests: it tells the test what
@@ -52,7 +54,7 @@ type unasked struct {
 }
 
 func (u unasked) Invoke(ctx context.Context, name api.FunctionName, req client.Request) (*client.Response, error) {
-	if u.w.needs != nil {
+	if u.w.tells.Load() {
 		u.w.needs <- req.Needs
 		req.Needs = nil
 	}
@@ -63,7 +65,7 @@ const fn = api.FunctionName("echo.openfaas-fn")
 
 func start(t *testing.T, edit func(*proxy.Config), token string) *world {
 	t.Helper()
-	w := &world{t: t, cluster: clienttest.New(t), reg: prometheus.NewRegistry()}
+	w := &world{t: t, cluster: clienttest.New(t), reg: prometheus.NewRegistry(), needs: make(chan *client.Needs, 1)}
 	id, err := unseal.NewIdentity(rand.Reader)
 	if err != nil {
 		t.Fatal(err)

@@ -46,20 +46,7 @@ var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b
 // once; what follows stays in the connection. A body over limit bytes is
 // refused with CodeTooLarge, at its header where that tells. Reading is bounded
 // by the deadline that the server set on the connection.
-//
-// From then on until Release the caller is looked after: when it leaves, an
-// exchange of Upstream.Do with this body ends. The server must flush each reply
-// before it handles the next request (fasthttp.Server.ReduceMemoryUsage, with
-// StreamRequestBody): nothing that is sent to find out may go before another reply.
 func ReadBody(ctx *fasthttp.RequestCtx, limit int64) (*Body, error) {
-	b, err := readBody(ctx, limit)
-	if err == nil {
-		b.watchCaller(ctx)
-	}
-	return b, err
-}
-
-func readBody(ctx *fasthttp.RequestCtx, limit int64) (*Body, error) {
 	size := int64(ctx.Request.Header.ContentLength())
 	if size < 0 {
 		size = -1

@@ -25,6 +25,7 @@ import (
 const (
 	lookEvery = 400 * time.Millisecond
 	lookAfter = 50 * time.Millisecond // a question: an answer takes one round trip
+	lookNever = time.Hour             // whoever is gone stays so
 	askEvery  = 15 * time.Second
 	askMost   = 6 // in one pause: readers bound the digits of a chunk's size
 
@@ -43,10 +44,15 @@ const (
 
 // watch looks whether a caller is still there.
 type watch struct {
-	conn  net.Conn // as the server writes to it
-	raw   syscall.RawConn
-	unix  bool // the socket tells who has left from who only sends no more
-	timer *time.Timer
+	of   *Body
+	conn net.Conn // as the server writes to it; nil where nobody is watched
+	in   *Callers
+
+	before, after *watch        // in in's list, and
+	next          time.Time     // when to look: guarded by in.mu
+	pause         time.Duration // of in's timer alone
+	raw           syscall.RawConn
+	unix          bool // the socket tells who has left from who only sends no more
 
 	mu      sync.Mutex
 	ours    bool // it never closes its sending half alone
@@ -56,44 +62,50 @@ type watch struct {
 	askedAt time.Time
 	gone    bool
 	ended   bool
-	left    func() // called once the caller is gone
+	left    aborter // told once the caller is gone
 }
 
-// watchCaller begins to look after ctx's caller.
-func (b *Body) watchCaller(ctx *fasthttp.RequestCtx) {
+// aborter is an exchange that can be ended from outside.
+type aborter interface{ Abort() }
+
+type abortFunc func()
+
+func (f abortFunc) Abort() { f() }
+
+// Watch looks after ctx's caller until Release: when it leaves, an exchange of
+// Upstream.Do with this body ends. It is called once, by the handler of ctx, whose
+// server must flush each reply before it handles the next request
+// (fasthttp.Server.ReduceMemoryUsage, with StreamRequestBody): nothing that is sent
+// to find out may go before another reply.
+func (b *Body) Watch(ctx *fasthttp.RequestCtx, in *Callers) {
 	w := &b.caller
-	if w.raw = nbio.Socket(ctx.Conn()); w.raw == nil {
-		return
-	}
-	w.conn = ctx.Conn()
-	a := w.conn.LocalAddr()
-	w.unix = a != nil && a.Network() == "unix"
+	w.of, w.conn, w.in = b, ctx.Conn(), in
 	w.may = ctx.Request.Header.IsHTTP11()
-	w.mu.Lock()
-	w.timer = time.AfterFunc(lookEvery, b.look)
-	w.mu.Unlock()
+	in.add(w)
 }
 
-// FromOurs says that the body's request came from another process of ours, which
-// never closes its sending half alone: if that is closed, it is gone.
-func (b *Body) FromOurs() {
-	b.caller.mu.Lock()
+// WatchOurs is Watch of another process of ours, which never closes its sending half
+// alone: if that is closed, it is gone.
+func (b *Body) WatchOurs(ctx *fasthttp.RequestCtx, in *Callers) {
 	b.caller.ours = true
-	b.caller.mu.Unlock()
+	b.Watch(ctx, in)
 }
 
 // WhenGone has f called, once, if the caller leaves before Release, or has already
-// left. It replaces what was to be called before; nil is nothing.
-func (b *Body) WhenGone(f func()) {
+// left.
+func (b *Body) WhenGone(f func()) { b.whenGone(abortFunc(f)) }
+
+// whenGone is WhenGone, in place of what was to be told before; nil is nothing.
+func (b *Body) whenGone(a aborter) {
 	w := &b.caller
 	w.mu.Lock()
 	gone := w.gone
-	if w.left = f; gone || w.ended {
+	if w.left = a; gone || w.ended {
 		w.left = nil
 	}
 	w.mu.Unlock()
-	if gone && f != nil {
-		f()
+	if gone && a != nil {
+		a.Abort()
 	}
 }
 
@@ -112,40 +124,45 @@ func (b *Body) Because(err error) error {
 	return api.Wrap(api.CodeCallerGone, err, "the caller left")
 }
 
-// look is the timer's.
-func (b *Body) look() {
-	w := &b.caller
+// look looks once, and says when to look again. It is in's.
+func (w *watch) look() time.Duration {
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	if w.ended {
-		w.mu.Unlock()
-		return
+		return lookNever
+	}
+	if w.raw == nil {
+		if w.raw = nbio.Socket(w.conn); w.raw == nil {
+			return lookNever
+		}
+		a := w.conn.LocalAddr()
+		w.unix = a != nil && a.Network() == "unix"
 	}
 	p, err := nbio.Look(w.raw)
-	var left func()
 	switch {
 	case err != nil: // closed here
+		return lookNever
 	case p.Gone || p.Done && w.ours:
 		w.gone = true
-		left, w.left = w.left, nil
-	case p.Done && !w.unix && p.Room && w.ask(b):
-		w.timer.Reset(lookAfter)
-	default:
-		w.timer.Reset(lookEvery)
+		if w.left != nil {
+			go w.left.Abort() // it may have to wait, to say farewell by TLS
+			w.left = nil
+		}
+		return lookNever
+	case p.Done && !w.unix && p.Room && w.ask():
+		return lookAfter
 	}
-	w.mu.Unlock()
-	if left != nil {
-		left()
-	}
+	return lookEvery
 }
 
 // ask sends what only a caller that still reads takes without a reset, where that
 // can be sent now. w.mu is held.
-func (w *watch) ask(b *Body) bool {
+func (w *watch) ask() bool {
 	question := ""
 	switch {
 	case w.phase == pausing:
 		question = leadingZero
-	case w.phase == working && w.may && (b.rest == nil || b.rest.ended.Load()):
+	case w.phase == working && w.may && (w.of.rest == nil || w.of.rest.ended.Load()):
 		question = interim
 	}
 	if question == "" || w.asked >= askMost || time.Since(w.askedAt) < askEvery {
@@ -167,13 +184,14 @@ func (b *Body) enter(p phase) {
 	w.mu.Unlock()
 }
 
-// unwatch ends the looking.
+// unwatch ends the looking. Nothing is sent to the caller any more when it returns.
 func (b *Body) unwatch() {
 	w := &b.caller
 	w.mu.Lock()
+	ended := w.ended
 	w.ended, w.left = true, nil
-	if w.timer != nil {
-		w.timer.Stop()
-	}
 	w.mu.Unlock()
+	if w.in != nil && !ended {
+		w.in.remove(w)
+	}
 }

@@ -43,6 +43,7 @@ type world struct {
 	limit   int64
 	ln      net.Listener // of the gateway; nil for one on TCP
 	ours    bool         // callers are
+	callers Callers
 
 	began    atomic.Int64 // exchanges that reached the upstream
 	finished atomic.Int64 // of these, ended
@@ -118,7 +119,9 @@ func (w *world) handle(ctx *fasthttp.RequestCtx) {
 		return
 	}
 	if w.ours {
-		body.FromOurs()
+		body.WatchOurs(ctx, &w.callers)
+	} else {
+		body.Watch(ctx, &w.callers)
 	}
 	reply, err := w.up.Post(time.Now().Add(w.until), string(ctx.Path()), body, Header{Name: "Content-Type", Value: "application/x"})
 	if err != nil {

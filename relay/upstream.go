@@ -235,10 +235,10 @@ func (u *Upstream) doSmall(until time.Time, r *Request, body *Body) (*Reply, err
 		stop := context.AfterFunc(r.Within, req.Abort)
 		life, free = r.Within, func() { stop(); u.leave() }
 	}
-	body.WhenGone(req.Abort)
+	body.whenGone(req)
 	resp, err := u.small.Do(life, req)
 	if err != nil {
-		body.WhenGone(nil)
+		body.whenGone(nil)
 		free()
 		return nil, body.Because(classify(err))
 	}
@@ -289,10 +289,10 @@ func (u *Upstream) doLarge(until time.Time, r *Request, body *Body) (*Reply, err
 	if body.rest != nil {
 		_ = body.rest.ctx.Conn().SetReadDeadline(until)
 	}
-	body.WhenGone(cancel)
+	body.whenGone(abortFunc(cancel))
 	resp, err := u.large.RoundTrip(req)
 	if err != nil {
-		body.WhenGone(nil)
+		body.whenGone(nil)
 		cancel()
 		if touched := src.detach(); touched { // some of the body may be gone
 			return nil, body.Because(timedOut(fmt.Errorf("post %s: %w", path, err)))
@@ -365,7 +365,7 @@ func timedOut(err error) error {
 // the body was short.
 func (r *Reply) Discard() {
 	r.once.Do(func() {
-		r.req.WhenGone(nil) // of another exchange with the same body, perhaps
+		r.req.whenGone(nil) // of another exchange with the same body, perhaps
 		_, _ = io.CopyN(io.Discard, r.body, 16<<10)
 		_ = r.body.Close()
 		r.free()

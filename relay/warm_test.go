@@ -34,7 +34,7 @@ func newHop(t testing.TB) *hop {
 			t.Fatal(err)
 		}
 		s := &fasthttp.Server{Handler: f, Logger: discard{}, CloseOnShutdown: true, NoDefaultDate: true,
-			StreamRequestBody: stream, DisablePreParseMultipartForm: true, MaxRequestBodySize: 64 << 20}
+			StreamRequestBody: stream, ReduceMemoryUsage: stream, DisablePreParseMultipartForm: true, MaxRequestBodySize: 64 << 20}
 		if stream {
 			s.MaxRequestBodySize = 8 << 10
 		}
@@ -54,12 +54,14 @@ func newHop(t testing.TB) *hop {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", filepath.Join(dir, "up"))
 	}, DefaultOptions())
+	var callers Callers
 	serve("gw", func(ctx *fasthttp.RequestCtx) {
 		body, err := ReadBody(ctx, 0)
 		if err != nil {
 			ctx.Error(err.Error(), 400)
 			return
 		}
+		body.Watch(ctx, &callers)
 		reply, err := h.up.Post(time.Now().Add(10*time.Second), "/x", body, Header{Name: "Content-Type", Value: "application/x"})
 		if err != nil {
 			body.Release()

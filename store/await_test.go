@@ -189,3 +189,15 @@ func TestCertificatesThatDoNotFitAreNotWaitedFor(t *testing.T) {
 		}
 	}
 }
+
+func TestAnEtcdElsewhereThatGoesIsSaidToBeAway(t *testing.T) {
+	e := startEtcd(t)
+	s := e.open(t)
+	if err := s.Majority(); err != nil {
+		t.Fatal(err)
+	}
+	e.setCut(true)
+	waitFor(t, "it to be away", func() bool { return api.CodeOf(s.Majority()) == api.CodeUnavailable })
+	e.setCut(false)
+	waitFor(t, "it to be back", func() bool { return s.Majority() == nil })
+}

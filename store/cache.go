@@ -40,7 +40,7 @@ func (s *Store) NewCache(ctx context.Context) (*Cache, error) {
 	c := &Cache{store: s}
 	c.cur.Store(&Snapshot{replaced: make(chan struct{})})
 	var err error
-	if s.Majority() == nil {
+	if s.member == nil || s.Majority() == nil {
 		if err = c.reload(ctx); err == nil {
 			return c, nil
 		}

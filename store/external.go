@@ -47,3 +47,25 @@ func openExternal(ctx context.Context, cfg Config) (*clientv3.Client, error) {
 		Message: fmt.Sprintf("etcd does not answer at %v", cfg.Endpoints),
 		Remedy:  "check the addresses and that etcd runs"}
 }
+
+// lookEvery is how often an etcd elsewhere is asked whether it is there.
+const lookEvery = 3 * time.Second
+
+// watchAway asks an etcd elsewhere again and again, until the store is closed, and logs
+// when it goes and when it is back.
+func (s *Store) watchAway() {
+	for sleep(s.life, lookEvery) == nil {
+		err := s.Ping(s.life)
+		switch was := s.away.Load(); {
+		case s.life.Err() != nil:
+			return
+		case err == nil && was != nil:
+			s.cfg.Log.Info("the store answers again")
+			s.away.Store(nil)
+		case err != nil && was == nil:
+			s.cfg.Log.Warn("the store is away", "error", err)
+			s.away.Store(&api.Error{Code: api.CodeUnavailable, Field: "store", Err: err, Message: "the store does not answer",
+				Remedy: "start the etcd; functions that are known here are invoked meanwhile"})
+		}
+	}
+}

@@ -306,10 +306,17 @@ func (s *Store) removeMember(ctx context.Context, id uint64) error {
 	return failure("remove a member", err)
 }
 
-// Majority reports whether this member knows of a majority, without asking it:
-// nil where etcd is elsewhere. Without one nothing can be written or read anew.
+// Majority reports whether this member knows of a majority, without asking it; of an
+// etcd elsewhere, whether it answered some seconds ago. Without one nothing can be
+// written or read anew.
 func (s *Store) Majority() error {
-	if s.member == nil || uint64(s.member.etcd.Server.Leader()) != raft.None {
+	if s.member == nil {
+		if away := s.away.Load(); away != nil {
+			return away
+		}
+		return nil
+	}
+	if uint64(s.member.etcd.Server.Leader()) != raft.None {
 		return nil
 	}
 	return &api.Error{Code: api.CodeUnavailable, Field: "store", Message: "the store has no majority of its members",

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -36,6 +37,7 @@ type Store struct {
 	boot   string  // drawn at Open
 
 	claims claimLeases
+	away   atomic.Pointer[api.Error] // of an etcd elsewhere, at the last look; nil while it answers
 
 	life context.Context // ends with Close
 	end  context.CancelFunc
@@ -64,7 +66,10 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		s.end()
 		return nil, err
 	}
-	if s.member != nil && s.member.late {
+	switch {
+	case s.member == nil:
+		s.jobs.Go(s.watchAway)
+	case s.member.late:
 		s.jobs.Go(s.settleLate)
 	}
 	return s, nil

@@ -104,7 +104,7 @@ func TestACoordinatorWaitsForItsStoreAndSaysSo(t *testing.T) {
 	if code, text, err := get(t, gateway+"/function/f"); err != nil || code != http.StatusServiceUnavailable || !strings.Contains(text, string(api.CodeUnavailable)) {
 		t.Errorf("a caller is told %d %q %v", code, text, err)
 	}
-	storetest.Serve(t, url.URL{Scheme: "http", Host: addr}, transport.TLSInfo{})
+	away := storetest.Serve(t, url.URL{Scheme: "http", Host: addr}, transport.TLSInfo{})
 	eventually(t, "the coordinator to serve", func() error {
 		_, text, err := get(t, ops+"/readyz")
 		if err == nil && !strings.Contains(text, "no node has joined") {
@@ -116,6 +116,14 @@ func TestACoordinatorWaitsForItsStoreAndSaysSo(t *testing.T) {
 		code, _, err := get(t, gateway+"/v1/nodes")
 		if err == nil && code == http.StatusServiceUnavailable {
 			err = errors.New("not yet")
+		}
+		return err
+	})
+	away()
+	eventually(t, "the coordinator to say that its store went", func() error {
+		_, text, err := get(t, ops+"/readyz")
+		if err == nil && !strings.Contains(text, "the store does not answer") {
+			err = errors.New(text)
 		}
 		return err
 	})

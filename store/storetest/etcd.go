@@ -4,6 +4,7 @@ package storetest
 import (
 	"net/url"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"go.etcd.io/etcd/client/pkg/v3/transport"
@@ -15,8 +16,8 @@ import (
 const tick, election = 20, 100
 
 // Serve starts an etcd for clients at that address, with TLS where info is not
-// empty, and stops it with the test. It returns once the etcd takes writes.
-func Serve(t testing.TB, client url.URL, info transport.TLSInfo) *embed.Etcd {
+// empty, until stop or the end of the test. It returns once the etcd takes writes.
+func Serve(t testing.TB, client url.URL, info transport.TLSInfo) (stop func()) {
 	t.Helper()
 	c := embed.NewConfig()
 	c.Dir = filepath.Join(t.TempDir(), "data")
@@ -31,7 +32,8 @@ func Serve(t testing.TB, client url.URL, info transport.TLSInfo) *embed.Etcd {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(e.Close)
+	stop = sync.OnceFunc(e.Close)
+	t.Cleanup(stop)
 	<-e.Server.ReadyNotify()
-	return e
+	return stop
 }

@@ -22,8 +22,7 @@ import (
 
 // allowed says who may hold what. Nobody outside the task may hold anything of a
 // request, a bundle or a result. The key broker may hold keys, since keeping them
-// is its work: it wipes what it handles, and what is left, one copy of each, is
-// in memory of the SM2 library that nothing can reach until it is used again.
+// is its work: one copy of each, while it handles them. Afterwards it has none.
 func allowed(p proc) func(string) bool {
 	return func(secret string) bool {
 		isKey := secret == keySigning || secret == keyDecryption

@@ -18,10 +18,58 @@ import (
 
 // leaving is a function with one slot, and a way to ask it for something.
 type leaving struct {
-	// begin asks /silent for ms of silence, after a first event if first says so,
-	// and returns once the function works on it. What it returns leaves.
+	// begin asks /silent for a minute of silence, after a first event if first says
+	// so. What it returns leaves.
 	begin func(t *testing.T, first bool) (leave func())
 	call  func(t *testing.T) string // /silent?working
+}
+
+// silence is the query for a minute of it.
+func silence(first bool) string {
+	if first {
+		return "ms=60000&first"
+	}
+	return "ms=60000"
+}
+
+// leavingSealed asks by the client.
+func leavingSealed(cl *client.Client, fn api.FunctionName) *leaving {
+	return &leaving{begin: func(t *testing.T, first bool) func() {
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		event := make(chan struct{})
+		go func() {
+			resp, err := cl.Invoke(ctx, fn, client.Request{Method: http.MethodGet, Path: "/silent", Query: silence(first)})
+			if err == nil {
+				_, err = bufio.NewReader(resp.Body).ReadString('\n')
+				close(event)
+				<-ctx.Done()
+				_ = resp.Body.Close()
+			}
+			done <- err
+		}()
+		if first {
+			<-event
+		}
+		return func() { cancel(); <-done }
+	}, call: func(t *testing.T) string {
+		resp, err := cl.Invoke(t.Context(), fn, client.Request{Path: "/silent", Query: "working"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}}
+}
+
+// oneSlot makes a function of which there is one replica with one slot.
+func oneSlot(d *client.Deployment) {
+	one := api.Pinned(1)
+	d.Scale, d.MaxInFlight, d.Exec = &one, 1, 70*time.Second
 }
 
 // soon fails unless f comes true in this time.
@@ -42,11 +90,10 @@ func soon(t *testing.T, d time.Duration, what string, f func() bool) {
 // gateway there is. The slot is free within two seconds, and the function knows.
 func TestSlotOfACallerWhoLeftIsFree(t *testing.T) {
 	c := up(t, 1, func(cfg *local.Config) { cfg.Gateways = true })
-	const silence = 60_000
-	one := func(d *client.Deployment) { d.MaxInFlight, d.Exec = 1, 70*time.Second }
-	fn, direct := c.deploy(t, "leaving", one), c.deploy(t, "direct", one)
+	fn, direct := c.deploy(t, "leaving", oneSlot), c.deploy(t, "direct", oneSlot)
 	c.pushTestImage(t, "plain/leaving")
-	if status, b := c.putPlain(t, "plainly", api.Plain{Image: "plain/leaving", Env: map[string]string{"exec_timeout": "70s", "max_inflight": "1"}}); status != http.StatusOK {
+	if status, b := c.putPlain(t, "plainly", api.Plain{Image: "plain/leaving", Env: map[string]string{"exec_timeout": "70s", "max_inflight": "1"},
+		Labels: map[string]string{api.ScaleLabel + "min": "1", api.ScaleLabel + "max": "1"}}); status != http.StatusOK {
 		t.Fatalf("%d %s", status, b)
 	}
 	via, err := client.New(client.Config{Gateway: c.Gateway(), Via: c.NodeGateway(1), Identity: c.id, Pins: c.pins})
@@ -55,45 +102,6 @@ func TestSlotOfACallerWhoLeftIsFree(t *testing.T) {
 	}
 	t.Cleanup(via.Close)
 	proxied := proxied(t, c.client, fn)
-	query := func(first bool) string {
-		q := fmt.Sprintf("ms=%d", silence)
-		if first {
-			q += "&first"
-		}
-		return q
-	}
-	sealed := func(cl *client.Client, fn api.FunctionName) *leaving {
-		return &leaving{begin: func(t *testing.T, first bool) func() {
-			ctx, cancel := context.WithCancel(t.Context())
-			done := make(chan error, 1)
-			event := make(chan struct{})
-			go func() {
-				resp, err := cl.Invoke(ctx, fn, client.Request{Method: http.MethodGet, Path: "/silent", Query: query(first)})
-				if err == nil {
-					_, err = bufio.NewReader(resp.Body).ReadString('\n')
-					close(event)
-					<-ctx.Done()
-					_ = resp.Body.Close()
-				}
-				done <- err
-			}()
-			if first {
-				<-event
-			}
-			return func() { cancel(); <-done }
-		}, call: func(t *testing.T) string {
-			resp, err := cl.Invoke(t.Context(), fn, client.Request{Path: "/silent", Query: "working"})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer resp.Body.Close()
-			b, err := io.ReadAll(resp.Body)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return string(b)
-		}}
-	}
 	plain := func(url string) *leaving {
 		host, path, _ := strings.Cut(strings.TrimPrefix(url, "http://"), "/")
 		return &leaving{begin: func(t *testing.T, first bool) func() {
@@ -101,7 +109,7 @@ func TestSlotOfACallerWhoLeftIsFree(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			fmt.Fprintf(conn, "GET /%s/silent?%s HTTP/1.1\r\nHost: localhost\r\n\r\n", path, query(first))
+			fmt.Fprintf(conn, "GET /%s/silent?%s HTTP/1.1\r\nHost: localhost\r\n\r\n", path, silence(first))
 			if first {
 				resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 				if err == nil {
@@ -126,8 +134,8 @@ func TestSlotOfACallerWhoLeftIsFree(t *testing.T) {
 		}}
 	}
 	for what, l := range map[string]*leaving{
-		"sealed":            sealed(c.client, fn),
-		"node's gateway":    sealed(via, direct),
+		"sealed":            leavingSealed(c.client, fn),
+		"node's gateway":    leavingSealed(via, direct),
 		"plain":             plain(c.Gateway() + "/function/plainly"),
 		"through the proxy": plain(strings.TrimSuffix(proxied, "/")),
 	} {
@@ -151,6 +159,26 @@ func TestSlotOfACallerWhoLeftIsFree(t *testing.T) {
 	}
 	if n := c.metric(t, "coordinator", `faasd_sec_invocations_total{code="node_lost"}`); n != 0 {
 		t.Errorf("%v of them count as the loss of a node", n)
+	}
+}
+
+// Between machines the end of a caller goes by TLS: to the node as to the
+// coordinator.
+func TestSlotOfACallerWhoLeftAnotherMachineIsFree(t *testing.T) {
+	m := newMachines(t, 1)
+	fn := m.deploy(t, "leaving", oneSlot)
+	l := leavingSealed(m.client, fn)
+	for _, first := range []bool{true, false} {
+		if n := l.call(t); n != "0" {
+			t.Fatalf("%s are under way already", n)
+		}
+		leave := l.begin(t, first)
+		soon(t, 10*time.Second, "the function works", func() bool {
+			st, err := m.client.Describe(t.Context(), fn)
+			return err == nil && len(st.Sandboxes) == 1 && st.Sandboxes[0].InFlight == 1
+		})
+		leave()
+		soon(t, 2*time.Second, "the slot is free", func() bool { return l.call(t) == "0" })
 	}
 }
 
