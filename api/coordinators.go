@@ -5,6 +5,7 @@ const (
 	GatewayPathJoinCoordinator = "/v1/join-coordinator" // POST CoordinatorJoin; without a certificate
 	GatewayPathReplicate       = "/v1/replicate"        // POST Replicate, from coordinators
 	GatewayPathWaits           = "/v1/waits"            // GET []Waits, from coordinators
+	GatewayPathDemand          = "/v1/demand/"          // GET NAME, Told, from coordinators
 )
 
 // MaxWaits bounds the revisions that a coordinator tells Waits of: those of which
@@ -16,6 +17,13 @@ const MaxWaits = 1024
 type Waits struct {
 	Revision string `json:"revision"` // hex
 	Calls    int    `json:"calls"`    // 1 or more; those in sandboxes of a task's own are not counted
+}
+
+// Told is what one coordinator alone knows of the demand for a function.
+type Told struct {
+	Waiting  *int `json:"waiting"`          // calls that wait for room there; never absent, so that silence is not taken for none
+	Controls bool `json:"controls"`         // it is the one that controls replicas
+	Wanted   *int `json:"wanted,omitempty"` // replicas, as it decided last; absent until it has, and where it does not control
 }
 
 // CoordinatorJoin asks to be one of the cluster's coordinators.

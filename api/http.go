@@ -65,8 +65,8 @@ const (
 	GatewayPathTasks       = "/v1/tasks"        // GET ?function=NAME&node=ID&history=1: TaskList; GET /ID/placement, signed by the same: Placement
 )
 
-// GatewayQueryBrief asks for one function without its sandboxes, which no node
-// is asked about then.
+// GatewayQueryBrief asks for one function without its sandboxes and demand: no
+// other member is asked about it then.
 const GatewayQueryBrief = "brief"
 
 // Paths that the key broker serves over mutual TLS.
@@ -146,6 +146,9 @@ type FunctionStatus struct {
 	Serving   []RevisionStatus `json:"serving,omitempty"` // where there is more than one revision
 	Set       *int             `json:"set,omitempty"`     // replicas, by hand, until the load asks for another number
 	Sandboxes []SandboxStatus  `json:"sandboxes,omitempty"`
+	// Demand is what all coordinators know of it; only in the reply for one function,
+	// and not with GatewayQueryBrief.
+	Demand *Demand `json:"demand,omitempty"`
 	// Descriptor is the signed descriptor; only in the reply for one function.
 	Descriptor []byte `json:"descriptor,omitempty"`
 	// Traffic is the owner's signed statement that divides the calls of a sealed
@@ -156,6 +159,16 @@ type FunctionStatus struct {
 	Labels      map[string]string `json:"labels,omitempty"`
 	Annotations map[string]string `json:"annotations,omitempty"`
 	CreatedAt   int64             `json:"created_at,omitempty"`
+}
+
+// Demand is what a function is to have and what waits for it, in all coordinators
+// of the cluster, as each of them says when it is asked. A number that is not known
+// is absent, and never a guess.
+type Demand struct {
+	OnDemand bool   `json:"on_demand,omitempty"` // no number is wanted: calls have replicas made
+	Wanted   *int   `json:"wanted,omitempty"`    // replicas of all its revisions, as the coordinator that controls them decided last
+	Waiting  *int   `json:"waiting,omitempty"`   // calls that wait for room
+	Unknown  string `json:"unknown,omitempty"`   // why a number is absent, for people
 }
 
 // ModePlain is the mode under which plain functions are listed.

@@ -125,7 +125,9 @@ type Coordinator struct {
 	dep   Deps
 	log   *slog.Logger
 	met   *metrics
-	peers *peers
+	peers *peers // nodes
+
+	others *peers // other coordinators; nil where this one is alone
 
 	life    context.Context
 	kill    context.CancelFunc
@@ -198,6 +200,9 @@ func New(ctx context.Context, cfg Config, dep Deps) (*Coordinator, error) {
 	}
 	c.life, c.kill = context.WithCancel(ctx)
 	c.peers = newPeers(c.life, dep.Nodes)
+	if dep.Others != nil {
+		c.others = newPeers(c.life, dep.Others)
+	}
 	c.seed.Store(uint64(time.Now().UnixNano()))
 	c.system = c.newSystem(cfg.OpenFaaS)
 	c.spawn(c.prune)
@@ -219,6 +224,9 @@ func (c *Coordinator) Close() {
 	c.kill()
 	c.jobs.Wait()
 	c.peers.close()
+	if c.others != nil {
+		c.others.close()
+	}
 }
 
 // Gateway serves callers and owners. Its server tells Replied of its connections.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sort"
+	"sync"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -279,9 +280,10 @@ func (c *Coordinator) listFunctions() []api.FunctionStatus {
 	return out
 }
 
-// maxLooks bounds the descriptions that ask all nodes at once. Anybody may ask
-// for one: beyond the bound they come without sandboxes, so that one request of
-// a stranger does not become one to each node for ever more of them.
+// maxLooks bounds the descriptions that ask all nodes and coordinators at once.
+// Anybody may ask for one: beyond the bound they come without sandboxes and demand,
+// so that one request of a stranger does not become one to each member for ever
+// more of them.
 const maxLooks = 16
 
 func (c *Coordinator) describeFunction(path string, brief bool) (*api.FunctionStatus, error) {
@@ -307,7 +309,10 @@ func (c *Coordinator) describeFunction(path string, brief bool) (*api.FunctionSt
 	}
 	select {
 	case c.looks <- struct{}{}:
+		var wg sync.WaitGroup
+		wg.Go(func() { st.Demand = c.demandOf(r.rec) })
 		st.Sandboxes = c.sandboxesOf(name)
+		wg.Wait()
 		<-c.looks
 	default: // callers come for the descriptor
 	}

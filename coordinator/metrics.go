@@ -41,6 +41,7 @@ func (m *metrics) observe(c *Coordinator) {
 		m.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f))
 	}
 	gauge("faasd_sec_queue_length", "Invocations that wait for room.", func() float64 { return float64(c.queue.count.Load()) })
+	m.reg.MustRegister(backlogs{c.queue})
 	gauge("faasd_sec_invocations_in_flight", "Invocations that were offered to a node and have not ended.", func() float64 { return float64(c.peers.inFlightAll()) })
 	gauge("faasd_sec_tasks_remembered", "Tasks that were accepted and are not accepted again.", func() float64 { return float64(c.tasks.size()) })
 	gauge("faasd_sec_held_bytes", "Bytes of request bodies that count against the budget.", func() float64 { return float64(c.budget.inUse()) })

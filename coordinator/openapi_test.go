@@ -124,7 +124,7 @@ func gatewayPaths(t *testing.T) (paths []string) {
 				t.Fatal(err)
 			}
 			// Joining, renewal and what coordinators ask each other are on the cluster's listener, and images are another's API.
-			if !slices.Contains([]string{api.GatewayPathJoin, api.GatewayPathRenew, api.GatewayPathRegistry, api.GatewayPathJoinCoordinator, api.GatewayPathReplicate, api.GatewayPathWaits}, s) {
+			if !slices.Contains([]string{api.GatewayPathJoin, api.GatewayPathRenew, api.GatewayPathRegistry, api.GatewayPathJoinCoordinator, api.GatewayPathReplicate, api.GatewayPathWaits, api.GatewayPathDemand}, s) {
 				paths = append(paths, s)
 			}
 			return true

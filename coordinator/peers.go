@@ -127,6 +127,9 @@ func (c *Coordinator) prune() {
 			return
 		case <-tick.C:
 			c.peers.prune(c.dep.Mesh.Snapshot())
+			if c.others != nil {
+				c.others.prune(c.dep.Mesh.Snapshot())
+			}
 			c.tasks.expire(time.Now())
 		}
 	}

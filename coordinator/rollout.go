@@ -164,6 +164,7 @@ func (s *scaler) roll(ctx context.Context, rec *store.Function, r *route, f *sca
 		s.promote(ctx, rec)
 		return true
 	}
+	f.rolling = want
 	err := s.reconcile(ctx, next, f, n, want)
 	if api.CodeOf(err) != api.CodeNoRoom {
 		return false

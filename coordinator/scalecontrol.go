@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/api"
@@ -31,14 +32,17 @@ type scaler struct {
 	known map[api.FunctionName]*scaled // the controller's own
 	other *elsewhere                   // likewise; nil where there are no other coordinators
 
-	wanted sync.Map // api.FunctionName -> decided, of functions with a policy
+	controls atomic.Bool // its term is not over
+	wanted   sync.Map    // api.FunctionName -> decided, of functions with a policy, in this term
 }
 
 // decided is how many replicas the controller wants of a function, since a number
 // was last set by hand.
 type decided struct {
-	want  int
-	setAt int64
+	want    int // of the current revision
+	setAt   int64
+	all     int   // of all its revisions
+	version int64 // of the record by which that was decided
 }
 
 // scaled is what the controller remembers of one function.
@@ -56,7 +60,8 @@ type scaled struct {
 	why    string
 	lacks  string
 
-	beside map[string]*scaled // of revisions that take a share of the calls, by digest
+	beside  map[string]*scaled // of revisions that take a share of the calls, by digest
+	rolling int                // replicas wanted of the one that is to follow
 }
 
 func newScaled() *scaled {
@@ -160,10 +165,15 @@ func (s *scaler) learn() *census {
 // control is the controller. It ends with ctx.
 func (s *scaler) control(ctx context.Context) error {
 	s.begun, s.known = time.Now(), map[api.FunctionName]*scaled{}
-	if d := s.c.dep.Others; d != nil {
-		s.other = newElsewhere(s.c, d)
+	if s.c.others != nil {
+		s.other = newElsewhere(s.c)
 		defer s.other.end()
 	}
+	s.controls.Store(true)
+	defer func() {
+		s.controls.Store(false)
+		s.wanted.Clear() // another decides from now on
+	}()
 	s.c.log.Info("this coordinator controls replicas from now on")
 	tick := time.NewTicker(controlEvery)
 	defer tick.Stop()
@@ -223,6 +233,7 @@ func (s *scaler) govern(ctx context.Context, rec *store.Function, f *scaled, n *
 	}
 	s.lapsed(ctx, rec)
 	s.drained(ctx, rec)
+	f.rolling = 0
 	if rec.Next != nil && s.roll(ctx, rec, r, f, n) {
 		return // the next round goes by what was stored
 	}
@@ -249,11 +260,12 @@ func (s *scaler) govern(ctx context.Context, rec *store.Function, f *scaled, n *
 		return
 	}
 	f.firm = 0
+	others := f.rolling
 	if managed {
 		if policy.Firm {
 			f.firm = policy.Min
 		}
-		s.governShares(ctx, rec, r, policy, f, n)
+		others += s.governShares(ctx, rec, r, policy, f, n)
 	}
 	load := s.loadOf(rec, f, n)
 	want := 0
@@ -269,7 +281,7 @@ func (s *scaler) govern(ctx context.Context, rec *store.Function, f *scaled, n *
 		}
 	}
 	if managed {
-		s.wanted.Store(rec.Name, decided{want, rec.ReplicasAt})
+		s.wanted.Store(rec.Name, decided{want: want, setAt: rec.ReplicasAt, all: want + others, version: rec.Version})
 	}
 	if err := s.reconcile(ctx, r, f, n, want); err != nil && err.Error() != f.lacks {
 		f.lacks = err.Error()
@@ -278,8 +290,9 @@ func (s *scaler) govern(ctx context.Context, rec *store.Function, f *scaled, n *
 }
 
 // governShares decides on the revisions that take a share of a function's calls:
-// each has its share of the minimum, and follows its own load.
-func (s *scaler) governShares(ctx context.Context, rec *store.Function, r *route, policy api.Scale, f *scaled, n *census) {
+// each has its share of the minimum, and follows its own load. It tells how many
+// replicas they are to have together.
+func (s *scaler) governShares(ctx context.Context, rec *store.Function, r *route, policy api.Scale, f *scaled, n *census) (want int) {
 	for rev := range f.beside {
 		if !serves(rec, rev) {
 			delete(f.beside, rev)
@@ -302,11 +315,13 @@ func (s *scaler) governShares(ctx context.Context, rec *store.Function, r *route
 		}
 		var d scaling.Decision
 		g.memory, d = scaling.Decide(p, g.memory, time.Now(), s.loadOf(b.Function, g, n))
+		want += d.Want
 		if err := s.reconcile(ctx, o, g, n, d.Want); err != nil && err.Error() != g.lacks {
 			g.lacks = err.Error()
 			s.c.log.Warn("fewer replicas than wanted", "function", rec.Name, "revision", o.hex, "want", d.Want, "err", err)
 		}
 	}
+	return want
 }
 
 // loadOf sums up what a function does.

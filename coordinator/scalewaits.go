@@ -21,6 +21,7 @@ const (
 	waitsTimeout  = time.Second            // for another coordinator to say what waits there
 	waitsPatience = 250 * time.Millisecond // that a round of the controller has for those that answered the last time
 	waitsOld      = 2 * time.Second        // that a coordinator's last word counts while it does not answer
+	waitsWarn     = time.Minute            // between two warnings of one coordinator that answers now and then only
 )
 
 // ServeWaits tells another coordinator how many calls of which revisions wait for
@@ -68,16 +69,19 @@ func parseWaits(b []byte) (map[string]int, error) {
 	}
 	calls := make(map[string]int, len(list))
 	for _, w := range list {
-		if _, twice := calls[w.Revision]; twice || w.Revision == "" || w.Calls < 1 || w.Calls > maxTold {
-			return nil, api.Invalid("waits", fmt.Sprintf("name each revision once, with 1 to %d calls", maxTold), fmt.Sprintf("%d of %q", w.Calls, w.Revision))
+		if _, twice := calls[w.Revision]; twice || w.Revision == "" || len(w.Revision) > revisionSize || w.Calls < 1 || w.Calls > maxTold {
+			return nil, api.Invalid("waits", fmt.Sprintf("name each revision once, with 1 to %d calls", maxTold), fmt.Sprintf("%d calls of a name of %d bytes", w.Calls, len(w.Revision)))
 		}
 		calls[w.Revision] = w.Calls
 	}
 	return calls, nil
 }
 
-// maxTold bounds what is believed of one revision: no gateway has as many callers.
-const maxTold = 1 << 20
+const (
+	maxTold      = 1 << 20 // what is believed of one revision: no gateway has as many callers
+	revisionSize = 64      // of a digest as hex
+	maxLogged    = 256     // bytes of what another coordinator answered instead
+)
 
 // elsewhere is what waits for room in the other coordinators, by the last word of
 // each. It belongs to the controller, for one term.
@@ -86,11 +90,10 @@ const maxTold = 1 << 20
 // before counts for waitsOld after it was asked, no longer: a coordinator that
 // died, or was cut off, holds no replicas with the calls that it had.
 type elsewhere struct {
-	c     *Coordinator
-	peers *peers
-	life  context.Context
-	stop  context.CancelFunc
-	asks  sync.WaitGroup
+	c    *Coordinator
+	life context.Context
+	stop context.CancelFunc
+	asks sync.WaitGroup
 
 	mu   sync.Mutex
 	said map[string]word // by coordinator
@@ -100,14 +103,15 @@ type elsewhere struct {
 type word struct {
 	at     time.Time // when it was asked
 	calls  map[string]int
-	asking bool // a question is under way
-	silent bool // the last question had no answer
+	asking bool      // a question is under way
+	silent bool      // the last question had no answer
+	warned bool      // of this silence
+	last   time.Time // warning of any
 }
 
-func newElsewhere(c *Coordinator, d Dialer) *elsewhere {
+func newElsewhere(c *Coordinator) *elsewhere {
 	e := &elsewhere{c: c, said: map[string]word{}}
 	e.life, e.stop = context.WithCancel(c.life)
-	e.peers = newPeers(e.life, d)
 	return e
 }
 
@@ -115,22 +119,17 @@ func newElsewhere(c *Coordinator, d Dialer) *elsewhere {
 func (e *elsewhere) end() {
 	e.stop()
 	e.asks.Wait()
-	e.peers.close()
 }
 
 // ask asks the others, and returns once those have answered that did so the last
 // time, or after waitsPatience.
 func (e *elsewhere) ask(ctx context.Context) {
-	view := e.c.dep.Mesh.Snapshot()
-	e.peers.prune(view)
+	others := e.c.otherCoordinators(e.c.dep.Mesh.Snapshot())
 	ctx, cancel := context.WithTimeout(ctx, waitsPatience)
 	defer cancel()
-	answered, awaited := make(chan struct{}, len(view.Nodes)), 0
+	answered, awaited := make(chan struct{}, len(others)), 0
 	there := map[string]bool{}
-	for _, v := range view.Nodes {
-		if v.Meta.ID == e.c.dep.Watching.ID || !slices.Contains(v.Meta.Roles, api.RoleCoordinator) {
-			continue
-		}
+	for _, v := range others {
 		there[v.Meta.ID] = true
 		begun, silent := e.begin(v.Meta.ID)
 		if !begun {
@@ -139,7 +138,7 @@ func (e *elsewhere) ask(ctx context.Context) {
 		if !silent {
 			awaited++
 		}
-		p := e.peers.get(v)
+		p := e.c.others.get(v)
 		e.asks.Go(func() {
 			e.askOne(p)
 			if !silent {
@@ -186,10 +185,15 @@ func (e *elsewhere) askOne(p *peer) {
 	w.asking = false
 	switch {
 	case err == nil:
-		w = word{at: at, calls: calls}
-	case !w.silent && e.life.Err() == nil:
+		w = word{at: at, calls: calls, last: w.last}
+	case e.life.Err() != nil: // it was broken off here
+	default:
 		w.silent = true
-		e.c.log.Warn("calls that wait at another coordinator count for no replicas until it says how many", "coordinator", p.id, "err", err)
+		if now := time.Now(); !w.warned && now.Sub(w.last) >= waitsWarn {
+			w.warned, w.last = true, now
+			text := err.Error()
+			e.c.log.Warn("calls that wait at another coordinator count for no replicas until it says how many", "coordinator", p.id, "err", text[:min(len(text), maxLogged)])
+		}
 	}
 	e.said[p.id] = w
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -22,7 +23,10 @@ type otherCoordinator struct {
 	reply  []byte
 	stall  chan struct{} // while not nil, answers come when it closes
 	broken bool          // it hangs up
+	older  bool          // it knows of none of this
+	told   string        // of the demand for a function; empty where it does not know of that
 	asked  int
+	serve  http.HandlerFunc // instead of all this
 }
 
 // addCoordinator puts another coordinator into the mesh.
@@ -53,12 +57,23 @@ func (w *world) joins(id, addr string) {
 
 func (o *otherCoordinator) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	o.mu.Lock()
-	reply, stall, broken := o.reply, o.stall, o.broken
+	reply, stall, broken, older, serve := o.reply, o.stall, o.broken, o.older, o.serve
+	if strings.HasPrefix(r.URL.Path, api.GatewayPathDemand) {
+		reply, older = []byte(o.told), older || o.told == ""
+	} else {
+		older = older || r.URL.Path != api.GatewayPathWaits
+	}
 	o.asked++
 	o.mu.Unlock()
 	switch {
-	case broken || r.Method != http.MethodGet || r.URL.Path != api.GatewayPathWaits:
+	case serve != nil:
+		serve(rw, r)
+		return
+	case broken || r.Method != http.MethodGet:
 		panic(http.ErrAbortHandler)
+	case older:
+		refuses(api.CodeNotFound)(rw, r)
+		return
 	case stall != nil:
 		select {
 		case <-stall:
@@ -136,7 +151,7 @@ func TestNobodyWaitsForWhoDoesNotAnswer(t *testing.T) {
 	stuck, well := w.addCoordinator("coordinator-2"), w.addCoordinator("coordinator-3")
 	well.says(api.Waits{Revision: "r", Calls: 3})
 	stuck.says(api.Waits{Revision: "r", Calls: 4})
-	e := newElsewhere(w.c, plain{})
+	e := newElsewhere(w.c)
 	defer e.end()
 	ask := func() (calls int, asking, silent bool) {
 		e.ask(t.Context())

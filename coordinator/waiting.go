@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/valyala/fasthttp"
 
@@ -51,6 +52,30 @@ func (w *waiting) waits() map[wanted]int {
 		}
 	}
 	return n
+}
+
+// backlog is what waits of one function.
+type backlog struct {
+	calls int
+	since time.Time // of the oldest
+}
+
+// byFunction counts all that waits, tasks in sandboxes of their own included.
+func (w *waiting) byFunction() map[api.FunctionName]backlog {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	all := map[api.FunctionName]backlog{}
+	for t := range w.all {
+		if !t.waits() {
+			continue
+		}
+		b := all[t.name]
+		if b.calls++; b.calls == 1 || t.since.Before(b.since) {
+			b.since = t.since
+		}
+		all[t.name] = b
+	}
+	return all
 }
 
 // waits reports whether t stands in its line or tries to find room. Else its

@@ -57,6 +57,8 @@ type world struct {
 	watching  Watching
 	reg       prometheus.Registerer
 	async     *Async
+	log       *slog.Logger
+	lead      Lead
 	fn        store.Function
 	rev       sealed.Digest
 }
@@ -65,7 +67,7 @@ type world struct {
 // willing.
 func newWorld(t testing.TB, n int, change ...func(*world)) *world {
 	t.Helper()
-	w := &world{t: t, cfg: DefaultConfig(), nodes: map[string]*fakeNode{}, state: &memory{functions: map[api.FunctionName]*store.Function{}}}
+	w := &world{t: t, cfg: DefaultConfig(), nodes: map[string]*fakeNode{}, log: slog.New(slog.DiscardHandler), state: &memory{functions: map[api.FunctionName]*store.Function{}}}
 	w.cfg.AnyOwner, w.cfg.QueueTimeout, w.cfg.StartTimeout = true, 2*time.Second, time.Second
 	var err error
 	for _, k := range []**sm2.PrivateKey{&w.owner, &w.keys[0], &w.keys[1]} {
@@ -83,7 +85,7 @@ func newWorld(t testing.TB, n int, change ...func(*world)) *world {
 	}
 	life, end := context.WithCancel(context.Background())
 	w.c, err = New(life, w.cfg, Deps{
-		Mesh: w.mesh, Store: w.state, Cache: w.state, Nodes: plain{}, Others: plain{}, Log: slog.New(slog.DiscardHandler),
+		Mesh: w.mesh, Store: w.state, Cache: w.state, Nodes: plain{}, Others: plain{}, Log: w.log, Lead: w.lead,
 		Broker: w.broker, BrokerURL: w.brokerURL, Manifests: w.manifests, Watching: w.watching, Async: w.async, Registerer: w.reg,
 		Auth: reqauth.NewVerifier(time.Now), Images: w.state, Registry: func(ctx *fasthttp.RequestCtx) { ctx.SetStatusCode(204) },
 	})

@@ -91,7 +91,7 @@ func TestAlertsAskForMetricsThatExist(t *testing.T) {
 	checkMetrics(t, string(b))
 	need(t, "promtool")
 	output(t, "promtool", "check", "rules", "packaging/prometheus/alerts.yml")
-	output(t, "promtool", "test", "rules", "packaging/testdata/schedules.yml")
+	output(t, "promtool", "test", "rules", "packaging/testdata/schedules.yml", "packaging/testdata/waits.yml")
 }
 
 func TestDashboardAsksForMetricsThatExist(t *testing.T) {

@@ -23,6 +23,7 @@ type clusterSide struct {
 	replicas *replica.Replicas
 	images   *registry.Registry
 	waits    fasthttp.RequestHandler // tells what waits for room here
+	demand   fasthttp.RequestHandler // tells what is known here of the demand for a function
 	log      *slog.Logger
 }
 
@@ -39,6 +40,8 @@ func (c *clusterSide) serve(nodes fasthttp.RequestHandler) fasthttp.RequestHandl
 			c.replicas.Serve(ctx)
 		case path == api.GatewayPathWaits && ctx.IsGet():
 			c.waits(ctx)
+		case strings.HasPrefix(path, api.GatewayPathDemand) && ctx.IsGet():
+			c.demand(ctx)
 		case strings.HasPrefix(path, api.GatewayPathRegistry) && (ctx.IsGet() || ctx.IsHead()):
 			c.images.ServeFastHTTP(ctx) // what is here: who asks goes on by itself
 		default:

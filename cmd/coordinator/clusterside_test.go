@@ -16,9 +16,9 @@ import (
 	"github.com/faasd-sec/faasd-sec/pki"
 )
 
-// TestOnlyCoordinatorsAreToldWhatWaits asks a cluster listener as all who can reach
-// it.
-func TestOnlyCoordinatorsAreToldWhatWaits(t *testing.T) {
+// TestOnlyCoordinatorsAreToldWhatWaitsAndIsWanted asks a cluster listener as all who
+// can reach it.
+func TestOnlyCoordinatorsAreToldWhatWaitsAndIsWanted(t *testing.T) {
 	ca, err := pki.NewCluster(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -39,21 +39,29 @@ func TestOnlyCoordinatorsAreToldWhatWaits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	side := &clusterSide{log: log, waits: func(ctx *fasthttp.RequestCtx) { ctx.SetBodyString("[]") }}
+	answers := func(ctx *fasthttp.RequestCtx) { ctx.SetBodyString("[]") }
+	side := &clusterSide{log: log, waits: answers, demand: answers}
 	server := daemon.Server(side.serve((&coordinator.Coordinator{}).Cluster(nodeOf)), log)
 	go server.Serve(ln)
 	t.Cleanup(func() { _ = server.Shutdown() })
 
-	ask := func(transport *http.Transport) (int, error) {
+	askFor := func(path string, transport *http.Transport) (int, error) {
 		defer transport.CloseIdleConnections()
 		client := &http.Client{Transport: transport, Timeout: 5 * time.Second}
-		resp, err := client.Get("https://" + ln.Addr().String() + api.GatewayPathWaits)
+		resp, err := client.Get("https://" + ln.Addr().String() + path)
 		if err != nil {
 			return 0, err
 		}
 		defer resp.Body.Close()
 		_, err = io.Copy(io.Discard, resp.Body)
 		return resp.StatusCode, err
+	}
+	ask := func(transport *http.Transport) (int, error) {
+		code, err := askFor(api.GatewayPathWaits, transport)
+		if other, oerr := askFor(api.GatewayPathDemand+"f.ns", transport); other != code || (oerr == nil) != (err == nil) {
+			t.Errorf("of what waits: %d, %v; of the demand: %d, %v", code, err, other, oerr)
+		}
+		return code, err
 	}
 	member := api.NodeMeta{ID: "coordinator-2", Addr: ln.Addr().String(), Roles: []string{api.RoleCoordinator}}
 	as := func(i *pki.Identity) *http.Transport {

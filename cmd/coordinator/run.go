@@ -167,7 +167,7 @@ func run(ctx context.Context, o options) (err error) {
 		g.Go("store's certificate", member.KeepRenewed)
 	}
 	operator := &admin{life: life, desk: desk, store: st, co: co, log: log}
-	others := &clusterSide{life: life, desk: desk, replicas: reps, images: images, waits: co.ServeWaits, log: log}
+	others := &clusterSide{life: life, desk: desk, replicas: reps, images: images, waits: co.ServeWaits, demand: co.ServeDemand, log: log}
 	if err := serve(g, o, co, operator, others, identity, reg, log); err != nil {
 		g.Stop()
 		return errors.Join(err, g.Wait())

@@ -106,6 +106,9 @@ func (a *app) printFunction(st api.FunctionStatus) error {
 		line("scratch", "%s on disk, encrypted", bytesText(st.Resources.Scratch))
 	}
 	line("replicas", "%d, of these %d ready", st.Replicas, st.Available)
+	wanted, waiting := demandText(st.Demand)
+	line("wanted", "%s", wanted)
+	line("waiting", "%s", waiting)
 	line("scaling", "%s", scaleText(st.Scale))
 	for _, s := range st.Serving {
 		line(s.State, "revision %s, %d replicas%s", short(s.Revision), s.Replicas, percentText(s.Percent))

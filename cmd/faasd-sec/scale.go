@@ -54,6 +54,26 @@ func (a *app) scaleCommand() *cobra.Command {
 		}}
 }
 
+// demandText says what a function is to have and what waits for it. What the gateway
+// does not tell is unknown, not none.
+func demandText(d *api.Demand) (wanted, waiting string) {
+	if d == nil {
+		d = &api.Demand{Unknown: "the gateway did not tell: it is of an older release, or busy"}
+	}
+	unknown := "unknown: " + first(d.Unknown, "the gateway did not tell why")
+	wanted, waiting = unknown, unknown
+	switch {
+	case d.OnDemand:
+		wanted = "what calls need"
+	case d.Wanted != nil:
+		wanted = fmt.Sprintf("%d replicas", *d.Wanted)
+	}
+	if d.Waiting != nil {
+		waiting = fmt.Sprintf("%d calls, in all coordinators", *d.Waiting)
+	}
+	return wanted, waiting
+}
+
 // scaleText says a policy in words.
 func scaleText(s *api.Scale) string {
 	if s == nil {

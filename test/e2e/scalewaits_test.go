@@ -49,6 +49,7 @@ func TestCallsThatWaitAtAnyCoordinatorHaveReplicasMade(t *testing.T) {
 	})
 	w.wants(t, fn, 6, 2)
 	w.waitOnlyAt(t, at, fn)
+	w.toldEverywhere(t, fn, 6)
 	died := time.Now()
 	if err := c.Signal(coordinatorPart(at), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
@@ -92,6 +93,7 @@ func TestCallsThatWaitAtAnyCoordinatorHaveReplicasMade(t *testing.T) {
 	})
 	w.wants(t, name, 6, 2)
 	w.waitOnlyAt(t, at, name)
+	w.toldEverywhere(t, name, 6)
 	if err := c.client.Remove(t.Context(), filler); err != nil {
 		t.Fatal(err)
 	}
@@ -161,6 +163,23 @@ func (w *waitsWorld) waitOnlyAt(t *testing.T, at int, fn api.FunctionName) {
 		if (n > 0) != (i == at) {
 			t.Errorf("%d calls of %s wait in %s, all are to in %s", n, fn, coordinatorPart(i), coordinatorPart(at))
 		}
+	}
+}
+
+// toldEverywhere checks that each coordinator tells how many replicas of fn are wanted,
+// and that calls of it wait.
+func (w *waitsWorld) toldEverywhere(t *testing.T, fn api.FunctionName, want int) {
+	t.Helper()
+	for i, e := range w.entries {
+		var d *api.Demand
+		within(t, 10*time.Second, fmt.Sprintf("%s tells what is wanted and what waits", coordinatorPart(i)), func() bool {
+			st, err := e.client.Describe(t.Context(), fn)
+			if err != nil {
+				t.Fatal(err)
+			}
+			d = st.Demand
+			return d != nil && d.Wanted != nil && *d.Wanted == want && d.Waiting != nil && *d.Waiting > 0 && d.Unknown == ""
+		}, func() string { return fmt.Sprintf("%+v", d) })
 	}
 }
 

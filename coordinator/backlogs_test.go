@@ -1,0 +1,100 @@
+package coordinator
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/faasd-sec/faasd-sec/api"
+)
+
+// byFunction reads a gauge, by its label function, "" for none.
+func byFunction(t *testing.T, reg *prometheus.Registry, name string) map[string]float64 {
+	t.Helper()
+	all, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]float64{}
+	for _, f := range all {
+		if f.GetName() != name {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			key := ""
+			for _, l := range m.GetLabel() {
+				key = l.GetValue()
+			}
+			out[key] = m.GetGauge().GetValue()
+		}
+	}
+	return out
+}
+
+func TestCallsThatWaitAreAMetricOfTheirFunction(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	w := newWorld(t, 1, func(w *world) { w.reg, w.cfg.QueueTimeout = reg, 20*time.Second })
+	node := w.nodes["node-1"]
+	serve := *node.invoke.Load()
+	if got := byFunction(t, reg, "faasd_sec_function_waiting_calls"); len(got) != 0 {
+		t.Errorf("nobody has called: %v", got)
+	}
+	if got, ok := byFunction(t, reg, "faasd_sec_longest_wait_seconds")[""]; !ok || got != 0 {
+		t.Errorf("nobody has called: %v", got)
+	}
+	node.on(&node.invoke, refuses(api.CodeNoRoom))
+	began := time.Now()
+	var wg sync.WaitGroup
+	for range 3 {
+		msg := w.message(10, time.Minute)
+		wg.Go(func() {
+			if a := w.send(msg); a.status != 200 {
+				t.Errorf("%d %s", a.status, a.body)
+			}
+		})
+	}
+	w.eventually("three wait", func() bool { return byFunction(t, reg, "faasd_sec_function_waiting_calls")["f.ns"] == 3 })
+	w.eventually("for a while", func() bool { return byFunction(t, reg, "faasd_sec_function_longest_wait_seconds")["f.ns"] > 0.2 })
+	one, all := byFunction(t, reg, "faasd_sec_function_longest_wait_seconds")["f.ns"], byFunction(t, reg, "faasd_sec_longest_wait_seconds")[""]
+	if since := time.Since(began).Seconds(); all < one || all > since {
+		t.Errorf("f.ns has waited for %v s, the oldest of all for %v s, since %v s", one, all, since)
+	}
+	node.on(&node.invoke, serve)
+	wg.Wait()
+	if got := byFunction(t, reg, "faasd_sec_function_waiting_calls"); len(got) != 0 {
+		t.Errorf("nobody waits any more: %v", got)
+	}
+}
+
+// TestMetricsTellOfTheLongestWaits has more functions wait than there may be series.
+func TestMetricsTellOfTheLongestWaits(t *testing.T) {
+	q, now := newWaiting(1000), time.Now()
+	for i := range maxBacklogs + 50 {
+		name := api.FunctionName(fmt.Sprintf("f%04d.ns", i))
+		for k := range 2 { // the younger of the two counts for nothing
+			turn := q.turn(waiter{name: name, owner: "o", since: now.Add(-time.Duration(i+1)*time.Second + time.Duration(k)*time.Millisecond)})
+			q.mu.Lock()
+			turn.trying, turn.timer = true, time.NewTimer(time.Hour)
+			q.mu.Unlock()
+			defer turn.timer.Stop()
+		}
+	}
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(backlogs{q})
+	calls, waits := byFunction(t, reg, "faasd_sec_function_waiting_calls"), byFunction(t, reg, "faasd_sec_function_longest_wait_seconds")
+	if len(calls) != maxBacklogs || len(waits) != maxBacklogs {
+		t.Fatalf("%d and %d series", len(calls), len(waits))
+	}
+	for name, n := range calls {
+		if n != 2 || waits[name] < 51 || strings.Compare(name, "f0050.ns") < 0 {
+			t.Errorf("%s: %v calls, for %v s", name, n, waits[name])
+		}
+	}
+	if all := byFunction(t, reg, "faasd_sec_longest_wait_seconds")[""]; all < maxBacklogs+50 || all > maxBacklogs+60 {
+		t.Errorf("the longest wait of all is %v s", all)
+	}
+}
