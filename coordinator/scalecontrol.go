@@ -171,8 +171,8 @@ func (s *scaler) control(ctx context.Context) error {
 	}
 	s.controls.Store(true)
 	defer func() {
-		s.controls.Store(false)
 		s.wanted.Clear() // another decides from now on
+		s.controls.Store(false)
 	}()
 	s.c.log.Info("this coordinator controls replicas from now on")
 	tick := time.NewTicker(controlEvery)
