@@ -12,38 +12,15 @@ import (
 	"github.com/faasd-sec/faasd-sec/api"
 )
 
-// byFunction reads a gauge, by its label function, "" for none.
-func byFunction(t *testing.T, reg *prometheus.Registry, name string) map[string]float64 {
-	t.Helper()
-	all, err := reg.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out := map[string]float64{}
-	for _, f := range all {
-		if f.GetName() != name {
-			continue
-		}
-		for _, m := range f.GetMetric() {
-			key := ""
-			for _, l := range m.GetLabel() {
-				key = l.GetValue()
-			}
-			out[key] = m.GetGauge().GetValue()
-		}
-	}
-	return out
-}
-
 func TestCallsThatWaitAreAMetricOfTheirFunction(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	w := newWorld(t, 1, func(w *world) { w.reg, w.cfg.QueueTimeout = reg, 20*time.Second })
 	node := w.nodes["node-1"]
 	serve := *node.invoke.Load()
-	if got := byFunction(t, reg, "faasd_sec_function_waiting_calls"); len(got) != 0 {
+	if got := gauges(t, reg, "faasd_sec_function_waiting_calls", "function"); len(got) != 0 {
 		t.Errorf("nobody has called: %v", got)
 	}
-	if got, ok := byFunction(t, reg, "faasd_sec_longest_wait_seconds")[""]; !ok || got != 0 {
+	if got, ok := gauges(t, reg, "faasd_sec_longest_wait_seconds", "function")[""]; !ok || got != 0 {
 		t.Errorf("nobody has called: %v", got)
 	}
 	node.on(&node.invoke, refuses(api.CodeNoRoom))
@@ -57,15 +34,17 @@ func TestCallsThatWaitAreAMetricOfTheirFunction(t *testing.T) {
 			}
 		})
 	}
-	w.eventually("three wait", func() bool { return byFunction(t, reg, "faasd_sec_function_waiting_calls")["f.ns"] == 3 })
-	w.eventually("for a while", func() bool { return byFunction(t, reg, "faasd_sec_function_longest_wait_seconds")["f.ns"] > 0.2 })
-	one, all := byFunction(t, reg, "faasd_sec_function_longest_wait_seconds")["f.ns"], byFunction(t, reg, "faasd_sec_longest_wait_seconds")[""]
+	w.eventually("three wait", func() bool { return gauges(t, reg, "faasd_sec_function_waiting_calls", "function")["f.ns"] == 3 })
+	w.eventually("for a while", func() bool {
+		return gauges(t, reg, "faasd_sec_function_longest_wait_seconds", "function")["f.ns"] > 0.2
+	})
+	one, all := gauges(t, reg, "faasd_sec_function_longest_wait_seconds", "function")["f.ns"], gauges(t, reg, "faasd_sec_longest_wait_seconds", "function")[""]
 	if since := time.Since(began).Seconds(); all < one || all > since {
 		t.Errorf("f.ns has waited for %v s, the oldest of all for %v s, since %v s", one, all, since)
 	}
 	node.on(&node.invoke, serve)
 	wg.Wait()
-	if got := byFunction(t, reg, "faasd_sec_function_waiting_calls"); len(got) != 0 {
+	if got := gauges(t, reg, "faasd_sec_function_waiting_calls", "function"); len(got) != 0 {
 		t.Errorf("nobody waits any more: %v", got)
 	}
 }
@@ -85,7 +64,7 @@ func TestMetricsTellOfTheLongestWaits(t *testing.T) {
 	}
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(backlogs{q})
-	calls, waits := byFunction(t, reg, "faasd_sec_function_waiting_calls"), byFunction(t, reg, "faasd_sec_function_longest_wait_seconds")
+	calls, waits := gauges(t, reg, "faasd_sec_function_waiting_calls", "function"), gauges(t, reg, "faasd_sec_function_longest_wait_seconds", "function")
 	if len(calls) != maxBacklogs || len(waits) != maxBacklogs {
 		t.Fatalf("%d and %d series", len(calls), len(waits))
 	}
@@ -94,7 +73,7 @@ func TestMetricsTellOfTheLongestWaits(t *testing.T) {
 			t.Errorf("%s: %v calls, for %v s", name, n, waits[name])
 		}
 	}
-	if all := byFunction(t, reg, "faasd_sec_longest_wait_seconds")[""]; all < maxBacklogs+50 || all > maxBacklogs+60 {
+	if all := gauges(t, reg, "faasd_sec_longest_wait_seconds", "function")[""]; all < maxBacklogs+50 || all > maxBacklogs+60 {
 		t.Errorf("the longest wait of all is %v s", all)
 	}
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/faasd-sec/faasd-sec/sealed"
 )
 
-// gauges reads a metric with labels, by the value of schedule.
-func gauges(t *testing.T, reg *prometheus.Registry, name string) map[string]float64 {
+// gauges reads a metric by the value of one of its labels, "" where it has none.
+func gauges(t *testing.T, reg *prometheus.Registry, name, label string) map[string]float64 {
 	t.Helper()
 	all, err := reg.Gather()
 	if err != nil {
@@ -29,7 +29,7 @@ func gauges(t *testing.T, reg *prometheus.Registry, name string) map[string]floa
 		for _, m := range f.GetMetric() {
 			key := ""
 			for _, l := range m.GetLabel() {
-				if l.GetName() == "schedule" {
+				if l.GetName() == label {
 					key = l.GetValue()
 				}
 			}
@@ -65,21 +65,21 @@ func TestAScheduleThatEndsIsAnAnomalyAndAMetric(t *testing.T) {
 	}
 	short, long := schedule.Mark("short"), schedule.Mark("long")
 	w.eventually("it is said to end", func() bool { return slices.Equal(log.codes(short), []string{"ending"}) || len(log.codes(short)) > 1 })
-	w.eventually("two have metrics of their own", func() bool { return len(gauges(t, reg, "faasd_sec_schedule_seconds_left")) == 2 })
-	if s := gauges(t, reg, "faasd_sec_schedule_seconds_left"); s[long] < 19*60 || s[long] > 21*60 {
+	w.eventually("two have metrics of their own", func() bool { return len(gauges(t, reg, "faasd_sec_schedule_seconds_left", "schedule")) == 2 })
+	if s := gauges(t, reg, "faasd_sec_schedule_seconds_left", "schedule"); s[long] < 19*60 || s[long] > 21*60 {
 		t.Errorf("%v", s)
 	}
-	if n := gauges(t, reg, "faasd_sec_schedule_ticks_left")[long]; n != 3 {
+	if n := gauges(t, reg, "faasd_sec_schedule_ticks_left", "schedule")[long]; n != 3 {
 		t.Errorf("%v ticks are left", n)
 	}
-	if w := gauges(t, reg, "faasd_sec_schedule_warn_seconds")[""]; w != 60 {
+	if w := gauges(t, reg, "faasd_sec_schedule_warn_seconds", "schedule")[""]; w != 60 {
 		t.Errorf("it warns %v s before", w)
 	}
 	w.eventuallyWithin(20*time.Second, "and to have ended", func() bool { return slices.Equal(log.codes(short), []string{"ending", "ended"}) })
-	if n, ok := gauges(t, reg, "faasd_sec_schedule_ticks_left")[short]; n != 0 || !ok {
+	if n, ok := gauges(t, reg, "faasd_sec_schedule_ticks_left", "schedule")[short]; n != 0 || !ok {
 		t.Errorf("%v ticks are left, told %v", n, ok)
 	}
-	if n := gauges(t, reg, "faasd_sec_schedules_ended")[""]; n != 1 {
+	if n := gauges(t, reg, "faasd_sec_schedules_ended", "schedule")[""]; n != 1 {
 		t.Errorf("%v have ended", n)
 	}
 	// What is continued is another matter, and others are none.
