@@ -39,7 +39,11 @@ type Report struct {
 	PrunedSeq     uint64 `json:"pruned_seq,omitempty"`
 }
 
-// errMoved means that the writer removed or renamed a segment meanwhile.
+// tries is how often Verify reads a log anew that its writer changes meanwhile.
+const tries = 5
+
+// errMoved means that the writer removed or renamed a segment meanwhile, or began
+// one, and what was read of the log belongs to no one moment.
 var errMoved = errors.New("anomaly: the log moved on while it was read; try again")
 
 // Verify checks the log in dir, offline, by the public key with the fingerprint
@@ -49,9 +53,9 @@ var errMoved = errors.New("anomaly: the log moved on while it was read; try agai
 // beside the writer.
 func Verify(ctx context.Context, dir string, trusted sealed.Fingerprint, expect *Anchor) (*Report, error) {
 	for try := 0; ; try++ {
-		v := &verifier{dir: dir, trusted: trusted, expect: expect, again: try > 0}
+		v := &verifier{dir: dir, trusted: trusted, expect: expect, final: try == tries-1}
 		r, err := v.run(ctx)
-		if !errors.Is(err, errMoved) || try == 4 {
+		if !errors.Is(err, errMoved) || v.final {
 			return r, err
 		}
 	}
@@ -61,9 +65,10 @@ type verifier struct {
 	dir     string
 	trusted sealed.Fingerprint
 	expect  *Anchor
-	again   bool // this is not the first try
+	final   bool // the last try: what is found counts
 	parser  *parser
 	report  Report
+	list    []segmentFile
 
 	head       *head
 	headBroken bool // the file is no HEAD; told already
@@ -85,10 +90,10 @@ func (v *verifier) run(ctx context.Context) (*Report, error) {
 	if err := v.readHead(); err != nil {
 		return nil, err
 	}
-	list, err := listSegments(v.dir)
-	if err != nil {
+	if v.list, err = listSegments(v.dir); err != nil {
 		return nil, err
 	}
+	list := v.list
 	if len(list) == 0 && v.head == nil && !v.headBroken {
 		return nil, &api.Error{Code: api.CodeNotFound, Field: "DIR", Message: "there is no anomaly log in " + v.dir,
 			Remedy: "name the directory that holds " + headName + " and files such as " + segmentName(1, false)}
@@ -102,8 +107,8 @@ func (v *verifier) run(ctx context.Context) (*Report, error) {
 			continue
 		}
 		if i > 0 && f.number != list[i-1].number+1 {
-			if !v.again {
-				return nil, errMoved // a listing while retention removes can have gaps
+			if err := v.moved(); err != nil {
+				return nil, err
 			}
 			v.broken(Break{Segment: list[i-1].number + 1, Reason: ReasonMissing, Detail: fmt.Sprintf("%d segments are not there", f.number-list[i-1].number-1)})
 			v.prev = nil
@@ -112,8 +117,9 @@ func (v *verifier) run(ctx context.Context) (*Report, error) {
 			return nil, err
 		}
 	}
-	v.begin(list)
-	v.end()
+	if err := errors.Join(v.begin(), v.end()); err != nil {
+		return nil, err
+	}
 	r := &v.report
 	slices.SortStableFunc(r.Breaks, func(a, b Break) int { return cmp.Compare(place(a), place(b)) })
 	r.OK = len(r.Breaks) == 0
@@ -124,6 +130,28 @@ func (v *verifier) run(ctx context.Context) (*Report, error) {
 func place(b Break) uint64 { return b.Segment - 1 }
 
 func (v *verifier) broken(b Break) { v.report.Breaks = append(v.report.Breaks, b) }
+
+// moved is errMoved if the segments or HEAD are others by now. A list of a
+// directory is no picture of one moment: it can lack a segment that was begun
+// meanwhile and, with it, the tombstone of one that was removed meanwhile.
+func (v *verifier) moved() error {
+	if v.final {
+		return nil
+	}
+	list, err := listSegments(v.dir)
+	if err != nil {
+		return err
+	}
+	same := func(a, b segmentFile) bool { return a.number == b.number && a.damaged == b.damaged }
+	if !slices.EqualFunc(list, v.list, same) {
+		return errMoved
+	}
+	h, err := readHead(v.dir, v.trusted, v.parser)
+	if err == nil && h != nil && (v.head == nil || h.Segment != v.head.Segment) {
+		return errMoved
+	}
+	return nil
+}
 
 func (v *verifier) readHead() error {
 	h, err := readHead(v.dir, v.trusted, v.parser)
@@ -230,25 +258,23 @@ func (v *verifier) count(s *segmentCheck) {
 }
 
 // begin checks that the log begins at its beginning, or where a tombstone says.
-func (v *verifier) begin(list []segmentFile) {
-	if len(list) == 0 || v.latest == nil {
-		return
+func (v *verifier) begin() error {
+	if len(v.list) == 0 || v.latest == nil {
+		return nil
 	}
-	from, tomb := list[0].number, v.latest
+	from, tomb := v.list[0].number, v.latest
 	v.report.PrunedSegment, v.report.PrunedSeq = tomb.PrunedSegment, tomb.PrunedSeq
-	missing := func(detail string) {
-		v.broken(Break{Segment: 1, Reason: ReasonMissing, Detail: detail})
-	}
 	if from > tomb.PrunedSegment+1 {
-		missing(fmt.Sprintf("the log begins with segment %d, and retention removed only those up to %d", from, tomb.PrunedSegment))
-		return
+		v.broken(Break{Segment: 1, Reason: ReasonMissing,
+			Detail: fmt.Sprintf("the log begins with segment %d, and retention removed only those up to %d", from, tomb.PrunedSegment)})
+		return v.moved()
 	}
 	f := v.first
 	if from == 1 && f != nil && f.Segment == 1 && !f.Damage && (f.First != 1 || !sealed.Digest(f.Previous).IsZero() || !sealed.Digest(f.Signature).IsZero()) {
 		v.broken(Break{Segment: 1, Reason: ReasonPrevious, Detail: "the first segment says that something was before it"})
 	}
 	if tomb.PrunedSegment == 0 {
-		return
+		return nil
 	}
 	if d, ok := v.finals[tomb.PrunedSegment]; ok && d != sealed.Digest(tomb.PrunedDigest) {
 		v.broken(Break{Segment: tomb.PrunedSegment, Reason: ReasonPrevious, Detail: "the tombstone names another end of this segment"})
@@ -257,18 +283,22 @@ func (v *verifier) begin(list []segmentFile) {
 		(sealed.Digest(f.Previous) != sealed.Digest(tomb.PrunedDigest) || f.First != tomb.PrunedSeq+1) {
 		v.broken(Break{Segment: from, Reason: ReasonPrevious, Detail: "it does not follow from what the tombstone says was removed"})
 	}
+	return nil
 }
 
 // end checks that the log reaches what HEAD and the anchor say.
-func (v *verifier) end() {
+func (v *verifier) end() error {
 	r := &v.report
+	var moved error
 	switch {
 	case v.headBroken || v.headSeen:
 	case v.head != nil:
+		moved = v.moved()
 		v.broken(Break{Reason: ReasonHead, Detail: fmt.Sprintf("HEAD signs event %d in segment %d, which the log does not hold so: it was cut, or put back", v.head.Seq, v.head.Segment)})
 	case r.Segments == 1 && r.Events == 0 && v.latest != nil && v.latest.Segment == 1:
 		// A first start that was killed before it wrote HEAD.
 	default:
+		moved = v.moved()
 		v.broken(Break{Reason: ReasonHead, Detail: "the file HEAD is not there"})
 	}
 	if e := v.expect; e != nil && !v.anchorSeen {
@@ -278,6 +308,7 @@ func (v *verifier) end() {
 		}
 		v.broken(Break{Reason: ReasonAnchor, Detail: detail})
 	}
+	return moved
 }
 
 // readHead reads HEAD: nil if there is none, a *Break if it is not one of the
