@@ -181,8 +181,13 @@ func (inv *invocation) explain(err error) *api.Error {
 	}
 	t := time.NewTimer(deathNotice)
 	defer t.Stop()
+	var died <-chan struct{}
+	if inv.f.proc != nil {
+		died = inv.f.proc.Done()
+	}
 	select {
-	case <-inv.f.dead:
+	case <-died: // of what, the node may have to be asked, which takes longer than the news
+		<-inv.f.dead
 		return inv.f.cause
 	case <-t.C:
 	}
