@@ -113,19 +113,15 @@ func TestStopTermsThenKills(t *testing.T) {
 		t.Fatal("it does not stop")
 	}
 	w.stopped.Do(func() {})
-	if d := time.Since(begin); d < 300*time.Millisecond || d > 3*time.Second {
-		t.Errorf("a stubborn function was stopped after %v", d)
+	if d := time.Since(begin); d < 300*time.Millisecond {
+		t.Errorf("a stubborn function was killed after %v", d)
 	}
 }
 
-func TestStopWithoutGraceIsQuickForAWillingFunction(t *testing.T) {
-	w := newWorld(t, nil).start()
-	begin := time.Now()
+func TestStopOfAWillingFunctionDoesNotTakeTheGrace(t *testing.T) {
+	w := newWorld(t, func(w *world) { w.cfg.StopGrace = time.Hour }).start()
 	if err := w.stop(); err != nil {
 		t.Fatal(err)
-	}
-	if d := time.Since(begin); d > 3*time.Second {
-		t.Errorf("took %v", d)
 	}
 }
 

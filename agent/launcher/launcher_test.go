@@ -212,7 +212,7 @@ func TestEverythingEndsWithTheAgent(t *testing.T) {
 	if !p.Exit().Lost {
 		t.Errorf("%+v", p.Exit())
 	}
-	for end := time.Now().Add(5 * time.Second); syscall.Kill(-p.PID, 0) != syscall.ESRCH; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); syscall.Kill(-p.PID, 0) != syscall.ESRCH; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("the group lives on")
 		}
