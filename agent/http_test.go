@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"runtime"
 	"strings"
@@ -32,9 +31,7 @@ func TestHTTPFunctionOnHandedSocketAnswers(t *testing.T) {
 }
 
 func TestHTTPFunctionOnAPortAnswers(t *testing.T) {
-	ln := must[net.Listener](t)(net.Listen("tcp", "127.0.0.1:0"))
-	addr := ln.Addr().String()
-	ln.Close()
+	addr := freeAddr(t)
 	w := newWorld(t, func(w *world) {
 		w.desc.Config.Upstream = "http://" + addr
 		w.desc.Config.Argv = []string{testBinary, "fn", "http", addr}
