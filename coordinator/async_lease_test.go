@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"net/http"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -158,5 +159,35 @@ func TestLargeResultThatIsReadOnceIsReadWhole(t *testing.T) {
 	}
 	if r := w.signed(w.owner, "GET", "/v1/results/"+id, nil); r.code != api.CodeNotFound {
 		t.Errorf("a second time: %d %s", r.status, r.body)
+	}
+}
+
+// What comes of a call that was under way when its coordinator was told to stop is
+// stored: sealed calls are not opened a second time.
+func TestResultThatComesWhileTheCoordinatorStopsIsStored(t *testing.T) {
+	w := asyncWorld(t, 1)
+	node := w.nodes["node-1"]
+	good := *node.invoke.Load()
+	under, release := make(chan struct{}), make(chan struct{})
+	node.on(&node.invoke, func(rw http.ResponseWriter, r *http.Request) {
+		close(under)
+		<-release
+		good(rw, r)
+	})
+	id := w.later(w.message(10, time.Minute)).header.Get(api.HeaderCallID)
+	select {
+	case <-under:
+	case <-time.After(30 * time.Second):
+		t.Fatal("no attempt")
+	}
+	closed := make(chan struct{})
+	go func() { defer close(closed); w.c.Close() }()
+	for until := time.Now().Add(time.Second); time.Now().Before(until) && w.async.Queue.Registered(); {
+		time.Sleep(time.Millisecond)
+	}
+	close(release)
+	<-closed
+	if s, err := w.async.Queue.State(t.Context(), id); err != nil || s.Result == nil || s.Result.Status != 200 || s.Result.Attempts != 1 {
+		t.Errorf("%+v, %v", s, err)
 	}
 }
