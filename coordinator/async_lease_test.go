@@ -21,7 +21,7 @@ import (
 )
 
 // onEtcd is asyncWorld over an etcd client that the test has changed.
-func onEtcd(t testing.TB, n int, change func(*clientv3.Client)) *world {
+func onEtcd(t testing.TB, n int, change func(*clientv3.Client), more ...func(*world)) *world {
 	t.Helper()
 	dir := t.TempDir()
 	s, err := store.Open(t.Context(), store.DefaultConfig(filepath.Join(dir, "etcd"), slog.New(slog.DiscardHandler)))
@@ -35,10 +35,10 @@ func onEtcd(t testing.TB, n int, change func(*clientv3.Client)) *world {
 	})
 	etcd, _ := s.Etcd()
 	change(etcd)
-	return newWorld(t, n, func(w *world) {
+	return newWorld(t, n, append([]func(*world){func(w *world) {
 		w.async = asyncOn(t, s, dir, "co-1", func(cfg *queue.Config) { cfg.LeaseTTL = 2 * time.Second })
 		w.deploy(2, func(d *sealed.Descriptor) { d.MaxQueuedMS = uint64(time.Hour.Milliseconds()) })
-	})
+	}}, more...)...)
 }
 
 // mute does not tell of the first lease that it is kept alive, though it is.
