@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
@@ -261,6 +263,10 @@ func (r *Runtime) sweepOne(ctx context.Context, id, socketDir string) error {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.UnwindTimeout)
 	defer cancel()
 	s := &Sandbox{r: r, info: runtime.Info{ID: id, SocketDir: socketDir}, group: r.cgroups.Group(r.cgroupPath(id))}
+	// A frozen one does not die on cgroup v1, whatever the shim does.
+	if err := s.group.Thaw(ctx); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENODEV) {
+		r.cfg.Log.Warn("thaw a sandbox to remove it", "sandbox", id, "error", err)
+	}
 	if err := r.killTask(ctx, id); err != nil {
 		return fmt.Errorf("sweep sandbox %s: %w", id, err)
 	}
