@@ -126,7 +126,7 @@ func (a *app) printError(err error) {
 	}
 	var e *api.Error
 	if !errors.As(err, &e) {
-		a.notef("error: %s", one(err.Error()))
+		a.notef("error: %s", one(strings.ReplaceAll(err.Error(), context.Canceled.Error(), "interrupted")))
 		return
 	}
 	message := e.Message
