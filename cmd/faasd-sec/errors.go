@@ -103,6 +103,9 @@ func exitCode(err error) int {
 	case api.CodeOOMKilled, api.CodeFunctionCrashed, api.CodeFunctionIO:
 		return exitFunction5xx
 	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return exitDeadline
+	}
 	return exitFailed
 }
 
