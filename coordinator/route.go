@@ -76,7 +76,7 @@ func (c *Coordinator) routeOf(name api.FunctionName) (*route, error) {
 			o.offered, o.offers = strconv.FormatUint(t.Sequence, 10), time.Unix(int64(t.Expires), 0)
 		}
 		if bounded {
-			o.growth = c.growthOf(o.hex, policy.Max)
+			o.growth = c.growths.of(o.hex, policy.Max)
 		}
 	}
 	c.routes.Store(name, r)

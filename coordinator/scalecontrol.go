@@ -141,7 +141,7 @@ func (s *scaler) watch() {
 // learn takes a census for the functions whose replicas are bounded, if there are
 // any, and forgets the counters of the others.
 func (s *scaler) learn() *census {
-	c := s.c
+	c, looked := s.c, time.Now()
 	bounded, cpu := map[string]api.Scale{}, false
 	for _, f := range c.dep.Cache.Snapshot().Functions {
 		if p, ok := policyOf(f); ok {
@@ -151,19 +151,14 @@ func (s *scaler) learn() *census {
 			}
 		}
 	}
-	c.growths.Range(func(k, _ any) bool {
-		if _, ok := bounded[k.(string)]; !ok {
-			c.growths.Delete(k)
-		}
-		return true
-	})
+	c.growths.forget(bounded, looked)
 	if len(bounded) == 0 {
 		return nil
 	}
 	n := c.count(controlEvery/2, cpu)
 	for rev, p := range bounded {
 		sum := n.sum(rev)
-		c.growthOf(rev, p.Max).learn(p.Max, sum.Ready+sum.Starting, n.asked)
+		c.growths.of(rev, p.Max).learn(p.Max, sum.Ready+sum.Starting, n.asked)
 	}
 	return n
 }
