@@ -32,19 +32,20 @@ func TestFunctionNames(t *testing.T) {
 }
 
 func TestQuantitiesAreReadOrRefusedNeverGuessed(t *testing.T) {
-	for in, want := range map[string]int64{"1": 1000, "0.5": 500, "500m": 500, "2.25": 2250, " 1 ": 1000, "1m": 1} {
+	for in, want := range map[string]int64{"1": 1000, "0.5": 500, "500m": 500, "2.25": 2250, " 1 ": 1000, "1m": 1, "1.001": 1001, "2.010": 2010, ".5": 500} {
 		if got, err := ParseCPU("cpu", in); err != nil || got != want {
 			t.Errorf("cpu %q: %d, %v", in, got, err)
 		}
 	}
 	for in, want := range map[string]int64{
 		"128Mi": 128 << 20, "40M": 40e6, "1Gi": 1 << 30, "1.5Ki": 1536, "7": 7, "1k": 1000, "2G": 2e9, "1Ti": 1 << 40,
+		"4.1G": 41e8, "2.01G": 201e7, "8.2k": 8200, "9007199254740993": 1<<53 + 1,
 	} {
 		if got, err := ParseBytes("memory", in); err != nil || got != want {
 			t.Errorf("bytes %q: %d, %v", in, got, err)
 		}
 	}
-	for _, in := range []string{"", "m", "-1", "+1", "1e3", "0x10", "inf", "NaN", "0", "1.2.3", "0.0001", "one", "1 m", "99999999999"} {
+	for _, in := range []string{"", "m", "-1", "+1", "1e3", "0x10", "inf", "NaN", "0", "1.2.3", "0.0001", "one", "1 m", "99999999999", "1." + strings.Repeat("0", 40)} {
 		if got, err := ParseCPU("limits.cpu", in); err == nil || !strings.Contains(err.Error(), "limits.cpu") {
 			t.Errorf("cpu %q: %d, %v", in, got, err)
 		}

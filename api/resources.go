@@ -2,8 +2,7 @@ package api
 
 import (
 	"fmt"
-	"math"
-	"strconv"
+	"math/big"
 	"strings"
 )
 
@@ -66,22 +65,18 @@ func (r Resources) Lacks(free Resources) string {
 func ParseCPU(field, s string) (int64, error) {
 	const remedy = `write cores or millicores, as in "0.5" or "500m"`
 	t := strings.TrimSpace(s)
-	scale := 1000.0
+	scale := int64(1000)
 	if m, ok := strings.CutSuffix(t, "m"); ok {
 		t, scale = m, 1
 	}
-	if !decimal(t) {
+	v, ok := times(t, scale)
+	switch {
+	case !ok, v.Sign() <= 0, v.Cmp(big.NewRat(1e9, 1)) > 0:
 		return 0, Invalid(field, remedy, fmt.Sprintf("%q is not a CPU quantity", s))
-	}
-	v, err := strconv.ParseFloat(t, 64)
-	if err != nil || v <= 0 || v*scale > 1e9 {
-		return 0, Invalid(field, remedy, fmt.Sprintf("%q is not a CPU quantity", s))
-	}
-	milli := v * scale
-	if milli != math.Trunc(milli) {
+	case !v.IsInt():
 		return 0, Invalid(field, remedy, fmt.Sprintf("%q is finer than one millicore", s))
 	}
-	return int64(milli), nil
+	return v.Num().Int64(), nil
 }
 
 // units are the suffixes of byte quantities, longest first where one ends in another.
@@ -104,19 +99,28 @@ func ParseBytes(field, s string) (int64, error) {
 		if !ok {
 			continue
 		}
-		if !decimal(num) {
-			break
-		}
-		v, err := strconv.ParseFloat(num, 64)
-		if err != nil || v <= 0 || v*float64(u.bytes) > 1<<62 {
-			break
-		}
-		if b := v * float64(u.bytes); b == math.Trunc(b) {
-			return int64(b), nil
+		if v, ok := times(num, u.bytes); ok && v.IsInt() && v.Sign() > 0 && v.Cmp(big.NewRat(1<<62, 1)) <= 0 {
+			return v.Num().Int64(), nil
 		}
 		break
 	}
 	return 0, Invalid(field, remedy, fmt.Sprintf("%q is not a byte quantity", s))
+}
+
+// maxDigits bounds the characters of a quantity.
+const maxDigits = 32
+
+// times is a decimal number times n, exactly: in binary fractions "4.1G" is no whole
+// number of bytes.
+func times(s string, n int64) (*big.Rat, bool) {
+	if len(s) > maxDigits || !decimal(s) {
+		return nil, false
+	}
+	v, ok := new(big.Rat).SetString(s)
+	if !ok {
+		return nil, false
+	}
+	return v.Mul(v, new(big.Rat).SetInt64(n)), true
 }
 
 // decimal reports whether s is digits with at most one point: no sign, no

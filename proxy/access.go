@@ -12,6 +12,9 @@ import (
 	"github.com/faasd-sec/faasd-sec/api"
 )
 
+// headerFetchSite is where browsers say which site a request came from.
+const headerFetchSite = "Sec-Fetch-Site"
+
 // access decides who may use the proxy.
 type access struct {
 	token *[sha256.Size]byte // nil: whoever reaches it
@@ -57,6 +60,13 @@ func (a access) check(ctx *fasthttp.RequestCtx) error {
 			return &api.Error{Code: api.CodeForbidden, Field: "Origin", Message: "without a token the proxy serves no pages of other origins",
 				Remedy: "set token_file, and send the token"}
 		}
+	}
+	// A picture or a link of a page sends no Origin; then this header tells.
+	switch site := string(ctx.Request.Header.Peek(headerFetchSite)); site {
+	case "", "same-origin", "none":
+	default:
+		return &api.Error{Code: api.CodeForbidden, Field: headerFetchSite, Message: "without a token the proxy serves no pages of other origins",
+			Remedy: "set token_file, and send the token"}
 	}
 	return nil
 }

@@ -90,6 +90,13 @@ func TestPagesOfOtherOriginsAreRefused(t *testing.T) {
 	if res := w.do("POST", "/function/echo", strings.NewReader("x"), "Origin", w.url); res.StatusCode != 201 {
 		t.Errorf("its own origin: %d", res.StatusCode)
 	}
+	// What a page shows or links to comes without an Origin.
+	for site, status := range map[string]int{"cross-site": 403, "same-site": 403, "same-origin": 201, "none": 201} {
+		res := w.do("GET", "/function/echo", nil, "Sec-Fetch-Site", site)
+		if read(t, res); res.StatusCode != status {
+			t.Errorf("Sec-Fetch-Site %s: %d, want %d", site, res.StatusCode, status)
+		}
+	}
 }
 
 func TestConfigurationIsReadStrictly(t *testing.T) {

@@ -56,7 +56,7 @@ func (q *Queue) checkLease(id string) {
 // Turn is a call whose turn it is. Claim it, or the others of its function wait.
 type Turn struct {
 	q       *Queue
-	call    *Call
+	call    Call // as it was then: what the view has changes with the view
 	lease   clientv3.LeaseID
 	session context.Context
 }
@@ -73,14 +73,16 @@ func (q *Queue) Next() (*Turn, time.Time) {
 	if c == nil {
 		return nil, again
 	}
-	return &Turn{q: q, call: c, lease: q.lease, session: q.session}, again
+	return &Turn{q: q, call: *c, lease: q.lease, session: q.session}, again
 }
 
 // Claim takes the call's lease. ErrFenced says that another has it, or that the
 // call ended meanwhile.
 func (t *Turn) Claim(ctx context.Context) (*Lease, error) {
-	q, c := t.q, t.call
+	q, c := t.q, &t.call
 	l := &Lease{Call: *c, q: q, name: c.ID}
+	q.work(l.name)
+	defer q.rest(l.name) // from then on it is among those running
 	l.Call.Attempts++
 	call := q.key(keyCall, c.ID)
 	res, err := q.commit(ctx, "claim", []clientv3.Cmp{
@@ -220,15 +222,16 @@ func (q *Queue) bury(ctx context.Context, c *Call, why Failure, cmps []clientv3.
 // BuryExpired buries what expired while it waited here.
 func (q *Queue) BuryExpired(ctx context.Context) (int, error) {
 	now, n := q.cfg.Now(), 0
-	var due []*Call
+	var due []Call
 	q.mu.Lock()
 	for id, c := range q.view.calls {
 		if c.leased == 0 && c.expired(now) && q.view.mine(c.By, id) {
-			due = append(due, c)
+			due = append(due, *c)
 		}
 	}
 	q.mu.Unlock()
-	for _, c := range due {
+	for i := range due {
+		c := &due[i]
 		why := Failure{Code: api.CodeDeadline, Message: "it expired while it waited", At: now.UnixMilli()}
 		if c.Last != nil {
 			why.Message += "; the last attempt failed: " + string(c.Last.Code) + ": " + c.Last.Message

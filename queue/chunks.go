@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -72,14 +71,10 @@ func (c *Chunks) Put(r io.Reader) (name string, size int64, release func(), retE
 		if err := c.roomAt(ctx, i); err != nil {
 			return "", 0, nil, err
 		}
-		n, err := io.ReadFull(r, buf)
-		if err != nil && err != io.EOF && !errors.Is(err, io.ErrUnexpectedEOF) {
+		n, last, err := readPiece(r, buf)
+		if err != nil {
 			return "", 0, nil, err
 		}
-		if errors.Is(err, io.ErrUnexpectedEOF) && n == 0 {
-			return "", 0, nil, err
-		}
-		last := err != nil
 		if size += int64(n); size > c.max {
 			e := api.Errorf(api.CodeTooLarge, "the body is over the %d bytes that an asynchronous call may have", c.max)
 			e.Field, e.Remedy = "body", "send less, or have the operator raise -async-max-body"
@@ -100,6 +95,20 @@ func (c *Chunks) Put(r io.Reader) (name string, size int64, release func(), retE
 		}
 	}
 	return upload + hex.EncodeToString(h.Sum(nil)), size, end, nil
+}
+
+// readPiece fills buf, but for the last piece; last says that r has ended. Other than
+// with io.ReadFull, a body that r says was cut is none that has ended.
+func readPiece(r io.Reader, buf []byte) (n int, last bool, err error) {
+	for n < len(buf) && err == nil {
+		var m int
+		m, err = r.Read(buf[n:])
+		n += m
+	}
+	if err == io.EOF {
+		return n, true, nil
+	}
+	return n, false, err
 }
 
 func (c *Chunks) key(upload string, i int) string { return c.q.piece(upload, i) }

@@ -3,7 +3,6 @@ package queue
 import (
 	"bytes"
 	"context"
-	"errors"
 	"io"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -25,8 +24,8 @@ func (c *Chunks) Take(ctx context.Context, digest string, r io.Reader) error {
 		if err := c.roomAt(ctx, i); err != nil {
 			return err
 		}
-		n, err := io.ReadFull(r, buf)
-		if err != nil && err != io.EOF && !errors.Is(err, io.ErrUnexpectedEOF) {
+		n, last, err := readPiece(r, buf)
+		if err != nil {
 			return err
 		}
 		if i == 0 {
@@ -36,7 +35,7 @@ func (c *Chunks) Take(ctx context.Context, digest string, r io.Reader) error {
 				return err
 			}
 		}
-		if err != nil {
+		if last {
 			return put(0, first)
 		}
 	}

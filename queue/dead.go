@@ -57,8 +57,7 @@ func (q *Queue) Replay(ctx context.Context, id string) error {
 	key := q.key(keyDead, id)
 	res, err := q.persist(ctx, "replay a dead letter", []clientv3.Cmp{
 		clientv3.Compare(clientv3.ModRevision(key), "=", version), absent(q.key(keyCall, id)), absent(q.key(keyResult, id)),
-	}, []clientv3.Op{put(q.key(keyCall, id), &c), clientv3.OpDelete(key), clientv3.OpDelete(q.untilKey(d.Until, "dead", id)),
-		clientv3.OpDelete(q.key(keyDelivery, id))})
+	}, append(q.dropOwed(id), put(q.key(keyCall, id), &c), clientv3.OpDelete(key), clientv3.OpDelete(q.untilKey(d.Until, "dead", id))))
 	if err == nil && !res.Succeeded {
 		return api.Errorf(api.CodeConflict, "dead letter %s was replayed or purged meanwhile", id)
 	}
@@ -89,7 +88,7 @@ func (q *Queue) purge(ctx context.Context, id string, note clientv3.Op) error {
 		_, err := q.commit(ctx, "forget", nil, []clientv3.Op{note}, nil)
 		return err
 	}
-	ops := []clientv3.Op{note, clientv3.OpDelete(key), clientv3.OpDelete(q.key(keyDelivery, id))}
+	ops := append(q.dropOwed(id), note, clientv3.OpDelete(key))
 	if d.Body.Blob != "" {
 		ops = append(ops, q.dropBlob(d.Body.Blob, id, "q"))
 	} else {

@@ -19,7 +19,8 @@ func (q *Queue) owe(c *Call, now time.Time, dead bool) []clientv3.Op {
 	return []clientv3.Op{put(q.key(keyDelivery, c.ID), &d)}
 }
 
-// Owed is a callback that is this coordinator's to make now.
+// Owed is a callback that is this coordinator's to make now. It ends with Done or
+// Again.
 type Owed struct {
 	Delivery
 	Fence int64
@@ -28,7 +29,7 @@ type Owed struct {
 
 // NextOwed claims a callback that is due, nil for none, and tells when there may
 // be one by time alone, zero for never.
-func (q *Queue) NextOwed(ctx context.Context) (*Owed, time.Time, error) {
+func (q *Queue) NextOwed(ctx context.Context) (owed *Owed, at time.Time, err error) {
 	now := q.cfg.Now().UnixMilli()
 	var due *Delivery
 	var again int64
@@ -45,18 +46,25 @@ func (q *Queue) NextOwed(ctx context.Context) (*Owed, time.Time, error) {
 			due = d
 		}
 	}
-	q.mu.Unlock()
 	if due == nil || lease == 0 {
+		q.mu.Unlock()
 		if again == 0 {
 			return nil, time.Time{}, nil
 		}
 		return nil, time.UnixMilli(again), nil
 	}
 	o := &Owed{Delivery: *due, q: q}
+	q.mu.Unlock()
 	o.Attempts++
-	key, leaseKey := q.key(keyDelivery, o.ID), q.key(keyLease, deliveryLease+o.ID)
+	q.work(o.lease())
+	defer func() {
+		if owed == nil {
+			q.rest(o.lease())
+		}
+	}()
+	key, leaseKey := q.key(keyDelivery, o.ID), q.key(keyLease, o.lease())
 	res, err := q.commit(ctx, "claim a callback", []clientv3.Cmp{
-		clientv3.Compare(clientv3.ModRevision(key), "=", due.version), absent(leaseKey),
+		clientv3.Compare(clientv3.ModRevision(key), "=", o.version), absent(leaseKey),
 	}, []clientv3.Op{clientv3.OpPut(leaseKey, q.cfg.ID, clientv3.WithLease(lease)), put(key, &o.Delivery)}, nil)
 	if err != nil {
 		return nil, time.Time{}, err
@@ -68,21 +76,31 @@ func (q *Queue) NextOwed(ctx context.Context) (*Owed, time.Time, error) {
 	return o, time.Time{}, nil
 }
 
+// lease is the name of the callback's lease.
+func (o *Owed) lease() string { return deliveryLease + o.ID }
+
 func (o *Owed) holds() clientv3.Cmp {
-	return clientv3.Compare(clientv3.CreateRevision(o.q.key(keyLease, deliveryLease+o.ID)), "=", o.Fence)
+	return clientv3.Compare(clientv3.CreateRevision(o.q.key(keyLease, o.lease())), "=", o.Fence)
+}
+
+// dropOwed ends what is owed of a call, with the lease of who is at it: what that one
+// writes later is not about the next outcome of the same call.
+func (q *Queue) dropOwed(id string) []clientv3.Op {
+	return []clientv3.Op{clientv3.OpDelete(q.key(keyDelivery, id)), clientv3.OpDelete(q.key(keyLease, deliveryLease+id))}
 }
 
 // Done ends a callback: it was made, or given up.
 func (o *Owed) Done(ctx context.Context) error {
-	return fenced(o.q.persist(ctx, "end a callback", []clientv3.Cmp{o.holds()}, []clientv3.Op{
-		clientv3.OpDelete(o.q.key(keyDelivery, o.ID)), clientv3.OpDelete(o.q.key(keyLease, deliveryLease+o.ID))}))
+	defer o.q.rest(o.lease())
+	return fenced(o.q.persist(ctx, "end a callback", []clientv3.Cmp{o.holds()}, o.q.dropOwed(o.ID)))
 }
 
 // Again has the callback tried once more, at a later time.
 func (o *Owed) Again(ctx context.Context, at time.Time) error {
+	defer o.q.rest(o.lease())
 	d := o.Delivery
 	d.NotUntil = at.UnixMilli()
 	key := o.q.key(keyDelivery, o.ID)
 	return fenced(o.q.persist(ctx, "postpone a callback", []clientv3.Cmp{o.holds(), present(key)}, []clientv3.Op{
-		put(key, &d), clientv3.OpDelete(o.q.key(keyLease, deliveryLease+o.ID))}))
+		put(key, &d), clientv3.OpDelete(o.q.key(keyLease, o.lease()))}))
 }

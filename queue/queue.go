@@ -47,6 +47,7 @@ type Queue struct {
 	dead    int64            // dead letters when they were counted last; -1 before
 	view    view
 	running map[string]*Lease // attempts under way, by call
+	busy    map[string]int    // claims and callbacks under way, by the name of the lease
 }
 
 // ErrFenced means that the lease under which something was to be written is
@@ -60,7 +61,7 @@ func Open(ctx context.Context, etcd *clientv3.Client, cfg Config) (*Queue, error
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	q := &Queue{cfg: cfg, etc: etcd, dead: -1, running: map[string]*Lease{}}
+	q := &Queue{cfg: cfg, etc: etcd, dead: -1, running: map[string]*Lease{}, busy: map[string]int{}}
 	q.view.init(&cfg)
 	if err := q.begin(ctx); api.CodeOf(err) == api.CodeUnavailable {
 		cfg.Log.Warn("asynchronous calls not read: none are taken until the store answers", "err", err)

@@ -80,7 +80,7 @@ func (q *Queue) forget(ctx context.Context, id string, note clientv3.Op) error {
 	}
 	ops := []clientv3.Op{note}
 	if found {
-		ops = append(ops, clientv3.OpDelete(key), clientv3.OpDelete(q.key(keyReply, id)), clientv3.OpDelete(q.key(keyDelivery, id)))
+		ops = append(append(ops, q.dropOwed(id)...), clientv3.OpDelete(key), clientv3.OpDelete(q.key(keyReply, id)))
 		if r.Body.Blob != "" {
 			ops = append(ops, q.dropBlob(r.Body.Blob, id, "r"))
 		}

@@ -23,7 +23,7 @@ type view struct {
 	calls      map[string]*Call
 	deliveries map[string]*Delivery
 	members    map[string]bool
-	leases     map[string]holder // by call, and by "d-" and call for deliveries
+	leases     map[string]holder // by call, and by "d/" and call for deliveries
 	owners     map[string]int    // calls, by owner
 	plans      map[string]Plan   // without their cursors
 	cursors    map[string]Cursor // by plan
@@ -38,7 +38,9 @@ type holder struct {
 	fence int64
 }
 
-const deliveryLease = "d-" // before a call's id in the name of a delivery's lease
+// deliveryLease is before a call's id in the name of a delivery's lease. No call's id
+// has a slash: whoever sends a call may choose that.
+const deliveryLease = "d/"
 
 func (v *view) init(cfg *Config) {
 	v.cfg = cfg
@@ -75,10 +77,11 @@ func (q *Queue) Run(ctx context.Context) error {
 	if q.Ready() != nil && !q.retry(ctx, q.begin) {
 		return nil
 	}
-	ended := make(chan struct{}, 3)
+	ended := make(chan struct{}, 4)
 	go func() { q.keepCount(ctx); ended <- struct{}{} }()
 	go func() { q.forgetOld(ctx); ended <- struct{}{} }()
 	go func() { _ = q.keepSession(ctx); ended <- struct{}{} }()
+	go func() { q.freeOrphans(ctx); ended <- struct{}{} }()
 	for ctx.Err() == nil {
 		err := q.follow(ctx)
 		if ctx.Err() != nil {

@@ -64,6 +64,9 @@ func ReadBody(ctx *fasthttp.RequestCtx, limit int64) (*Body, error) {
 		return b, nil
 	}
 	want := SmallBody + 1
+	if limit > 0 && limit < SmallBody {
+		want = int(limit) + 1 // one byte too many tells
+	}
 	if size >= 0 && size <= SmallBody {
 		want = int(size)
 	}
@@ -80,6 +83,10 @@ func ReadBody(ctx *fasthttp.RequestCtx, limit int64) (*Body, error) {
 		ctx.SetConnectionClose()
 		b.Release()
 		return nil, api.Wrap(api.CodeInvalid, err, "the request body ended early or came too slowly")
+	case limit > 0 && int64(len(head)) > limit:
+		ctx.SetConnectionClose() // the rest is not read
+		b.Release()
+		return nil, tooLarge(limit)
 	case size >= 0 && int64(len(head)) == size, size < 0 && len(head) < want:
 		b.Head, b.Small, b.size = head, true, int64(len(head))
 		return b, nil

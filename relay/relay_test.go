@@ -309,6 +309,32 @@ func TestBodyOverTheLimitIsRefused(t *testing.T) {
 	w.settled()
 }
 
+func TestBodiesWithoutALengthKeepToALimitOfAnySize(t *testing.T) {
+	for _, limit := range []int{1000, SmallBody - 1, SmallBody, SmallBody + 1} {
+		w := newWorld(t, echo, func(w *world) { w.limit = int64(limit) })
+		send := func(size int) int {
+			resp, err := http.Post("http://"+w.gateway+"/x", "application/x", struct{ io.Reader }{bytes.NewReader(make([]byte, size))})
+			if err != nil { // this gateway does not linger, so a refusal may be lost
+				return 0
+			}
+			defer resp.Body.Close()
+			if n, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode == 200 && n != int64(size) {
+				return 0
+			}
+			return resp.StatusCode
+		}
+		if code := send(limit); code != 200 {
+			t.Errorf("limit %d: a body of just that was answered with %d", limit, code)
+		}
+		for _, more := range []int{1, 10, 1 << 20} {
+			if code := send(limit + more); code == 200 {
+				t.Errorf("limit %d: a body of %d bytes more was answered with 200", limit, more)
+			}
+		}
+		w.settled()
+	}
+}
+
 func TestSilentUpstreamEndsAtTheDeadline(t *testing.T) {
 	release := make(chan struct{})
 	defer close(release)

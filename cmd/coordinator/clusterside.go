@@ -13,6 +13,7 @@ import (
 	"github.com/faasd-sec/faasd-sec/gate"
 	"github.com/faasd-sec/faasd-sec/pki"
 	"github.com/faasd-sec/faasd-sec/registry"
+	"github.com/faasd-sec/faasd-sec/relay"
 	"github.com/faasd-sec/faasd-sec/replica"
 )
 
@@ -33,11 +34,11 @@ func (c *clusterSide) serve(nodes fasthttp.RequestHandler) fasthttp.RequestHandl
 		path := string(ctx.Path())
 		switch {
 		case path == api.GatewayPathJoinCoordinator && ctx.IsPost():
-			c.join(ctx)
+			c.bounded(ctx, c.join)
 		case peerOf(ctx, pki.RoleCoordinator) == "":
 			nodes(ctx)
 		case path == api.GatewayPathReplicate && ctx.IsPost():
-			c.replicas.Serve(ctx)
+			c.bounded(ctx, c.replicas.Serve)
 		case path == api.GatewayPathWaits && ctx.IsGet():
 			c.waits(ctx)
 		case strings.HasPrefix(path, api.GatewayPathDemand) && ctx.IsGet():
@@ -48,6 +49,22 @@ func (c *clusterSide) serve(nodes fasthttp.RequestHandler) fasthttp.RequestHandl
 			gate.Problem(ctx, c.log, api.Errorf(api.CodeNotFound, "%s %s is not served to coordinators", ctx.Method(), path))
 		}
 	}
+}
+
+// maxQuestion bounds the body of what is asked here, in bytes.
+const maxQuestion = 64 << 10
+
+// bounded lets next have the body of a request, all of it. Who asks may be anybody
+// yet, and fasthttp by itself would read on for as long as something comes.
+func (c *clusterSide) bounded(ctx *fasthttp.RequestCtx, next fasthttp.RequestHandler) {
+	body, err := relay.ReadBody(ctx, maxQuestion)
+	if err != nil {
+		gate.Problem(ctx, c.log, err)
+		return
+	}
+	ctx.Request.SetBody(body.Head) // a copy
+	body.Release()
+	next(ctx)
 }
 
 func (c *clusterSide) join(ctx *fasthttp.RequestCtx) {

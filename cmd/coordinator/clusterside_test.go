@@ -1,9 +1,12 @@
 package main
 
 import (
+	"bufio"
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"testing"
 	"time"
@@ -103,5 +106,42 @@ func TestOnlyCoordinatorsAreToldWhatWaitsAndIsWanted(t *testing.T) {
 	}
 	if dial(first, pki.RoleNode, member) == nil {
 		t.Error("a coordinator was taken for a node")
+	}
+}
+
+// TestStrangersCannotFillACoordinatorsMemory sends what never ends to the one path
+// of the cluster listener that reads a body of whoever has no certificate.
+func TestStrangersCannotFillACoordinatorsMemory(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	ln, err := daemon.Listen("127.0.0.1:0", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	side := &clusterSide{life: t.Context(), log: log}
+	server := daemon.Server(side.serve((&coordinator.Coordinator{}).Cluster(nodeOf)), log)
+	go server.Serve(ln)
+	t.Cleanup(func() { _ = server.Shutdown() })
+	c, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(15 * time.Second)); err != nil { // before the server's own patience ends
+		t.Fatal(err)
+	}
+	_, _ = fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", api.GatewayPathJoinCoordinator)
+	piece := append([]byte("10000\r\n"), append(make([]byte, 64<<10), "\r\n"...)...)
+	for range 4 { // and no end
+		if _, err := c.Write(piece); err != nil {
+			break // it was refused already
+		}
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		t.Fatalf("no answer to a body that is far too long: %v", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusRequestEntityTooLarge || !resp.Close {
+		t.Errorf("status %d, the connection ends: %t", resp.StatusCode, resp.Close)
 	}
 }
