@@ -74,6 +74,9 @@ func newBinding(b *api.Bind) (*binding, error) {
 	if err != nil {
 		return nil, api.Wrap(api.CodeStartFailed, err, "the descriptor is not valid: "+err.Error())
 	}
+	if err := desc.CheckSuites(); err != nil {
+		return nil, api.Wrap(api.CodeStartFailed, err, err.Error())
+	}
 	c := &desc.Config
 	if c.Policy.Broker == (sealed.PublicKey{}) {
 		return nil, api.Errorf(api.CodeStartFailed, "the descriptor names no key broker, so no keys can be asked for")

@@ -166,6 +166,7 @@ func TestDescriptorsThatCannotRunAreRefused(t *testing.T) {
 		"forged":        {after: func(w *world) { w.signed[len(w.signed)-1] ^= 1 }},
 		"not a CBOR":    {after: func(w *world) { w.signed = []byte("x") }},
 		"no key broker": {edit: func(w *world) { w.desc.Config.Policy.Broker = sealed.PublicKey{} }},
+		"another suite": {edit: func(w *world) { w.desc.Suites = []uint16{2, 3} }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, tc.edit)

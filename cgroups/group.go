@@ -189,8 +189,8 @@ func (g Group) Processes() ([]int, error) {
 	return slices.Compact(pids), nil
 }
 
-// Remove kills whatever runs in the group, then deletes it and all groups
-// inside it in every hierarchy. Removing what is not there is no error.
+// Remove kills whatever runs in the group, frozen or not, then deletes it and all
+// groups inside it in every hierarchy. Removing what is not there is no error.
 func (g Group) Remove(ctx context.Context) error {
 	if g.path == "/" {
 		return errors.New("remove cgroup: refusing to remove the root")
@@ -208,6 +208,11 @@ func (g Group) Remove(ctx context.Context) error {
 				return fmt.Errorf("kill process %d: %w", pid, err)
 			}
 		}
+		if len(pids) > 0 {
+			if err := g.melt(); err != nil {
+				return err
+			}
+		}
 		if err = g.rmdirAll(); err == nil {
 			return nil
 		}
@@ -218,6 +223,20 @@ func (g Group) Remove(ctx context.Context) error {
 		case <-time.After(2 * time.Millisecond):
 		}
 	}
+}
+
+// melt thaws the group and all groups inside it where a frozen process does not
+// even die, which is on v1: whoever froze it may have been killed since.
+func (g Group) melt() error {
+	if g.fs.mode == V2 || g.fs.dir(Freezer, g.path) == "" {
+		return nil
+	}
+	return filepath.WalkDir(g.fs.dir(Freezer, g.path), func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			err = write(filepath.Join(path, "freezer.state"), "THAWED")
+		}
+		return ignoreGone(err)
+	})
 }
 
 // Prune deletes the group, and then those above it, as long as they are empty:

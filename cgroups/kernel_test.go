@@ -312,6 +312,36 @@ func TestRemoveKillsWhatRuns(t *testing.T) {
 	}
 }
 
+// Who froze it may have been killed, and whoever removes it does not know.
+func TestRemoveKillsWhatIsFrozen(t *testing.T) {
+	_, g := kernel(t)
+	inner := g.Child("inner")
+	if err := inner.Create(CPU, CPUAcct, Memory, PIDs, Freezer); err != nil {
+		t.Fatal(err)
+	}
+	_, cmd := limited(t, inner, "sleep")
+	for _, frozen := range []Group{inner, g} {
+		if err := frozen.Freeze(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	defer func() { // or a failure would leave it for ever
+		_ = g.Thaw(t.Context())
+		_ = inner.Thaw(t.Context())
+	}()
+	var reaper sync.WaitGroup
+	reaper.Go(func() { _ = cmd.Wait() })
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := g.Remove(ctx); err != nil {
+		t.Fatal(err)
+	}
+	reaper.Wait()
+	if g.Exists() {
+		t.Error("the group is still there")
+	}
+}
+
 // lacking ends a test that this machine cannot run: where all must run, it fails.
 func lacking(t *testing.T, err error) {
 	t.Helper()

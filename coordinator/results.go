@@ -9,6 +9,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"github.com/faasd-sec/faasd-sec/api"
+	"github.com/faasd-sec/faasd-sec/nbio"
 	"github.com/faasd-sec/faasd-sec/queue"
 	"github.com/faasd-sec/faasd-sec/sealed"
 )
@@ -123,7 +124,7 @@ func (c *Coordinator) giveResult(ctx *fasthttp.RequestCtx, id string) error {
 	for name, value := range p.header {
 		ctx.Response.Header.Set(name, value)
 	}
-	ctx.SetBodyStream(body, int(p.size))
+	ctx.SetBodyStream(nbio.Download(ctx.Conn(), body), int(p.size))
 	return nil
 }
 

@@ -74,8 +74,12 @@ func OpenIdentity(dir string, passphrase []byte, random io.Reader) (id *Identity
 }
 
 // create makes the identity. The storage key comes last: a directory without it
-// was never used, so what a crash left half made is completed, not replaced.
+// was never used, so what a crash left half made is completed, not replaced, and
+// one key without the other is drawn again.
 func create(store *unseal.Keystore, storagePath string, passphrase []byte, random io.Reader) error {
+	if err := store.DropHalf(identityName); err != nil {
+		return fmt.Errorf("keybroker: identity: %w", err)
+	}
 	names, err := store.List()
 	if err != nil {
 		return fmt.Errorf("keybroker: identity: %w", err)

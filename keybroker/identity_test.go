@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -87,6 +88,53 @@ func TestIdentityNeedsItsPassphrase(t *testing.T) {
 	}
 	_, _, err = keybroker.OpenIdentity(dir, []byte("short"), rand.Reader)
 	wantCode(t, err, api.CodeInvalid)
+}
+
+// A broker that is killed while it makes its identity begins again at its next start,
+// whichever files it had written, and keeps an identity that was whole.
+func TestIdentityThatWasLeftHalfMadeIsCompleted(t *testing.T) {
+	made := t.TempDir()
+	first, _, err := keybroker.OpenIdentity(made, pass, rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		whole, empty []string
+		kept         bool
+	}{
+		"signing key begun":       {empty: []string{"broker.sign.pem"}},
+		"signing key alone":       {whole: []string{"broker.sign.pem"}},
+		"decryption key begun":    {whole: []string{"broker.sign.pem"}, empty: []string{"broker.decrypt.pem"}},
+		"both private keys":       {whole: []string{"broker.sign.pem", "broker.decrypt.pem"}, kept: true},
+		"public keys begun":       {whole: []string{"broker.sign.pem", "broker.decrypt.pem"}, empty: []string{"broker.pub"}, kept: true},
+		"all but the storage key": {whole: []string{"broker.sign.pem", "broker.decrypt.pem", "broker.pub"}, kept: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			for _, file := range append(c.whole, c.empty...) {
+				b, err := os.ReadFile(filepath.Join(made, file))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if slices.Contains(c.empty, file) {
+					b = nil
+				}
+				if err := os.WriteFile(filepath.Join(dir, file), b, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			id, created, err := keybroker.OpenIdentity(dir, pass, rand.Reader)
+			if err != nil || !created {
+				t.Fatal(created, err)
+			}
+			if kept := id.SigningKey() == first.SigningKey() && id.DecryptionKey() == first.DecryptionKey(); kept != c.kept {
+				t.Errorf("keys kept: %t", kept)
+			}
+			if again, _, err := keybroker.OpenIdentity(dir, pass, rand.Reader); err != nil || again.SigningKey() != id.SigningKey() {
+				t.Errorf("the next start: %v", err)
+			}
+		})
+	}
 }
 
 func TestInsecurePassphraseIsKeptAndGuarded(t *testing.T) {

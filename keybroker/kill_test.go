@@ -47,8 +47,9 @@ func TestKilledBrokerKeepsEveryAcknowledgedTrafficStatement(t *testing.T) {
 			t.Fatalf("statement %d was acknowledged and is gone: %v", last, err)
 		}
 		// Descriptor, statement and both keys came together: of this one, or of the
-		// one that was being written.
-		for _, n := range []uint64{last, last + 1} {
+		// one that was being written, which is looked at first: it names a descriptor of
+		// the other one too.
+		for _, n := range []uint64{last + 1, last} {
 			list := pair(r, n)
 			if r.released(list[1]) != nil {
 				continue

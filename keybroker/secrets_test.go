@@ -37,6 +37,34 @@ func (s *sandbox) openSecrets(r *rig, frame []byte) (map[string][]byte, error) {
 	return out, cbor.Unmarshal(b, &out)
 }
 
+// A broker that was killed while it wrote leaves a temporary file, which is a copy of
+// a secret: its next start removes it, or a deleted secret would stay on the disk.
+func TestInterruptedWritesOfSecretsAreSwept(t *testing.T) {
+	r := newRig(t)
+	if err := r.b.PutSecret("openfaas-fn", "api-key", []byte("value")); err != nil {
+		t.Fatal(err)
+	}
+	var left []string
+	if err := filepath.WalkDir(r.dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && filepath.Base(path) == "s.api-key" {
+			left = append(left, filepath.Join(filepath.Dir(path), ".123.tmp"))
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if len(left) != 1 || os.WriteFile(left[0], []byte("cut short"), 0o600) != nil {
+		t.Fatalf("files of the secret: %q", left)
+	}
+	r.start()
+	if _, err := os.Stat(left[0]); !os.IsNotExist(err) {
+		t.Errorf("the temporary file is there: %v", err)
+	}
+	if names, err := r.b.Secrets("openfaas-fn"); err != nil || !slices.Equal(names, []string{"api-key"}) {
+		t.Errorf("secrets %q, %v", names, err)
+	}
+}
+
 func TestSecretsAreKeptSealedAndReleasedToSandboxes(t *testing.T) {
 	r := newRig(t)
 	value := []byte("a value that no file has in clear")

@@ -57,13 +57,15 @@ func openVault(dir string, key []byte, random io.Reader) (*vault, error) {
 
 // sweep removes what an interrupted write left behind.
 func (v *vault) sweep() error {
-	left, err := filepath.Glob(filepath.Join(v.dir, ".*.tmp"))
-	if err != nil {
-		return fmt.Errorf("keybroker: vault: %w", err)
-	}
-	for _, path := range left {
-		if err := os.Remove(path); err != nil {
+	for _, dir := range []string{v.dir, filepath.Join(v.dir, secretsDir, "*")} {
+		left, err := filepath.Glob(filepath.Join(dir, ".*.tmp"))
+		if err != nil {
 			return fmt.Errorf("keybroker: vault: %w", err)
+		}
+		for _, path := range left {
+			if err := os.Remove(path); err != nil {
+				return fmt.Errorf("keybroker: vault: %w", err)
+			}
 		}
 	}
 	return nil

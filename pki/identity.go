@@ -32,9 +32,11 @@ type Identity struct {
 
 	cur atomic.Pointer[credential]
 
-	mu      sync.Mutex // guards checked and seen
+	mu      sync.Mutex // guards what follows
 	checked time.Time
-	seen    os.FileInfo
+	seen    os.FileInfo // of the file that was taken over last
+	failed  bool        // the file changed since, and cannot be used
+	told    os.FileInfo // of the one that was said of; nil where there was none
 }
 
 // credential is one consistent set of key, certificate and authority.
@@ -127,34 +129,47 @@ func (i *Identity) current() *credential {
 	if now := i.now(); now.Sub(i.checked) < recheck && !now.Before(i.checked) {
 		return c
 	}
-	if err := i.reload(); err != nil {
+	switch seen, err := i.reload(); {
+	case err == nil:
+		i.failed = false
+	case !i.failed || !same(seen, i.told): // told once per change, not once per second
+		i.failed, i.told = true, seen
 		i.log.Warn("certificate file changed and cannot be used; the former certificate stays", "path", i.path, "error", err)
 	}
 	return i.cur.Load()
 }
 
-// reload takes the file over where it changed. The caller holds i.mu.
-func (i *Identity) reload() error {
+// reload takes the file over where it changed. What cannot be used is looked at
+// again the next time: it may become valid later, or have been impossible to read
+// just now. The caller holds i.mu.
+func (i *Identity) reload() (seen os.FileInfo, err error) {
 	now := i.now()
 	i.checked = now
-	seen, err := os.Stat(i.path)
-	if err != nil {
-		return fmt.Errorf("look at the certificate file: %w", err)
+	if seen, err = os.Stat(i.path); err != nil {
+		return nil, fmt.Errorf("look at the certificate file: %w", err)
 	}
-	if os.SameFile(seen, i.seen) && seen.ModTime().Equal(i.seen.ModTime()) && seen.Size() == i.seen.Size() {
-		return nil
+	if same(seen, i.seen) {
+		return seen, nil
 	}
-	i.seen = seen // told once per change, not once per second
 	c, err := readCredential(i.path, now)
 	if err != nil {
-		return err
+		return seen, err
 	}
 	if was := i.cur.Load().peer; c.peer != was {
-		return fmt.Errorf("it is for %s, this process is %s: restart to change who it is", c.peer, was)
+		return seen, fmt.Errorf("it is for %s, this process is %s: restart to change who it is", c.peer, was)
 	}
+	i.seen = seen
 	i.cur.Store(c)
 	i.log.Info("certificate renewed", "peer", c.peer.String(), "not_after", c.leaf.NotAfter)
-	return nil
+	return seen, nil
+}
+
+// same reports whether a file is as it was.
+func same(a, b os.FileInfo) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return os.SameFile(a, b) && a.ModTime().Equal(b.ModTime()) && a.Size() == b.Size()
 }
 
 func newCredential(keyPEM, certPEM, caPEM []byte, now time.Time) (*credential, error) {

@@ -1,11 +1,13 @@
 package pki
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -88,6 +90,56 @@ func TestUnusableFileKeepsTheLastGoodCertificate(t *testing.T) {
 		if got := i.current().leaf.SerialNumber; got.Cmp(want) != 0 {
 			t.Fatalf("%s: the certificate changed", name)
 		}
+	}
+}
+
+// A certificate that a machine with a clock ahead of ours issued begins later: it is
+// taken over then, without another change of its file, and told of once.
+func TestCertificateThatIsNotYetValidIsTakenOverWhenItIs(t *testing.T) {
+	c := newClock()
+	a := clusterAt(t, c)
+	path := filepath.Join(t.TempDir(), "identity.pem")
+	if _, err := EnsureIdentity(path, a, RoleNode, "n1", 24*time.Hour, quiet()); err != nil {
+		t.Fatal(err)
+	}
+	var said bytes.Buffer
+	i, err := loadIdentity(path, slog.New(slog.NewTextHandler(&said, nil)), c.now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := i.current().leaf.SerialNumber
+	ahead := *a
+	ahead.now = func() time.Time { return c.now().Add(time.Hour) }
+	keyPEM, certPEM, err := ahead.Issue(RoleNode, "n1", 24*time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := saveIdentity(path, keyPEM, certPEM, a.CertificatePEM(), ahead.now()); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		c.advance(2 * recheck)
+		if i.current().leaf.SerialNumber.Cmp(first) != 0 {
+			t.Fatal("a certificate that is not yet valid is in use")
+		}
+	}
+	if n := strings.Count(said.String(), "cannot be used"); n != 1 {
+		t.Errorf("told %d times:\n%s", n, &said)
+	}
+	c.advance(time.Hour)
+	if i.current().leaf.SerialNumber.Cmp(first) == 0 {
+		t.Error("the new certificate is valid, and not in use")
+	}
+	// A file that is gone is told of once, too.
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		c.advance(2 * recheck)
+		i.current()
+	}
+	if n := strings.Count(said.String(), "cannot be used"); n != 2 {
+		t.Errorf("told %d times:\n%s", n, &said)
 	}
 }
 

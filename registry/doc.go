@@ -13,5 +13,5 @@
 // network; what must stay secret is sealed before it gets here. Blobs are
 // shared between repositories, so that who may read one repository can read
 // any blob whose digest it knows. Uploads in progress end with the process,
-// and clients begin them anew. There is no catalog and no referrers list.
+// and clients begin them anew. There is no catalog.
 package registry

@@ -7,6 +7,8 @@ import (
 	"net/url"
 
 	"github.com/valyala/fasthttp"
+
+	"github.com/faasd-sec/faasd-sec/nbio"
 )
 
 // maxDrain is how much of a refused body is read so that the client gets to
@@ -16,7 +18,8 @@ const maxDrain = 256 << 10
 // ServeFastHTTP serves everything under /v2/ from a fasthttp server. The
 // server should run with StreamRequestBody, so that uploads are not gathered
 // in memory, and with a MaxRequestBodySize that its other handlers need, as a
-// streamed body is bounded by the registry's own limits.
+// streamed body is bounded by the registry's own limits. Its timeouts do not bound
+// blobs, which may take longer the larger they are.
 //
 // fasthttp's own adaptor is of no use here: it gathers every answer in memory.
 func (r *Registry) ServeFastHTTP(ctx *fasthttp.RequestCtx) {
@@ -48,7 +51,7 @@ func (r *Registry) ServeFastHTTP(ctx *fasthttp.RequestCtx) {
 		ctx.Response.SkipBody = true
 		ctx.Response.Header.SetContentLength(int(resp.length))
 	case resp.body != nil:
-		ctx.Response.SetBodyStream(resp.body, int(resp.length)) // closes it, too
+		ctx.Response.SetBodyStream(nbio.Download(ctx.Conn(), resp.body), int(resp.length)) // closes it, too
 	}
 }
 
@@ -74,7 +77,7 @@ func toRequest(ctx *fasthttp.RequestCtx) (*http.Request, error) {
 		req.ContentLength = 0
 	case req.ContentLength == 0:
 	case ctx.Request.IsBodyStream():
-		req.Body = io.NopCloser(ctx.RequestBodyStream())
+		req.Body = io.NopCloser(nbio.Upload(ctx.Conn(), ctx.RequestBodyStream()))
 	default:
 		req.Body = io.NopCloser(bytes.NewReader(ctx.PostBody()))
 	}

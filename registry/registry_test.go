@@ -70,12 +70,15 @@ func serveNetHTTP(t *testing.T, r *Registry) string {
 }
 
 func serveFastHTTP(t *testing.T, r *Registry) string {
+	return serveFast(t, &fasthttp.Server{Handler: r.ServeFastHTTP, StreamRequestBody: true, MaxRequestBodySize: 1 << 20, CloseOnShutdown: true})
+}
+
+func serveFast(t *testing.T, s *fasthttp.Server) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &fasthttp.Server{Handler: r.ServeFastHTTP, StreamRequestBody: true, MaxRequestBodySize: 1 << 20, CloseOnShutdown: true,
-		Logger: slog.NewLogLogger(slog.NewTextHandler(t.Output(), nil), slog.LevelWarn)}
+	s.Logger = slog.NewLogLogger(slog.NewTextHandler(t.Output(), nil), slog.LevelWarn)
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()
 	t.Cleanup(func() {

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/valyala/fasthttp"
 )
 
 func TestLargeLayerGoesBothWaysInFlatMemory(t *testing.T) {
@@ -45,6 +47,37 @@ func TestLargeLayerGoesBothWaysInFlatMemory(t *testing.T) {
 			t.Fatalf("%d MiB were allocated to move 100", used>>20)
 		}
 	})
+}
+
+// slow gives a piece at a time, with a pause before each.
+type slow struct {
+	r     io.Reader
+	piece int
+	pause time.Duration
+}
+
+func (s *slow) Read(p []byte) (int, error) {
+	time.Sleep(s.pause)
+	return s.r.Read(p[:min(len(p), s.piece)])
+}
+
+// Servers bound the time of a request by what a header and a small body need.
+func TestBlobsMayTakeLongerThanTheServersTimeouts(t *testing.T) {
+	const size = 16 << 20 // more than sockets buffer
+	const timeout = 400 * time.Millisecond
+	r := openRegistry(t, testConfig(t, t.TempDir()))
+	addr := serveFast(t, &fasthttp.Server{Handler: r.ServeFastHTTP, StreamRequestBody: true, MaxRequestBodySize: 8 << 10, CloseOnShutdown: true,
+		ReadTimeout: timeout, WriteTimeout: timeout})
+	d, c := noiseDigest(t, size), client(t)
+	c.Timeout = 5 * time.Minute // the pauses are many, and longer on a busy machine
+	url := "http://" + addr + "/v2/r/blobs/"
+	pushed := do(t, c, "POST", url+"uploads/?digest="+d.String(), &slow{noise(size), 32 << 10, timeout / 100}, size)
+	wantStatus(t, pushed, http.StatusCreated, "")
+	pulled := do(t, c, "GET", url+d.String(), nil, 0)
+	h := sha256.New()
+	if n, err := io.Copy(h, &slow{pulled.Body, 32 << 10, timeout / 100}); err != nil || n != size || digest(h.Sum(nil)) != d {
+		t.Errorf("pulled %d of %d bytes: %v", n, size, err)
+	}
 }
 
 func TestRangesOfABlob(t *testing.T) {

@@ -100,9 +100,21 @@ func (d *Descriptor) Revision() (Digest, error) {
 	return sm3.Sum(d.appendRevisioned(nil)), nil
 }
 
+// CheckSuites refuses a descriptor that does not list the one suite there is here:
+// a suite that its owner left out is not fallen back to.
+func (d *Descriptor) CheckSuites() error {
+	if !slices.Contains(d.Suites, SuiteSM) {
+		return fmt.Errorf("sealed: descriptor: suites: %s takes %#x, and this release speaks %#04x alone; use a later one", d.FullName(), d.Suites, SuiteSM)
+	}
+	return nil
+}
+
 // KeyAt returns the key to seal to at t: of the live ones, that which lives
-// longest.
+// longest. It is an error where the descriptor takes no suite that is sealed here.
 func (d *Descriptor) KeyAt(t time.Time) (PublicKey, error) {
+	if err := d.CheckSuites(); err != nil {
+		return PublicKey{}, err
+	}
 	now := t.Unix()
 	var best *DecryptionKey
 	for i := range d.Decryption {

@@ -259,6 +259,18 @@ func TestKeyAtPicksTheLongestLiving(t *testing.T) {
 	}
 }
 
+// A caller of this release must not seal with a suite that the owner left out.
+func TestKeyAtOffersNoSuiteThatTheOwnerLeftOut(t *testing.T) {
+	d := fullDescriptor(t)
+	d.Suites = []uint16{2, 3}
+	if err := d.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.KeyAt(time.Unix(1_800_050_000, 0)); err == nil || !strings.Contains(err.Error(), "suites") {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestPolicyAdmitsWhomItNames(t *testing.T) {
 	a, b := sealed.Fingerprint{1}, sealed.Fingerprint{2}
 	if (&sealed.Policy{}).AllowSender(a) {

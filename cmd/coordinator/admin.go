@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"io"
 	"log/slog"
 	"strings"
 	"time"
@@ -14,6 +13,7 @@ import (
 	"github.com/faasd-sec/faasd-sec/coordinator"
 	"github.com/faasd-sec/faasd-sec/enrol"
 	"github.com/faasd-sec/faasd-sec/gate"
+	"github.com/faasd-sec/faasd-sec/nbio"
 	"github.com/faasd-sec/faasd-sec/pki"
 	"github.com/faasd-sec/faasd-sec/store"
 )
@@ -81,9 +81,6 @@ func (a *admin) snapshot(ctx *fasthttp.RequestCtx) error {
 		return err
 	}
 	ctx.SetContentType("application/octet-stream")
-	ctx.SetBodyStream(struct {
-		io.Reader
-		io.Closer
-	}{r, r}, -1)
+	ctx.SetBodyStream(nbio.Download(ctx.Conn(), r), -1)
 	return nil
 }

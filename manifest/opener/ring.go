@@ -140,8 +140,8 @@ func (r *ring) add(k *pageKey) {
 	slices.SortFunc(r.keys, func(a, b *pageKey) int { return cmp.Compare(b.NotAfter, a.NotAfter) })
 }
 
-// rotate destroys the keys whose time is over, and draws one when the newest has
-// lived half of its. So two are live at any time, but for the first half life.
+// rotate destroys the keys whose time is over, and draws one when the newest live
+// one has lived half of its. So two are live at any time, but for the first half life.
 // It reports whether the ring changed.
 func (r *ring) rotate(now time.Time) (changed bool, err error) {
 	at := uint64(max(0, now.Unix()))
@@ -156,7 +156,9 @@ func (r *ring) rotate(now time.Time) (changed bool, err error) {
 			return changed, fmt.Errorf("manifest opener: destroy a key: %w", err)
 		}
 	}
-	if len(r.keys) > 0 && r.keys[0].NotAfter > at+uint64(r.life/time.Second)/2 {
+	// A key whose time is yet to come, drawn by a clock that was ahead, serves nobody.
+	half := at + uint64(r.life/time.Second)/2
+	if slices.ContainsFunc(r.keys, func(k *pageKey) bool { return k.NotBefore <= at && k.NotAfter > half }) {
 		return changed, nil
 	}
 	if err := r.draw(at); err != nil {

@@ -137,6 +137,29 @@ func TestKeysRotateAndTwoAreLive(t *testing.T) {
 	closed(t, o)
 }
 
+// A machine that starts with its clock years ahead draws a key of that time. Once the
+// clock is right a restart must have a key for now.
+func TestKeyDrawnByAClockThatWasAheadStandsInNobodysWay(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	dir, c := t.TempDir(), &clock{now.AddDate(10, 0, 0)}
+	closed(t, mustOpener(t, dir, c))
+	c.t = now
+	o := mustOpener(t, dir, c)
+	defer closed(t, o)
+	if k := info(t, o); len(k) != 1 || k[0].NotBefore != uint64(now.Unix()) {
+		t.Fatalf("live keys: %+v", k)
+	}
+	for range 6 { // there is room for the rotation beside it
+		c.t = c.t.Add(2*time.Hour + time.Second)
+		if err := o.rotate(); err != nil {
+			t.Fatal(err)
+		}
+		if k := info(t, o); len(k) != 2 {
+			t.Fatalf("live keys: %+v", k)
+		}
+	}
+}
+
 func TestDamagedStateIsRefusedNotReplaced(t *testing.T) {
 	dir, c := t.TempDir(), &clock{time.Now()}
 	closed(t, mustOpener(t, dir, c))

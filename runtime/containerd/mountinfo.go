@@ -1,15 +1,28 @@
 package containerd
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 )
 
 // mountsBelow lists the mount points of this mount namespace on and below dir,
-// in the order of /proc/self/mountinfo: what is mounted over comes first.
+// in the order of /proc/self/mountinfo: what is mounted over comes first. The
+// kernel names them without the links by which dir may be reached; dir itself is
+// none.
 func mountsBelow(dir string) ([]string, error) {
+	above, err := filepath.EvalSymlinks(filepath.Dir(dir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list mounts: %w", err)
+	}
+	dir = filepath.Join(above, filepath.Base(dir))
 	b, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return nil, fmt.Errorf("list mounts: %w", err)

@@ -66,6 +66,14 @@ func New(ctx context.Context, cfg Config) (_ *Runtime, retErr error) {
 			return nil, fmt.Errorf("make the run directory: %w", err)
 		}
 	}
+	// A root that a link leads to is none to runc, and no mount is listed under it.
+	for _, dir := range []*string{&cfg.RunDir, &cfg.LayerDir} {
+		real, err := filepath.EvalSymlinks(*dir)
+		if err != nil {
+			return nil, fmt.Errorf("find the run directory: %w", err)
+		}
+		*dir = real
+	}
 	if err := passable("run directory", filepath.Join(cfg.RunDir, "sandboxes")); err != nil {
 		return nil, err
 	}

@@ -159,8 +159,10 @@ func (s *Sandbox) Remove(ctx context.Context, grace time.Duration) error {
 	if err := s.frost().Thaw(ctx); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENODEV) {
 		s.r.cfg.Log.Warn("thaw a sandbox to remove it", "sandbox", s.info.ID, "error", err)
 	}
-	if err := s.proc.stop(ctx, grace, s.gone); err != nil {
-		return fmt.Errorf("remove sandbox %s: %w", s.info.ID, err)
+	if !s.isGone() { // else an earlier Remove may have let go of the process
+		if err := s.proc.stop(ctx, grace, s.gone); err != nil {
+			return fmt.Errorf("remove sandbox %s: %w", s.info.ID, err)
+		}
 	}
 	s.ended.Do(func() { close(s.ending) })
 	s.dropHandles() // they keep the sandbox's mounts alive
@@ -193,6 +195,16 @@ func (s *Sandbox) Remove(ctx context.Context, grace time.Duration) error {
 	return nil
 }
 
+// isGone reports whether PID 1 has ended.
+func (s *Sandbox) isGone() bool {
+	select {
+	case <-s.gone:
+		return true
+	default: // also of one that is only swept
+		return false
+	}
+}
+
 // destroy deletes all that build and boot made, whatever of it there is, but
 // the socket directory, which is the caller's where a Create failed.
 func (s *Sandbox) destroy(ctx context.Context) error {
@@ -219,7 +231,7 @@ func (s *Sandbox) dismantle(ctx context.Context) error {
 	var errs []error
 	s.dropHandles()
 	s.frost().Release()
-	if s.proc != nil {
+	if s.proc != nil && !s.isGone() {
 		errs = append(errs, s.proc.signal(syscall.SIGKILL))
 	}
 	errs = append(errs,

@@ -1,6 +1,7 @@
 package unseal
 
 import (
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -96,6 +97,33 @@ func writeNew(path string, data []byte) error {
 		os.Remove(path)
 	}
 	return err
+}
+
+// DropHalf removes what a Save that was killed left of an identity: one private
+// key without the other, or one that was never written whole. It leaves a whole
+// identity as it is. Only for a name that nobody can have used yet.
+func (s *Keystore) DropHalf(name string) error {
+	if err := checkName(name); err != nil {
+		return err
+	}
+	whole := true
+	for _, suffix := range []string{signSuffix, decryptSuffix} {
+		b, err := os.ReadFile(filepath.Join(s.dir, name+suffix))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("unseal: keystore: look at %s: %w", name, err)
+		}
+		block, _ := pem.Decode(b)
+		whole = whole && block != nil
+	}
+	if whole {
+		return nil
+	}
+	for _, suffix := range []string{signSuffix, decryptSuffix, pubSuffix} {
+		if err := os.Remove(filepath.Join(s.dir, name+suffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("unseal: keystore: drop half of %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // Load opens an identity. ErrPassphrase in the chain: wrong passphrase;

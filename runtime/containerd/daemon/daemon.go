@@ -8,7 +8,7 @@
 // refuses to call it success where their shims still run.
 //
 // The daemon outlives its parent: a parent that was killed finds it again by
-// its pid file and uses it. A daemon that died leaves a stale pid file, which
+// its pid file, or by its command line, and uses it. A daemon that died leaves a stale pid file, which
 // Start replaces.
 package daemon
 
@@ -82,7 +82,7 @@ func Start(ctx context.Context, cfg Config) (_ *Daemon, retErr error) {
 		d.pid = pid
 		err := d.wait(ctx)
 		if err == nil {
-			return d, nil
+			return d, writePID(d.pidFile(), pid)
 		}
 		// One that was about to die when it was found is replaced.
 		gctx, cancel := context.WithTimeout(ctx, 2*time.Second)

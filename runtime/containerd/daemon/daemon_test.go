@@ -94,6 +94,33 @@ func TestARunningDaemonIsFoundAgain(t *testing.T) {
 	stop(t, other)
 }
 
+// A parent may be killed between the start and the writing of the file.
+func TestADaemonWhosePIDWasNeverWrittenIsFoundAgain(t *testing.T) {
+	d, cfg := start(t)
+	for name, spoil := range map[string]func() error{
+		"none":      func() error { return os.Remove(d.pidFile()) },
+		"empty":     func() error { return os.WriteFile(d.pidFile(), nil, 0o600) },
+		"another's": func() error { return writePID(d.pidFile(), os.Getpid()) },
+	} {
+		if err := spoil(); err != nil {
+			t.Fatal(err)
+		}
+		other, err := Start(t.Context(), cfg)
+		if err != nil {
+			stop(t, d)
+			t.Fatalf("%s: %v", name, err)
+		}
+		if other.PID() != d.PID() {
+			t.Errorf("%s: a second daemon %d beside %d", name, other.PID(), d.PID())
+			_ = other.kill()
+		}
+	}
+	stop(t, d)
+	if _, err := os.Stat(d.pidFile()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the pid file is left: %v", err)
+	}
+}
+
 func TestAStalePIDFileIsNoDaemon(t *testing.T) {
 	d, cfg := start(t)
 	stop(t, d)

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -63,32 +62,48 @@ func writePID(file string, pid int) error {
 }
 
 // running is the daemon that an earlier Start left in the directory. A pid
-// that meanwhile belongs to something else is not taken for it.
+// that meanwhile belongs to something else is not taken for it. One whose parent
+// was killed before it had written the pid down is looked for: a second daemon
+// would wait for the first one's database for ever.
 func (d *Daemon) running() (int, bool) {
-	b, err := os.ReadFile(d.pidFile())
-	if err != nil {
+	if b, err := os.ReadFile(d.pidFile()); err == nil {
+		pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+		if err == nil && pid > 1 && d.alive(pid) {
+			return pid, true
+		}
+	}
+	pids, err := processes(d.isOurs)
+	if err != nil || len(pids) == 0 {
 		return 0, false
 	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
-	if err != nil || pid <= 1 {
-		return 0, false
-	}
-	return pid, d.alive(pid)
+	return pids[0], true
 }
 
-// alive reports whether pid is a live containerd of this directory: one whose
-// command line names our configuration. A zombie has no command line.
+// isOurs tells a containerd of this directory by its command line, which names
+// our configuration. A zombie has none.
+func (d *Daemon) isOurs(cmdline []byte) bool {
+	return bytes.Contains(cmdline, []byte("\x00"+d.configFile()+"\x00"))
+}
+
+// alive reports whether pid is a live containerd of this directory.
 func (d *Daemon) alive(pid int) bool {
 	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
-	return err == nil && bytes.Contains(b, []byte("\x00"+d.configFile()+"\x00"))
+	return err == nil && d.isOurs(b)
 }
 
 // shims lists the processes that serve tasks of this daemon: their command
 // line names its socket.
 func (d *Daemon) shims() ([]int, error) {
+	return processes(func(cmdline []byte) bool {
+		return bytes.Contains(cmdline, []byte("containerd-shim")) && bytes.Contains(cmdline, []byte("\x00"+d.cfg.Socket+"\x00"))
+	})
+}
+
+// processes lists those whose command line, of words that end in NUL, is wanted.
+func processes(wanted func(cmdline []byte) bool) ([]int, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
-		return nil, fmt.Errorf("look for shims: %w", err)
+		return nil, fmt.Errorf("look for processes: %w", err)
 	}
 	var pids []int
 	for _, e := range entries {
@@ -97,10 +112,7 @@ func (d *Daemon) shims() ([]int, error) {
 			continue
 		}
 		b, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
-		if errors.Is(err, os.ErrNotExist) || len(b) == 0 {
-			continue
-		}
-		if bytes.Contains(b, []byte("containerd-shim")) && bytes.Contains(b, []byte("\x00"+d.cfg.Socket+"\x00")) {
+		if err == nil && wanted(b) { // or it has ended
 			pids = append(pids, pid)
 		}
 	}
