@@ -118,6 +118,8 @@ func (t *task) request(id string) relay.Request {
 // broken sorts a failed exchange: refused if nothing was sent, else lost.
 func (c *Coordinator) broken(p *peer, until time.Time, err error) (*relay.Reply, error, error) {
 	switch {
+	case api.CodeOf(err) == api.CodeInvalid: // it is the caller's, and no byte of it was sent
+		return nil, nil, err
 	case errors.Is(err, relay.ErrNotSent):
 		return nil, api.Wrap(api.CodeUnavailable, err, "node "+p.id+" cannot be reached"), nil
 	case errors.Is(err, context.DeadlineExceeded) && !time.Now().Before(until):

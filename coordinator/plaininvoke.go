@@ -3,6 +3,7 @@ package coordinator
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -22,8 +23,14 @@ type plainCall struct {
 
 // plainTarget splits a request's own target below GatewayPathInvoke, as it was
 // sent, into the function's name and the path and query that are the function's.
+// The name is "" where the target does not begin so.
 func plainTarget(uri []byte) (name, target string) {
-	_, rest, ok := bytes.Cut(uri, []byte(api.GatewayPathInvoke))
+	uri, _, _ = bytes.Cut(uri, []byte("#"))
+	if len(uri) > 0 && uri[0] != '/' { // a proxy's form, with scheme and host
+		_, uri, _ = bytes.Cut(uri, []byte("://"))
+		uri = uri[max(bytes.IndexByte(uri, '/'), 0):]
+	}
+	rest, ok := bytes.CutPrefix(bytes.TrimLeft(uri, "/"), []byte(api.GatewayPathInvoke[1:]))
 	if !ok {
 		return "", ""
 	}
@@ -31,23 +38,51 @@ func plainTarget(uri []byte) (name, target string) {
 	if end < 0 {
 		return string(rest), "/"
 	}
-	name, target = string(rest[:end]), string(rest[end:])
+	name, target = string(rest[:end]), escaped(rest[end:])
 	if target[0] == '?' {
 		target = "/" + target
 	}
 	return name, target
 }
 
+// escaped is a target with what is not ASCII escaped, as browsers send it. Other
+// clients send it as it is, and that no request line may have.
+func escaped(target []byte) string {
+	out := make([]byte, 0, len(target))
+	for _, c := range target {
+		if c < 0x7f {
+			out = append(out, c)
+		} else {
+			out = fmt.Appendf(out, "%%%02X", c)
+		}
+	}
+	return string(out)
+}
+
 // serveUnsealed takes an invocation that is not sealed, and reports whether it was
-// one for it to take or refuse. The others are serve's.
-func (c *Coordinator) serveUnsealed(ctx *fasthttp.RequestCtx) bool {
+// one for it to take or refuse. The others are serve's. path is what follows
+// GatewayPathInvoke in the request's path as proxies read it: decoded, and without
+// dots. A request that names another function by that than by its target as it was
+// sent is refused, since who let it pass meant the first.
+func (c *Coordinator) serveUnsealed(ctx *fasthttp.RequestCtx, path string) bool {
 	if string(ctx.Request.Header.ContentType()) == api.ContentTypeSealed {
 		return false
 	}
 	name, target := plainTarget(ctx.Request.Header.RequestURI())
+	if first, _, _ := strings.Cut(path, "/"); first != name {
+		gate.CallID(ctx)
+		c.plainFailed(ctx, gate.Unread(ctx, api.Invalid("path", "write "+api.GatewayPathInvoke+"NAME as it is, and no .. that leads out of it", "it names one function as it was sent, and another once it is decoded")))
+		return true
+	}
 	fn, err := api.ParseFunctionName(name)
 	if err != nil {
 		return false
+	}
+	// A server in front of this one may have admitted the request by another reading.
+	if at, _ := plainTarget(ctx.Path()); at != name {
+		gate.CallID(ctx)
+		c.plainFailed(ctx, gate.Unread(ctx, api.Invalid("path", "leave no .. behind a function's name that leads out of it", "with the .. in it the path is another function's")))
+		return true
 	}
 	r, err := c.routeOf(fn)
 	switch {

@@ -1,10 +1,13 @@
 package coordinator
 
 import (
+	"bufio"
 	"io"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -82,6 +85,38 @@ func TestAPlainCallIsPassedOnAsItIs(t *testing.T) {
 	}
 }
 
+// Whoever stands before a coordinator admits by the path as it reads it: two readings
+// of one request must not be two functions.
+func TestAPathIsOneFunctionsOrRefused(t *testing.T) {
+	var target atomic.Value
+	w := newPlainWorld(t, 1, func(rw http.ResponseWriter, r *http.Request) {
+		target.Store(r.Header.Get(api.HeaderTarget))
+		plainReply(rw, 200, "")
+	})
+	for path, want := range map[string]string{
+		"/function/p/a/../b": "/a/../b", "//function/p/a": "/a", "/function/p/\xc3\xa9?\xc3": "/%C3%A9?%C3", "/function/p#/x": "/",
+		"http://elsewhere/function/p/a": "/a", "http://elsewhere/function/p/a?u=http://x/function/q": "/a?u=http://x/function/q",
+		"/function/q/../p": "", "/function/p/../q": "", "/function/p/..%2fq": "", "/function%2fq?/function/p": "", "/x/../function%2Fp": "", "http://x/%66unction/q?/function/p": "",
+	} {
+		target.Store("")
+		conn, err := net.Dial("tcp", strings.TrimPrefix(w.url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.SetDeadline(time.Now().Add(10 * time.Second))
+		io.WriteString(conn, "GET "+path+" HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, close\r\nX Odd: 1\r\n\r\n")
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		resp.Body.Close()
+		conn.Close()
+		if got := target.Load(); got != want || (resp.StatusCode == 200) != (want != "") || resp.StatusCode >= 500 {
+			t.Errorf("%s: %d, the function was asked for %q", path, resp.StatusCode, got)
+		}
+	}
+}
+
 func TestThePlatformsAnswersToPlainCallsAreMarked(t *testing.T) {
 	var answer http.HandlerFunc
 	w := newPlainWorld(t, 1, func(rw http.ResponseWriter, r *http.Request) { answer(rw, r) })
@@ -109,6 +144,9 @@ func TestThePlatformsAnswersToPlainCallsAreMarked(t *testing.T) {
 		{"node that dies, of what could be sent again", "GET", "/function/p", breaks, 502, true},
 		{"the function's own error", "GET", "/function/p", func(rw http.ResponseWriter, _ *http.Request) { plainReply(rw, 503, "mine") }, 503, false},
 		{"sealed, with a path", "GET", "/function/f.ns/x", nil, 415, true},
+		{"another function in the query", "GET", "/%66unction/none?x=/function/p", nil, 400, true},
+		{"another function behind dots", "GET", "/function/p/../none", nil, 400, true},
+		{"a name that is encoded", "GET", "/function/%70", nil, 400, true},
 	} {
 		answer = c.answer
 		resp, body := w.open(t, c.method, c.path, "")

@@ -28,8 +28,17 @@ const (
 const (
 	maxReferrerList = 4 << 20  // bytes of a listing
 	maxArtifact     = 64 << 20 // bytes of an artifact's content
+	maxSignature    = 64 << 10 // of one of TypeSignature: nodes hold all that there are
 	maxAttached     = 64       // artifacts of one type that are looked at
 )
+
+// most is what an artifact of a type may have, in bytes.
+func most(kind types.MediaType) int64 {
+	if kind == TypeSignature {
+		return maxSignature
+	}
+	return maxArtifact
+}
 
 // Attach stores content in repo as an artifact about the image: an OCI manifest
 // whose subject is the image's, and whose one layer is the content. It returns the
@@ -97,8 +106,8 @@ func (b *Blobs) Attached(ctx context.Context, repo, digest string, kind types.Me
 	return out, nil
 }
 
-// artifact reads one artifact's content, nil if it is not of the kind or is about
-// another image.
+// artifact reads one artifact's content, nil if it is not of the kind, is about
+// another image or is larger than any of the kind.
 func (b *Blobs) artifact(ctx context.Context, repo, digest, subject string, kind types.MediaType) ([]byte, error) {
 	raw, err := b.small(ctx, repo, "manifests/"+digest, maxReferrerList)
 	if err != nil {
@@ -108,7 +117,7 @@ func (b *Blobs) artifact(ctx context.Context, repo, digest, subject string, kind
 	if err := json.Unmarshal(raw, &m); err != nil {
 		return nil, api.Wrap(api.CodeUnavailable, err, "a referrer's manifest does not parse")
 	}
-	if m.Subject == nil || m.Subject.Digest.String() != subject || len(m.Layers) != 1 || m.Layers[0].MediaType != kind || m.Layers[0].Size > maxArtifact {
+	if m.Subject == nil || m.Subject.Digest.String() != subject || len(m.Layers) != 1 || m.Layers[0].MediaType != kind || m.Layers[0].Size > most(kind) {
 		return nil, nil
 	}
 	body, err := b.Fetch(ctx, repo, m.Layers[0].Digest.String())
@@ -116,8 +125,8 @@ func (b *Blobs) artifact(ctx context.Context, repo, digest, subject string, kind
 		return nil, err
 	}
 	defer body.Close()
-	content, err := io.ReadAll(io.LimitReader(body, maxArtifact+1))
-	if err != nil || len(content) > maxArtifact {
+	content, err := io.ReadAll(io.LimitReader(body, max(m.Layers[0].Size, 0)+1))
+	if err != nil || int64(len(content)) > m.Layers[0].Size {
 		return nil, api.Wrap(api.CodeUnavailable, err, "a referrer's content is not what its manifest says")
 	}
 	return content, nil

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -199,6 +200,58 @@ func TestArtifactsAreFoundByTypeAndOnce(t *testing.T) {
 	if err != nil || len(got) != 1 || string(got[0]) != `{"a":1}` {
 		t.Errorf("%q, %v", got, err)
 	}
+}
+
+// Whoever may push may attach, to any image: nodes that look for its signatures
+// hold no more than signatures have.
+func TestAttachedFloodIsNotRead(t *testing.T) {
+	_, srv := serve(t)
+	r := testRemote(t, srv)
+	dir := t.TempDir()
+	tree(t, dir, map[string]string{"f": "1"})
+	img := mustBuild(t, testBuilder(t, dir), Build{From: "scratch", Copy: []Copy{{Src: "f", Dst: "/f"}}})
+	d, err := r.Push(t.Context(), "hello", "v1", img.Image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, size := range []int{maxSignature + 1, 1 << 20, 3 << 20, maxSignature} {
+		if _, err := r.Attach(t.Context(), "hello", img.Image, TypeSignature, make([]byte, size)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tr := &http.Transport{}
+	t.Cleanup(tr.CloseIdleConnections)
+	got, err := NewBlobs(srv.URL, &http.Client{Transport: tr}).Attached(t.Context(), "hello", d, TypeSignature)
+	if err != nil || len(got) != 1 || len(got[0]) != maxSignature {
+		t.Errorf("%d artifacts, %v", len(got), err)
+	}
+}
+
+// A registry that is not ours may send anything under any name.
+func TestArtifactThatIsLongerThanItsManifestSaysIsRefused(t *testing.T) {
+	about := "sha256:" + strings.Repeat("a", 64)
+	endless := make(chan struct{})
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		switch {
+		case strings.Contains(req.URL.Path, "/referrers/"):
+			fmt.Fprintf(w, `{"manifests":[{"artifactType":%q,"digest":%q}]}`, TypeSignature, about)
+		case strings.Contains(req.URL.Path, "/manifests/"):
+			fmt.Fprintf(w, `{"subject":{"digest":%q},"layers":[{"mediaType":%q,"digest":%q,"size":100}]}`, about, TypeSignature, about)
+		default:
+			defer close(endless)
+			for err := error(nil); err == nil; {
+				_, err = w.Write(make([]byte, 64<<10))
+			}
+		}
+	}))
+	t.Cleanup(srv.Close)
+	tr := &http.Transport{}
+	t.Cleanup(tr.CloseIdleConnections)
+	got, err := NewBlobs(srv.URL, &http.Client{Transport: tr}).Attached(t.Context(), "hello", about, TypeSignature)
+	if api.CodeOf(err) != api.CodeUnavailable {
+		t.Errorf("%d artifacts, %v", len(got), err)
+	}
+	<-endless // whoever sent it was told to stop
 }
 
 func TestPolicyFileIsReadStrictly(t *testing.T) {

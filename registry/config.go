@@ -32,7 +32,7 @@ type Config struct {
 
 	MaxBlobBytes     int64         // of one blob
 	MaxManifestBytes int64         // of one manifest
-	MinFreeBytes     int64         // uploads are refused while the disk has less
+	MinFreeBytes     int64         // pushes are refused, and broken off, while the disk has less
 	MaxUploads       int           // in progress at a time
 	UploadIdle       time.Duration // after which an upload in progress may be dropped
 

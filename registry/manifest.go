@@ -185,6 +185,9 @@ func (r *Registry) putManifest(req *http.Request, to route) (response, error) {
 	if err := r.checkReferences(to.name, m); err != nil {
 		return response{}, err
 	}
+	if err := r.spare(int64(len(b))); err != nil {
+		return response{}, err
+	}
 	if err := r.replaceFile(r.manifestPath(to.name, d), b); err != nil {
 		return response{}, err
 	}

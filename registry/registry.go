@@ -17,6 +17,7 @@ import (
 type Registry struct {
 	cfg  Config
 	lock *os.File
+	free func() (int64, error) // bytes that the disk has left for us
 
 	// gc is held for writing while unreferenced blobs are swept, and for
 	// reading by what makes a blob or a manifest visible.
@@ -49,6 +50,7 @@ func Open(cfg Config) (*Registry, error) {
 			Message: "another process uses the registry in " + cfg.Dir, Remedy: "stop it, or choose another directory"}
 	}
 	r := &Registry{cfg: cfg, lock: lock, uploads: map[string]*upload{}}
+	r.free = r.freeBytes
 	if err := r.clearUploads(); err != nil {
 		lock.Close()
 		return nil, err

@@ -184,17 +184,13 @@ func (r *Registry) receive(req *http.Request, u *upload) error {
 	if req.ContentLength > room {
 		return r.tooLarge(u)
 	}
-	free, err := r.freeBytes()
-	if err != nil {
+	if err := r.spare(max(req.ContentLength, 0)); err != nil {
 		return err
-	}
-	if free-max(req.ContentLength, 0) < r.cfg.MinFreeBytes {
-		return refuse(http.StatusInsufficientStorage, codeDenied, "the registry's disk is nearly full")
 	}
 	if req.Body == nil {
 		return nil
 	}
-	broken := &writeFailure{w: io.MultiWriter(u.file, u.hash)}
+	broken := &writeFailure{w: io.MultiWriter(&sparing{r: r, w: u.file}, u.hash)}
 	n, err := io.Copy(broken, io.LimitReader(req.Body, room+1))
 	u.size += n
 	switch {
@@ -222,6 +218,39 @@ func (f *writeFailure) Write(p []byte) (int, error) {
 		f.err = err
 	}
 	return n, err
+}
+
+// spare refuses what would leave the disk less than is to stay free.
+func (r *Registry) spare(bytes int64) error {
+	free, err := r.free()
+	if err != nil {
+		return err
+	}
+	if free-bytes < r.cfg.MinFreeBytes {
+		return refuse(http.StatusInsufficientStorage, codeDenied, "the registry's disk is nearly full")
+	}
+	return nil
+}
+
+// lookEvery is how much is written, in bytes, before the disk is looked at again: of
+// many uploads the length is not known ahead, and others write too.
+const lookEvery = 8 << 20
+
+// sparing writes to the disk until that is nearly full.
+type sparing struct {
+	r     *Registry
+	w     io.Writer
+	since int64 // bytes
+}
+
+func (s *sparing) Write(p []byte) (int, error) {
+	if s.since += int64(len(p)); s.since >= lookEvery {
+		s.since = 0
+		if err := s.r.spare(0); err != nil {
+			return 0, err
+		}
+	}
+	return s.w.Write(p)
 }
 
 func (r *Registry) tooLarge(u *upload) error {

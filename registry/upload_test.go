@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -161,6 +162,51 @@ func TestFullDiskRefusesUploads(t *testing.T) {
 	d := noiseDigest(t, 1)
 	wantStatus(t, do(t, client(t), "POST", "http://"+addr+"/v2/r/blobs/uploads/?digest="+d.String(), noise(1), 1), 507, codeDenied)
 }
+
+// The length of an upload is often not known ahead: the disk must not be filled all
+// the same.
+func TestUploadThatFillsTheDiskIsBrokenOff(t *testing.T) {
+	onFronts(t, func(t *testing.T, fr front) {
+		cfg := testConfig(t, t.TempDir())
+		cfg.MinFreeBytes = 1 << 30
+		r := openRegistry(t, cfg)
+		var room atomic.Int64 // of what may be written
+		var taken atomic.Int64
+		r.free = func() (int64, error) { return cfg.MinFreeBytes + room.Load() - taken.Load(), nil }
+		room.Store(3 * lookEvery)
+		addr, c := fr.serve(t, r), client(t)
+		url := "http://" + addr + "/v2/r/"
+		// It fills as it comes: also with what others write.
+		fills := func(n int64) io.Reader {
+			return io.TeeReader(noise(n), writerFunc(func(p []byte) { taken.Add(int64(len(p))) }))
+		}
+		const size = 10 * lookEvery
+		begun := do(t, c, "POST", url+"blobs/uploads/", nil, 0)
+		wantStatus(t, begun, http.StatusAccepted, "")
+		at := "http://" + addr + begun.Header.Get("Location")
+		req, err := http.NewRequestWithContext(t.Context(), "PATCH", at, fills(size))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp, err := c.Do(req); err == nil { // the connection may end before the answer is read
+			resp.Body.Close()
+			if resp.StatusCode != http.StatusInsufficientStorage {
+				t.Errorf("status %d", resp.StatusCode)
+			}
+		}
+		wantStatus(t, do(t, c, "GET", at, nil, 0), 404, codeUploadUnknown) // and what came is off the disk
+		room.Store(-1)
+		manifest := `{"schemaVersion":2,"mediaType":"` + typeIndex + `","manifests":[]}`
+		wantStatus(t, do(t, c, "PUT", url+"manifests/v1", strings.NewReader(manifest), int64(len(manifest)), "Content-Type", typeIndex), 507, codeDenied)
+		taken.Store(0)
+		room.Store(lookEvery)
+		wantStatus(t, do(t, c, "PUT", url+"manifests/v1", strings.NewReader(manifest), int64(len(manifest)), "Content-Type", typeIndex), 201, "")
+	})
+}
+
+type writerFunc func([]byte)
+
+func (f writerFunc) Write(p []byte) (int, error) { f(p); return len(p), nil }
 
 func TestUploadsAreBoundedAndIdleOnesMakeRoom(t *testing.T) {
 	cfg := testConfig(t, t.TempDir())

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/valyala/fasthttp"
@@ -78,13 +79,21 @@ func (r *Reply) takeOver(ctx *fasthttp.RequestCtx, to io.ReadWriter, done func(e
 }
 
 // Headers are those of ctx's request that are for the peer: those that keep, which
-// is given their names in lower case, wants, and that do not mean one connection.
+// is given their names in lower case, wants, and that do not mean one connection, as
+// its own header Connection may say of any (RFC 9110, 7.6.1). A name that is none,
+// with a space in it, is left out.
 func Headers(ctx *fasthttp.RequestCtx, keep func(name string) bool) []Header {
 	h := &ctx.Request.Header
+	var hop []string
+	for _, v := range h.PeekAll(fasthttp.HeaderConnection) {
+		for name := range strings.SplitSeq(strings.ToLower(string(v)), ",") {
+			hop = append(hop, strings.TrimSpace(name))
+		}
+	}
 	out := make([]Header, 0, h.Len()+4)
 	for k, v := range h.All() {
 		name := strings.ToLower(string(k))
-		if keep(name) && !connectionHeader(name) && name != "host" && name != "expect" {
+		if keep(name) && !connectionHeader(name) && name != "host" && name != "expect" && !slices.Contains(hop, name) && !strings.Contains(name, " ") {
 			out = append(out, Header{Name: name, Value: string(v)})
 		}
 	}

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/valyala/fasthttp"
+
+	"github.com/faasd-sec/faasd-sec/api"
 )
 
 // passing is a gateway that passes all requests on to a server as they are; done
@@ -92,6 +94,69 @@ func TestRepliesPassWithAllTheirHeaders(t *testing.T) {
 		}
 		if err := <-done; err != nil {
 			t.Errorf("%s: %v", c.method, err)
+		}
+	}
+}
+
+// raw sends a request as no client of ours would, and returns the reply with its body.
+func raw(t *testing.T, url, request string) (*http.Response, string) {
+	t.Helper()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	fmt.Fprint(conn, request)
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp, string(b)
+}
+
+func TestHeadersOfOneConnectionStayThere(t *testing.T) {
+	seen := make(chan http.Header, 1)
+	url, done := passing(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { seen <- r.Header }))
+	for _, size := range []int{0, SmallBody + 1} {
+		resp, b := raw(t, url, fmt.Sprintf("POST /x HTTP/1.1\r\nHost: x\r\nConnection: X-Mine, keep-alive\r\nConnection: x-other\r\nX-Mine: 1\r\nX-Other: 2\r\nX-Open: 3\r\n"+
+			"X Odd: 4\r\nTE: trailers\r\nContent-Length: %d\r\n\r\n%s", size, strings.Repeat("x", size)))
+		if resp.StatusCode != 200 {
+			t.Fatalf("%d %s", resp.StatusCode, b)
+		}
+		h := <-seen
+		for _, name := range []string{"X-Mine", "X-Other", "Te", "Connection"} {
+			if len(h.Values(name)) > 0 {
+				t.Errorf("%d bytes: %s came along: %v", size, name, h)
+			}
+		}
+		if h.Get("X-Open") != "3" {
+			t.Errorf("%d bytes: %v", size, h)
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestHeadThatNoPeerMayGetIsTheCallersFault(t *testing.T) {
+	u := NewUpstream(t.Context(), func(ctx context.Context) (net.Conn, error) {
+		c, far := net.Pipe()
+		context.AfterFunc(t.Context(), func() { far.Close() })
+		return c, nil
+	}, DefaultOptions())
+	t.Cleanup(u.Close)
+	for what, r := range map[string]Request{
+		"a list of protocols": {Method: "GET", Path: "/x", Upgrade: "chat, other"},
+		"a name that is none": {Method: "GET", Path: "/x", Headers: []Header{{Name: "x odd", Value: "1"}}},
+	} {
+		if _, err := u.Do(time.Now().Add(10*time.Second), r, Empty()); api.CodeOf(err) != api.CodeInvalid {
+			t.Errorf("%s: %v", what, err)
 		}
 	}
 }

@@ -346,6 +346,11 @@ func (b *largeBody) detach() (touched bool) {
 
 // classify marks errors that happened before anything was sent.
 func classify(err error) error {
+	var bad *upstream.BodyError
+	if errors.As(err, &bad) { // the body is whole: it is the request's head that no peer is to get
+		return &api.Error{Code: api.CodeInvalid, Field: "headers", Err: err, Message: "the request cannot be passed on: " + bad.Err.Error(),
+			Remedy: "send it as HTTP/1.1 has it"}
+	}
 	var d *dialError
 	if errors.As(err, &d) || errors.Is(err, upstream.ErrDial) {
 		return fmt.Errorf("%w: %w", ErrNotSent, err)
