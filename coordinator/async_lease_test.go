@@ -84,22 +84,22 @@ func TestCallOfALeaseInDoubtGoesOn(t *testing.T) {
 	}
 }
 
-// stuck holds transactions back that bury a call, until release is closed.
-type stuck struct {
+// unburying holds transactions back that bury a call, until release is closed.
+type unburying struct {
 	clientv3.KV
 	release chan struct{}
 	held    atomic.Int32
 }
 
-func (s *stuck) Txn(ctx context.Context) clientv3.Txn { return &stuckTxn{Txn: s.KV.Txn(ctx), s: s} }
+func (s *unburying) Txn(ctx context.Context) clientv3.Txn { return &unburyingTxn{Txn: s.KV.Txn(ctx), s: s} }
 
-type stuckTxn struct {
+type unburyingTxn struct {
 	clientv3.Txn
-	s *stuck
+	s *unburying
 }
 
-func (t *stuckTxn) If(c ...clientv3.Cmp) clientv3.Txn { t.Txn = t.Txn.If(c...); return t }
-func (t *stuckTxn) Then(ops ...clientv3.Op) clientv3.Txn {
+func (t *unburyingTxn) If(c ...clientv3.Cmp) clientv3.Txn { t.Txn = t.Txn.If(c...); return t }
+func (t *unburyingTxn) Then(ops ...clientv3.Op) clientv3.Txn {
 	for _, op := range ops {
 		if op.IsPut() && strings.Contains(string(op.KeyBytes()), "/dead/") {
 			t.s.held.Add(1)
@@ -111,7 +111,7 @@ func (t *stuckTxn) Then(ops ...clientv3.Op) clientv3.Txn {
 }
 
 func TestCallsAreAttemptedWhileOthersAreBuried(t *testing.T) {
-	s := &stuck{release: make(chan struct{})}
+	s := &unburying{release: make(chan struct{})}
 	w := onEtcd(t, 1, func(etcd *clientv3.Client) { s.KV = etcd.KV; etcd.KV = s })
 	defer close(s.release)
 	if _, _, err := w.async.Queue.Accept(t.Context(), queue.Call{ID: "late", Function: "f.ns", Owner: "o", Expires: 1, NotUntil: time.Now().Add(time.Hour).UnixMilli()}, []byte("x"), queue.Key{}); err != nil {
