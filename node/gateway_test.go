@@ -37,7 +37,7 @@ func (w *world) gateway() *front {
 	go s.Serve(ln)
 	w.t.Cleanup(func() {
 		w.http.CloseIdleConnections()
-		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		defer cancel()
 		if err := s.ShutdownWithContext(ctx); err != nil {
 			w.t.Errorf("gateway: %v", err)
