@@ -206,8 +206,12 @@ func (a *Agent) wait(ctx context.Context, f *function) (*api.Stop, error) {
 	// comes now.
 	settled := time.NewTimer(settleAfter)
 	defer settled.Stop()
+	forget := time.NewTicker(a.cfg.Forget)
+	defer forget.Stop()
 	for {
 		select {
+		case <-forget.C:
+			f.forget()
 		case <-settled.C:
 			if a.cfg.Processors != nil {
 				a.cfg.Processors(f.b.cpu)

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/sealed"
@@ -100,12 +99,8 @@ func TestAgentAsPID1(t *testing.T) {
 		t.Errorf("the function's bounding set: %s", body)
 	}
 	t.Logf("agent: %s resident, launcher: %s", status["VmRSS"], procStatus(t, w.node.pids[0])["VmRSS"])
-	begin := time.Now()
 	if err := w.stop(); err != nil {
 		t.Errorf("the agent's exit: %v", err)
-	}
-	if d := time.Since(begin); d > 5*time.Second {
-		t.Errorf("stopping took %v", d)
 	}
 }
 

@@ -48,6 +48,9 @@ func takeBundle(ctx context.Context, cfg *Config, n *binding, l *launcher.Launch
 	body := io.TeeReader(plain, digest)
 	var nonce [sealed.BundleNonce]byte
 	if _, err := io.ReadFull(body, nonce[:]); err != nil {
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			err = &sealed.Error{Code: sealed.CodeFormat, Detail: "the bundle is shorter than the bytes before its tar"}
+		}
 		return nil, badBundle(err)
 	}
 	w, r, err := pipeTo(true)

@@ -202,6 +202,16 @@ func TestBundleOfAnotherDigestNeverRuns(t *testing.T) {
 	}
 }
 
+func TestBundleOfAFewBytesIsRefusedByCode(t *testing.T) {
+	w := bundled(t, []entry{{name: "code/a", body: "x"}}, nil)
+	w.bundle = w.sealBundle(make([]byte, sealed.BundleNonce-1))
+	w.run()
+	w.node.wait("failure", func(n *testNode) bool { return n.failed != nil })
+	if f := w.node.failed; f.Code != api.CodeStartFailed || !strings.HasSuffix(f.Detail, ": "+string(sealed.CodeFormat)) {
+		t.Errorf("%+v", f)
+	}
+}
+
 func TestBundleOfAStrangerOrOldRevisionIsRefused(t *testing.T) {
 	w := bundled(t, []entry{{name: "code/a", body: "x"}}, nil)
 	owner := w.owner

@@ -51,6 +51,7 @@ type Config struct {
 	FrameWrite  time.Duration // for one control frame
 	Linger      time.Duration // after a failure, for the node to take the sandbox away
 	StopGrace   time.Duration // for the function, when ctx ends without a Stop frame
+	Forget      time.Duration // between two looks for grants that have ended, whose seeds are wiped
 
 	HoldBytes  int64 // of request bodies that wait decrypted, all together
 	SpoolBytes int64 // of request bodies and replies spooled in memory, all together
@@ -64,7 +65,7 @@ func DefaultConfig() Config {
 		RunDir: api.AgentRunDir, SecretsDir: "/var/openfaas/secrets", Logger: slog.New(slog.DiscardHandler),
 		Now: time.Now, Random: rand.Reader,
 		DialTimeout: 5 * time.Second, Redial: 100 * time.Millisecond, FrameWrite: 5 * time.Second,
-		Linger: 10 * time.Second, StopGrace: 5 * time.Second,
+		Linger: 10 * time.Second, StopGrace: 5 * time.Second, Forget: time.Minute,
 		HoldBytes: 8 << 20, SpoolBytes: 10 << 20, ReplaySize: 1 << 18, LogBuffer: 512 << 10,
 	}
 }
@@ -75,7 +76,7 @@ func (c *Config) check() error {
 		return errors.New("agent: RunDir and SecretsDir are required")
 	case c.Logger == nil || c.Now == nil || c.Random == nil:
 		return errors.New("agent: Logger, Now and Random are required: begin with DefaultConfig")
-	case c.Redial <= 0 || c.DialTimeout <= 0 || c.FrameWrite <= 0 || c.Linger < 0 || c.StopGrace <= 0:
+	case c.Redial <= 0 || c.DialTimeout <= 0 || c.FrameWrite <= 0 || c.Linger < 0 || c.StopGrace <= 0 || c.Forget <= 0:
 		return errors.New("agent: times must be above 0: begin with DefaultConfig")
 	case c.HoldBytes < unseal.HoldLimit || c.SpoolBytes < 0 || c.ReplaySize <= 0 || c.LogBuffer <= 0:
 		return fmt.Errorf("agent: HoldBytes must be at least %d, the other bounds above 0", unseal.HoldLimit)

@@ -113,19 +113,15 @@ func TestStopTermsThenKills(t *testing.T) {
 		t.Fatal("it does not stop")
 	}
 	w.stopped.Do(func() {})
-	if d := time.Since(begin); d < 300*time.Millisecond || d > 3*time.Second {
-		t.Errorf("a stubborn function was stopped after %v", d)
+	if d := time.Since(begin); d < 300*time.Millisecond {
+		t.Errorf("a stubborn function was killed after %v", d)
 	}
 }
 
-func TestStopWithoutGraceIsQuickForAWillingFunction(t *testing.T) {
-	w := newWorld(t, nil).start()
-	begin := time.Now()
+func TestStopOfAWillingFunctionDoesNotTakeTheGrace(t *testing.T) {
+	w := newWorld(t, func(w *world) { w.cfg.StopGrace = time.Hour }).start()
 	if err := w.stop(); err != nil {
 		t.Fatal(err)
-	}
-	if d := time.Since(begin); d > 3*time.Second {
-		t.Errorf("took %v", d)
 	}
 }
 
@@ -270,19 +266,18 @@ func TestStopIsTakenAtEveryStage(t *testing.T) {
 }
 
 func TestFunctionThatDiesAtStartIsExplained(t *testing.T) {
-	ln := must[net.Listener](t)(net.Listen("tcp", "127.0.0.1:0"))
-	addr := ln.Addr().String()
-	ln.Close()
+	addr := freeAddr(t)
 	for name, tc := range map[string]struct {
-		script string
-		code   api.Code
+		script  string
+		startMS uint64 // much more than the shell needs
+		code    api.Code
 	}{
-		"ends":  {"echo dying words >&2; exit 5", api.CodeFunctionCrashed},
-		"hangs": {"echo dying words >&2; exec sleep 60", api.CodeFunctionNotReady},
+		"ends":  {"echo dying words >&2; exit 5", 60_000, api.CodeFunctionCrashed},
+		"hangs": {"echo dying words >&2; exec sleep 60", 3000, api.CodeFunctionNotReady},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, func(w *world) {
-				w.desc.Config.Upstream, w.desc.Config.StartMS = "http://"+addr, 500
+				w.desc.Config.Upstream, w.desc.Config.StartMS = "http://"+addr, tc.startMS
 				w.desc.Config.Argv = []string{"/bin/sh", "-c", tc.script}
 			}).run()
 			w.node.wait("the outcome", func(n *testNode) bool { return n.failed != nil || n.exited != nil })

@@ -2,10 +2,13 @@ package agent
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/faasd-sec/faasd-sec/agent/launcher"
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/sealed"
 	"github.com/faasd-sec/faasd-sec/sealed/unseal"
@@ -50,6 +53,34 @@ func TestForeseenGrantAndItsReplyAreReady(t *testing.T) {
 	defer m.Close()
 	if m.Grant.ReplyKey != w.caller.DecryptionKey() {
 		t.Error("opened under another grant")
+	}
+}
+
+// A function that is not called any more keeps no seed of a grant that has ended.
+func TestSeedsOfEndedGrantsAreWipedThoughNobodyCalls(t *testing.T) {
+	w := newWorld(t, nil)
+	var ahead atomic.Int64
+	w.cfg.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	w.cfg.Forget = time.Millisecond
+	f := w.unlocked()
+	b, _ := w.sealedRequest(call{})
+	m := must[*unseal.Message](t)(f.opener.Open(bytes.NewReader(b), f.expect()))
+	defer m.Close()
+	a := &Agent{cfg: w.cfg, launcher: &launcher.Launcher{}, stops: make(chan api.Stop)}
+	ctx, end := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		_, err := a.wait(ctx, f)
+		done <- err
+	}()
+	if f.opened.Len() != 1 {
+		t.Errorf("%d grants are kept within their window", f.opened.Len())
+	}
+	ahead.Store(int64(sealed.MaxGrantWindow + time.Minute))
+	eventually(t, "the grant is forgotten", func() bool { return f.opened.Len() == 0 })
+	end()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
 

@@ -26,6 +26,7 @@ type function struct {
 	logs     *logSink
 	oom      *oomWatch
 	opener   *unseal.Opener
+	opened   *unseal.Cache      // the opener's grants
 	grants   *sealed.GrantCache // of replies and logs
 	env      []string
 	hold     *budget // decrypted bodies that wait
@@ -72,8 +73,17 @@ func (f *function) unlock(grants *sealed.GrantCache) error {
 	if err != nil {
 		return err
 	}
+	f.opened = cache
 	f.opener, err = unseal.NewOpener(unseal.Config{Keys: f.b.keys, Cache: cache, Replay: replay, Clock: cfg.Now})
 	return err
+}
+
+// forget wipes the seeds of grants whose window has ended. A function that is not
+// called any more has nobody else who would.
+func (f *function) forget() {
+	if f.opened != nil {
+		f.opened.Expire(uint64(max(0, f.cfg.Now().UnixMilli())))
+	}
 }
 
 // start brings an http function up, with env of its bundle beside the image's,

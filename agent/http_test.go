@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"runtime"
 	"strings"
@@ -32,9 +31,7 @@ func TestHTTPFunctionOnHandedSocketAnswers(t *testing.T) {
 }
 
 func TestHTTPFunctionOnAPortAnswers(t *testing.T) {
-	ln := must[net.Listener](t)(net.Listen("tcp", "127.0.0.1:0"))
-	addr := ln.Addr().String()
-	ln.Close()
+	addr := freeAddr(t)
 	w := newWorld(t, func(w *world) {
 		w.desc.Config.Upstream = "http://" + addr
 		w.desc.Config.Argv = []string{testBinary, "fn", "http", addr}
@@ -300,16 +297,18 @@ func TestDyingFunctionAnswersAndIsReported(t *testing.T) {
 	for name, tc := range map[string]struct {
 		path  string
 		kills int64
+		slow  time.Duration // of the node, until it says how many
 		code  api.Code
 		exit  api.Exited
 	}{
-		"exit code":  {"/die", 0, api.CodeFunctionCrashed, api.Exited{ExitCode: 7}},
-		"killed":     {"/killed", 0, api.CodeFunctionCrashed, api.Exited{ExitCode: -1, Signal: "SIGKILL"}},
-		"OOM killed": {"/killed", 1, api.CodeOOMKilled, api.Exited{ExitCode: -1, Signal: "SIGKILL", OOM: true}},
+		"exit code":  {"/die", 0, 0, api.CodeFunctionCrashed, api.Exited{ExitCode: 7}},
+		"killed":     {"/killed", 0, 0, api.CodeFunctionCrashed, api.Exited{ExitCode: -1, Signal: "SIGKILL"}},
+		"OOM killed": {"/killed", 1, 0, api.CodeOOMKilled, api.Exited{ExitCode: -1, Signal: "SIGKILL", OOM: true}},
+		"slow node":  {"/killed", 0, 2 * deathNotice, api.CodeFunctionCrashed, api.Exited{ExitCode: -1, Signal: "SIGKILL"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, nil)
-			w.kills = func() int64 { return tc.kills }
+			w.kills = func() int64 { time.Sleep(tc.slow); return tc.kills }
 			w.cfg.Linger = 5 * time.Second
 			w.start()
 			a, _ := w.get(tc.path, "")

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -181,8 +182,13 @@ func (inv *invocation) explain(err error) *api.Error {
 	}
 	t := time.NewTimer(deathNotice)
 	defer t.Stop()
+	var died <-chan struct{}
+	if inv.f.proc != nil {
+		died = inv.f.proc.Done()
+	}
 	select {
-	case <-inv.f.dead:
+	case <-died: // of what, the node may have to be asked, which takes longer than the news
+		<-inv.f.dead
 		return inv.f.cause
 	case <-t.C:
 	}
@@ -201,8 +207,12 @@ func (inv *invocation) late(err error) *api.Error {
 	return e
 }
 
-// ownHeaders drops what only the agent may say: a function must not be able to
-// blame the platform in its caller's eyes.
+// ownHeaders drops what only the platform may say: a function must not be able to
+// blame it in its caller's eyes, nor have a coordinator take its reply for a node's
+// refusal, which it would send the request on after, or for the node's load.
 func ownHeaders(h []sealed.Field) []sealed.Field {
-	return slices.DeleteFunc(h, func(f sealed.Field) bool { return f.Name == "x-faasd-sec-error" })
+	return slices.DeleteFunc(h, func(f sealed.Field) bool { return strings.HasPrefix(f.Name, platformPrefix) })
 }
+
+// platformPrefix begins the headers that are the platform's own, in both directions.
+const platformPrefix = "x-faasd-sec-"

@@ -21,9 +21,7 @@ import (
 func newPlainWorld(t *testing.T, edit func(*api.Plain)) *world {
 	t.Helper()
 	w := newWorld(t, nil)
-	ln := must[net.Listener](t)(net.Listen("tcp", "127.0.0.1:0"))
-	_, port, _ := net.SplitHostPort(ln.Addr().String())
-	ln.Close()
+	_, port, _ := net.SplitHostPort(freeAddr(t))
 	p := api.Plain{Image: "x", Env: map[string]string{"port": port, "exec_timeout": "2s", "GREETING": "hi"}}
 	if edit != nil {
 		edit(&p)
@@ -68,6 +66,22 @@ func TestPlainRequestsPassThroughTheAgent(t *testing.T) {
 	w.node.wait("the function's line in clear", func(n *testNode) bool { return n.logged(streamOut, "serving") })
 	if w.node.failed != nil {
 		t.Errorf("%+v", w.node.failed)
+	}
+}
+
+// A coordinator sends a request on that a node refused: a function that could say so
+// would have its own requests run again and again.
+func TestAPlainFunctionCannotSpeakForThePlatform(t *testing.T) {
+	w := newPlainWorld(t, nil).start()
+	resp := w.plainly("GET", "/claim", nil)
+	resp.Body.Close()
+	for name := range resp.Header {
+		if strings.HasPrefix(name, "X-Faasd-Sec-") {
+			t.Errorf("the function's %s was passed on", name)
+		}
+	}
+	if resp.StatusCode != http.StatusOK || resp.Header.Get("X-Own") != "busy" {
+		t.Errorf("%d %v", resp.StatusCode, resp.Header)
 	}
 }
 

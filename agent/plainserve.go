@@ -64,7 +64,7 @@ func plainHeaders(h *fasthttp.RequestHeader) []sealed.Field {
 	out := make([]sealed.Field, 0, h.Len())
 	for k, v := range h.All() {
 		name := strings.ToLower(string(k))
-		if !strings.HasPrefix(name, "x-faasd-sec-") {
+		if !strings.HasPrefix(name, platformPrefix) {
 			out = append(out, sealed.Field{Name: name, Value: string(v)})
 		}
 	}

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/valyala/fasthttp"
+
+	"github.com/faasd-sec/faasd-sec/api"
 )
 
 // serveTestFunction is a function for the tests, in a process of its own.
@@ -117,6 +119,10 @@ func testHandler(w http.ResponseWriter, r *http.Request) {
 		n, _ := strconv.Atoi(r.URL.RawQuery)
 		w.Header().Set("Content-Length", r.URL.RawQuery)
 		_, _ = io.CopyN(w, zeros{}, int64(n))
+	case "/claim": // what only the platform may say
+		for _, h := range []string{api.HeaderRefused, api.HeaderUnopened, api.HeaderLoad, api.HeaderStart, api.HeaderServedBy, api.HeaderFunctionErr, "X-Own"} {
+			w.Header().Set(h, "busy")
+		}
 	case "/manyheaders":
 		for i := range 400 {
 			w.Header().Set("X-"+strconv.Itoa(i), "v")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -64,8 +65,11 @@ func (c *Client) NewAhead(name api.FunctionName, cron string, req Request, body 
 func parseCron(text string) (*schedule.Schedule, error) {
 	s, err := schedule.Parse(text)
 	if err != nil {
-		e := api.Invalid("cron", `write five fields, such as "*/5 * * * *", or @hourly, @every 5m; CRON_TZ=ZONE before them names a time zone`, err.Error())
-		return nil, e
+		var e *api.Error
+		if errors.As(err, &e) { // of an annotation, by its field
+			return nil, api.Invalid("cron", e.Remedy, e.Message)
+		}
+		return nil, err
 	}
 	return s, nil
 }

@@ -88,7 +88,7 @@ const grantWindow = 55 * time.Minute
 
 // New checks cfg and makes a client. Nothing is sent yet.
 func New(cfg Config) (*Client, error) {
-	u, err := parseGateway(cfg.Gateway)
+	u, err := parseGateway("gateway", cfg.Gateway)
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +100,7 @@ func New(cfg Config) (*Client, error) {
 	}
 	var via *url.URL
 	if cfg.Via != "" {
-		if via, err = parseGateway(cfg.Via); err != nil {
+		if via, err = parseGateway("via", cfg.Via); err != nil {
 			return nil, err
 		}
 	}
@@ -164,17 +164,17 @@ func (c *Client) Close() {
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 // parseGateway accepts http and https URLs without path, query or password.
-func parseGateway(s string) (*url.URL, error) {
+func parseGateway(field, s string) (*url.URL, error) {
 	const remedy = "give a URL such as http://127.0.0.1:8080"
 	u, err := url.Parse(strings.TrimRight(s, "/"))
 	if err != nil {
-		return nil, api.Invalid("gateway", remedy, "it does not parse as a URL")
+		return nil, api.Invalid(field, remedy, "it does not parse as a URL")
 	}
 	if (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
-		return nil, api.Invalid("gateway", remedy, fmt.Sprintf("%q is not an http or https URL", u.Redacted()))
+		return nil, api.Invalid(field, remedy, fmt.Sprintf("%q is not an http or https URL", u.Redacted()))
 	}
 	if u.Path != "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
-		return nil, api.Invalid("gateway", remedy, "it has more than scheme, host and port")
+		return nil, api.Invalid(field, remedy, "it has more than scheme, host and port")
 	}
 	return u, nil
 }

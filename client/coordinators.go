@@ -14,7 +14,7 @@ import (
 func (c *Client) openOthers(direct bool) error {
 	c.entries = []*entry{c.entry}
 	for _, s := range c.cfg.Others {
-		u, err := parseGateway(s)
+		u, err := parseGateway("gateway", s)
 		if err != nil {
 			return err
 		}

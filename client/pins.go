@@ -232,7 +232,7 @@ func (p *Pins) change(gateway string, edit func(*gatewayPins)) error {
 // PinBroker records in configDir that gateway's key broker is to be believed. It
 // is for who started that broker and has its identity first-hand.
 func PinBroker(configDir, gateway string, info api.BrokerInfo) error {
-	u, err := parseGateway(gateway)
+	u, err := parseGateway("gateway", gateway)
 	if err != nil {
 		return err
 	}
@@ -250,7 +250,7 @@ func PinBroker(configDir, gateway string, info api.BrokerInfo) error {
 // PinOpener records in configDir that gateway's manifest opener is to be believed,
 // as PinBroker does for the broker.
 func PinOpener(configDir, gateway string, keys api.ManifestKeys) error {
-	u, err := parseGateway(gateway)
+	u, err := parseGateway("gateway", gateway)
 	if err != nil {
 		return err
 	}

@@ -18,8 +18,6 @@ import (
 // dispatch attempts what waits, until the coordinator ends.
 func (c *Coordinator) dispatch() {
 	places := make(chan struct{}, c.async.Workers)
-	expiry := time.NewTicker(time.Second)
-	defer expiry.Stop()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for c.life.Err() == nil {
@@ -27,17 +25,30 @@ func (c *Coordinator) dispatch() {
 		select {
 		case <-c.async.Queue.Woken():
 		case <-timer.C:
-		case <-expiry.C:
-			if n, err := c.async.Queue.BuryExpired(c.life); err != nil && c.life.Err() == nil {
-				c.log.Warn("expired asynchronous calls stay for now", "err", err)
-			} else {
-				c.met.async.dead.Add(float64(n))
-			}
 		case <-c.life.Done():
 		}
 	}
 	for range cap(places) { // those under way end with life
 		places <- struct{}{}
+	}
+}
+
+// buryExpired ends what expired while it waited, until the coordinator ends. There may
+// be many at once, each with a write, and others are attempted meanwhile.
+func (c *Coordinator) buryExpired() {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-c.life.Done():
+			return
+		}
+		n, err := c.async.Queue.BuryExpired(c.life)
+		c.met.async.dead.Add(float64(n))
+		if err != nil && c.life.Err() == nil {
+			c.log.Warn("expired asynchronous calls stay for now", "err", err)
+		}
 	}
 }
 
@@ -89,6 +100,7 @@ func (c *Coordinator) attempt(l *queue.Lease) {
 	} else {
 		run()
 	}
+	a.lost = ctx.Err() != nil
 	defer a.body.drop()
 	c.met.async.attempts.WithLabelValues(outcome(a.err)).Inc()
 	// What came of it is written also while the daemon stops.
@@ -110,6 +122,7 @@ type attempted struct {
 	body   spill
 	err    error
 	begun  bool // a byte may have reached the function
+	lost   bool // it was broken off: the lease may be gone, or the daemon stops
 }
 
 // settle writes an attempt's outcome.
@@ -128,7 +141,7 @@ func (c *Coordinator) settle(ctx context.Context, l *queue.Lease, a *attempted, 
 	why := queue.Failure{Code: api.CodeOf(a.err), Message: api.ProblemOf(a.err, "").Detail, At: now.UnixMilli()}
 	next, again := c.nextAttempt(call, a, now)
 	switch {
-	case c.life.Err() != nil && !a.begun: // the daemon stops: another goes on
+	case a.lost && !a.begun: // whoever has the lease next goes on
 		return l.Unbegun(ctx, now, why)
 	case again && !a.begun && patient(why.Code):
 		return l.Unbegun(ctx, next, why)

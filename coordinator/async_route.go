@@ -19,6 +19,7 @@ func (c *Coordinator) startAsync(a *Async) {
 	c.met.observeSchedules(a.Queue, c.async.Schedules)
 	c.spawn(func() { _ = a.Queue.Run(c.life) })
 	c.spawn(c.dispatch)
+	c.spawn(c.buryExpired)
 	c.spawn(c.collectBlobs)
 	c.spawn(c.callback)
 	c.spawn(c.clock)

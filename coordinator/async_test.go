@@ -35,11 +35,13 @@ func openAsync(t testing.TB, dir, id string) *Async {
 	return asyncOn(t, s, dir, id)
 }
 
-func asyncOn(t testing.TB, s *store.Store, dir, id string) *Async {
+func asyncOn(t testing.TB, s *store.Store, dir, id string, change ...func(*queue.Config)) *Async {
 	t.Helper()
 	etcd, prefix := s.Etcd()
 	cfg := queue.DefaultConfig(id, prefix, slog.New(slog.DiscardHandler))
-	cfg.LeaseTTL = 2 * time.Second
+	for _, f := range change {
+		f(&cfg)
+	}
 	q, err := queue.Open(t.Context(), etcd, cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -109,7 +109,10 @@ func (c *Coordinator) giveResult(ctx *fasthttp.RequestCtx, id string) error {
 	if err != nil {
 		return err
 	}
-	if r.Deliver.Once { // a blob that is open can be read to its end all the same
+	switch {
+	case r.Deliver.Once && r.Body.Blob != "":
+		body = &once{ReadCloser: body, left: p.size, forget: func() { c.forgetRead(r) }}
+	case r.Deliver.Once:
 		if err := c.async.Queue.Forget(sctx, r); err != nil {
 			_ = body.Close()
 			return err
@@ -126,6 +129,33 @@ func (c *Coordinator) giveResult(ctx *fasthttp.RequestCtx, id string) error {
 	}
 	ctx.SetBodyStream(nbio.Download(ctx.Conn(), body), int(p.size))
 	return nil
+}
+
+// once is a stored body that is forgotten as its last bytes are read: before that its
+// pieces are still wanted.
+type once struct {
+	io.ReadCloser
+	left   int64
+	forget func()
+}
+
+// Read implements io.Reader.
+func (o *once) Read(p []byte) (int, error) {
+	n, err := o.ReadCloser.Read(p)
+	if o.left -= int64(n); o.left <= 0 && o.forget != nil {
+		o.forget()
+		o.forget = nil
+	}
+	return n, err
+}
+
+// forgetRead forgets a result that was read.
+func (c *Coordinator) forgetRead(r *queue.Result) {
+	ctx, cancel := context.WithTimeout(c.life, storeTimeout)
+	defer cancel()
+	if err := c.async.Queue.Forget(ctx, r); err != nil {
+		c.log.Warn("result that was read is not forgotten; it ends by itself", "call", r.ID, "err", err)
+	}
 }
 
 // gaveUp is a dead letter as an error.

@@ -57,6 +57,7 @@ type Cluster struct {
 	state   string
 	run     string // short directory below /run
 	temp    bool
+	lock    *os.File // of state, held as long as the cluster is up
 	log     *slog.Logger
 	gateway string
 	direct  map[int]string // gateways of nodes
@@ -138,28 +139,6 @@ func stopContext() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.Background(), 90*time.Second)
 }
 
-func (c *Cluster) check() error {
-	switch {
-	case os.Geteuid() != 0:
-		return &api.Error{Code: api.CodeForbidden, Message: "sandboxes need root", Remedy: "run it with sudo"}
-	case c.cfg.Nodes < 1 || c.cfg.Nodes > 64:
-		return api.Invalid("nodes", "ask for 1 to 64", strconv.Itoa(c.cfg.Nodes))
-	case c.cfg.Coordinators < 0 || c.cfg.Coordinators > 7 || (c.cfg.Coordinators > 0 && c.cfg.Coordinators%2 == 0):
-		return api.Invalid("coordinators", "ask for 1, 3, 5 or 7: an even number bears no more losses than one fewer", strconv.Itoa(c.cfg.Coordinators))
-	}
-	host, _, err := net.SplitHostPort(c.cfg.Listen)
-	if err != nil || host == "" {
-		return api.Invalid("listen", "give host:port, such as 127.0.0.1:8080", fmt.Sprintf("%q", c.cfg.Listen))
-	}
-	for _, b := range []string{"coordinator", "keybroker", "manifest-opener", "node", "agent"} {
-		if _, err := os.Stat(filepath.Join(c.cfg.Bin, b)); err != nil {
-			return &api.Error{Code: api.CodeNotFound, Field: b, Message: "no such binary in " + c.cfg.Bin,
-				Remedy: "run `make build`, which puts all of them beside each other"}
-		}
-	}
-	return nil
-}
-
 // prepare makes directories, the cluster's authority and keys.
 func (c *Cluster) prepare(context.Context) error {
 	c.state = c.cfg.State
@@ -175,6 +154,10 @@ func (c *Cluster) prepare(context.Context) error {
 		return err
 	}
 	if err := os.MkdirAll(c.logs(), 0o700); err != nil {
+		return &api.Error{Code: api.CodeInvalid, Field: "state", Err: err, Message: "cannot make the state directory", Remedy: "choose another"}
+	}
+	// Before anything of an earlier run is ended: it may be a cluster that runs.
+	if err := c.lockState(); err != nil {
 		return err
 	}
 	// Sandboxes pass through these directories under ids of their own.

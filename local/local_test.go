@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -118,11 +119,12 @@ func TestPartThatNeverServesIsAnError(t *testing.T) {
 
 func TestStopKillsWhatDoesNotListen(t *testing.T) {
 	c := bench(t)
-	if err := c.spawn(t.Context(), "deaf", healthy(t), "/bin/sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"); err != nil {
+	trapped := filepath.Join(t.TempDir(), "trapped")
+	if err := c.spawn(t.Context(), "deaf", healthy(t), "/bin/sh", "-c", "trap '' TERM; : > "+trapped+"; while :; do sleep 0.1; done"); err != nil {
 		t.Fatal(err)
 	}
 	pid := pidOf(t, c, "deaf")
-	time.Sleep(100 * time.Millisecond) // until its trap is set
+	wait(t, "its trap is set", func() bool { _, err := os.Stat(trapped); return err == nil })
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	if err := c.Stop(ctx); err == nil || !strings.Contains(err.Error(), "was killed") {
@@ -190,6 +192,11 @@ func TestConfigIsChecked(t *testing.T) {
 		"no port":       func(c *Config) { c.Listen = "127.0.0.1" },
 		"no binaries":   func(c *Config) { c.Bin = t.TempDir() },
 		"bin not there": func(c *Config) { c.Bin = "/nowhere" },
+		"cpu":           func(c *Config) { c.CPU = "two" },
+		"memory":        func(c *Config) { c.Memory = "3Q" },
+		"idle after":    func(c *Config) { c.IdleAfter = -time.Second },
+		"no containerd": func(c *Config) { c.Containerd = "/nowhere" },
+		"no socket":     func(c *Config) { c.Containerd = bin },
 	} {
 		cfg := good
 		change(&cfg)
@@ -197,6 +204,28 @@ func TestConfigIsChecked(t *testing.T) {
 		if code := api.CodeOf(err); code != api.CodeInvalid && code != api.CodeNotFound {
 			t.Errorf("%s: %v", what, err)
 		}
+	}
+}
+
+// A second cluster on the same state would take the first one's parts for those of
+// a run that was killed.
+func TestStateOfAClusterThatRunsIsLeftAlone(t *testing.T) {
+	first := bench(t)
+	if err := first.lockState(); err != nil {
+		t.Fatal(err)
+	}
+	second := &Cluster{cfg: Config{State: first.state, Listen: "127.0.0.1:0"}, log: first.log}
+	if err := second.prepare(t.Context()); api.CodeOf(err) != api.CodeConflict || second.run != "" {
+		t.Fatalf("prepared %q: %v", second.run, err)
+	}
+	if err := errors.Join(second.Stop(t.Context()), first.Stop(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	if err := second.lockState(); err != nil {
+		t.Errorf("after the first one stopped: %v", err)
+	}
+	if err := second.Stop(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -142,6 +142,10 @@ func (c *Cluster) Stop(ctx context.Context) error {
 	if c.temp && errs == nil {
 		join(os.RemoveAll(c.state))
 	}
+	if c.lock != nil {
+		join(c.lock.Close())
+		c.lock = nil
+	}
 	return errs
 }
 

@@ -34,7 +34,9 @@ func (m *Manager) Recover(ctx context.Context, live []string) ([]Attachment, err
 			continue // its removal failed above
 		}
 		if err := m.check(ctx, r); err != nil {
-			errs = append(errs, fmt.Errorf("network: %s is detached: %w", id, err), m.detach(ctx, r))
+			if derr := m.detach(ctx, r); derr != nil {
+				errs = append(errs, fmt.Errorf("network: %s is to be detached: %w", id, err), derr)
+			}
 		}
 	}
 	errs = append(errs, m.removeStrays(ctx))

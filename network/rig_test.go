@@ -258,7 +258,7 @@ func fromHost(address string, patience time.Duration) (net.Conn, error) {
 }
 
 const (
-	soon = 5 * time.Second        // for what has to work
+	soon = 20 * time.Second       // for what has to work
 	wait = 600 * time.Millisecond // for what must not: longer than any of it takes
 )
 

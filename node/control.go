@@ -35,6 +35,9 @@ func (n *Node) serveControl(b *box) {
 			b.conn.Close() // the agent has one connection; the newer one counts
 		}
 		b.conn = conn
+		if b.hung { // it was taken just before hangUp, which did not see it
+			conn.Close()
+		}
 		b.mu.Unlock()
 		err = n.talk(b, conn)
 		conn.Close()

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -123,7 +124,29 @@ func (n *Node) recover(ctx context.Context) error {
 		n.mu.Unlock()
 		n.log.Info("sandbox adopted", "sandbox", t.s.id, "function", t.s.rev.name)
 	}
+	n.sweepSockets()
 	return nil
+}
+
+// sweepSockets removes the socket directories of sandboxes that the runtime never
+// heard of: an earlier life of the daemon was killed between the two.
+func (n *Node) sweepSockets() {
+	entries, err := os.ReadDir(n.cfg.RunDir)
+	if err != nil {
+		n.log.Warn("socket directories of an earlier life", "err", err)
+		return
+	}
+	for _, e := range entries {
+		n.mu.Lock()
+		known := n.boxes[e.Name()] != nil
+		n.mu.Unlock()
+		if known || !isSandboxID(e.Name()) {
+			continue
+		}
+		if err := os.RemoveAll(n.boxDir(e.Name())); err != nil {
+			n.log.Warn("socket directory stays behind", "sandbox", e.Name(), "err", err)
+		}
+	}
 }
 
 // watchEvents acts on what the runtime reports until the runtime is closed or

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -122,6 +123,13 @@ func newSandboxID() string {
 	var b [9]byte
 	_, _ = rand.Read(b[:]) // never fails
 	return "s-" + hex.EncodeToString(b[:])
+}
+
+// isSandboxID reports whether newSandboxID may have drawn id.
+func isSandboxID(id string) bool {
+	number, ok := strings.CutPrefix(id, "s-")
+	b, err := hex.DecodeString(number)
+	return ok && err == nil && len(b) == 9
 }
 
 // runtime is what the runtime knows s by, nil while it has no box.

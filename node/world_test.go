@@ -92,7 +92,7 @@ func newWorld(t testing.TB, change ...func(*world)) *world {
 	w.cfg.ID, w.cfg.StateDir, w.cfg.RunDir, w.cfg.AgentPath = "node-1", dir+"/state", dir+"/run", "/proc/self/exe"
 	w.cfg.Capacity = api.Resources{CPU: 2000, Memory: 2 << 30, PIDs: 4096}
 	w.cfg.PoolMin, w.cfg.PoolMax, w.cfg.FreezeAfter = 0, 0, 0 // unless a test is about them
-	w.cfg.StopGrace, w.cfg.StartTimeout, w.cfg.DrainTimeout = time.Second, 5*time.Second, 5*time.Second
+	w.cfg.StopGrace, w.cfg.StartTimeout, w.cfg.DrainTimeout = time.Second, 20*time.Second, 10*time.Second
 	agent := filepath.Join(dir, "agent")
 	if err := os.WriteFile(agent, nil, 0o700); err != nil {
 		t.Fatal(err)
@@ -182,7 +182,7 @@ func (w *world) start() {
 	w.n, w.url, w.http = n, "http://"+ln.Addr().String(), &http.Client{Transport: tr}
 	w.stop = sync.OnceFunc(func() {
 		tr.CloseIdleConnections()
-		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		defer cancel()
 		if err := s.ShutdownWithContext(ctx); err != nil {
 			w.t.Errorf("server: %v", err)
@@ -397,7 +397,7 @@ func (w *world) invoke(f function) (int, http.Header, string) {
 
 func (w *world) eventually(what string, f func() bool) {
 	w.t.Helper()
-	for deadline := time.Now().Add(8 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if f() {
 			return
 		}

@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"fmt"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -33,11 +34,7 @@ func (c *Chunks) roomAt(ctx context.Context, i int) error {
 
 // quota refuses what is large where the store has not much room left.
 func (q *Queue) quota(ctx context.Context) error {
-	at := ""
-	if all := q.etc.Endpoints(); len(all) > 0 {
-		at = all[0]
-	}
-	status, err := q.etc.Status(ctx, at)
+	status, err := q.status(ctx)
 	if err != nil {
 		return failure("look at the store's size", err)
 	}
@@ -48,6 +45,23 @@ func (q *Queue) quota(ctx context.Context) error {
 		return full("the store is filled to three quarters, and large bodies leave it the rest")
 	}
 	return nil
+}
+
+// status asks the store's members in turn: one that is away keeps no body out.
+func (q *Queue) status(ctx context.Context) (status *clientv3.StatusResponse, err error) {
+	all := q.etc.Endpoints()
+	if len(all) == 0 {
+		all = []string{""} // it is in this process
+	}
+	for _, at := range all {
+		each, cancel := context.WithTimeout(ctx, q.cfg.Timeout/time.Duration(len(all)))
+		status, err = q.etc.Status(each, at)
+		cancel()
+		if err == nil {
+			break
+		}
+	}
+	return status, err
 }
 
 func full(message string) error {

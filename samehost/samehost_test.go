@@ -93,7 +93,7 @@ func echoes(t *testing.T, ln net.Listener) <-chan error {
 			}
 			wg.Go(func() {
 				defer c.Close()
-				_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+				_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
 				_, err := io.Copy(c, c)
 				ended <- err
 			})
@@ -104,7 +104,7 @@ func echoes(t *testing.T, ln net.Listener) <-chan error {
 }
 
 func dial(t *testing.T, path string, config *tls.Config) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	return Dial(ctx, path, config)
 }
@@ -170,7 +170,7 @@ func TestTheAcceptingEndKnowsWhoIsThere(t *testing.T) {
 				return
 			}
 			defer c.Close()
-			_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+			_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 			s := c.(interface {
 				Handshake() error
 				ConnectionState() tls.ConnectionState
@@ -209,7 +209,7 @@ func TestOrdinaryTLSIsNoPeer(t *testing.T) {
 		c, err := tls.Dial("unix", path, a.config())
 		if err == nil {
 			defer c.Close()
-			_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+			_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 			if _, err = c.Write([]byte("x")); err == nil {
 				_, err = c.Read(make([]byte, 1))
 			}

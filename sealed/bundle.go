@@ -7,9 +7,10 @@ import (
 	"github.com/emmansun/gmsm/sm3"
 )
 
-// BundleNonce is how many random bytes stand before a bundle's tar. They are
-// part of its digest, which is public, so that nobody can confirm a guess at
-// secret code or values by hashing it.
+// BundleNonce is how many bytes stand before a bundle's tar that only its owner
+// can know: random ones, or a MAC of the tar under a secret key. They are part of its
+// digest, which is public, so that nobody can confirm a guess at secret code or
+// values by hashing it.
 const BundleNonce = 32
 
 // BundleDigest returns SM3(nonce || tar) and the number of bytes in tar.

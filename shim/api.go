@@ -110,12 +110,12 @@ func (a taskAPI) State(_ context.Context, r *taskapi.StateRequest) (*taskapi.Sta
 	return t.state(), nil
 }
 
-func (a taskAPI) Kill(_ context.Context, r *taskapi.KillRequest) (*emptypb.Empty, error) {
+func (a taskAPI) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Empty, error) {
 	t, err := a.one(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
 	}
-	return &emptypb.Empty{}, t.kill(unix.Signal(r.Signal), r.All)
+	return &emptypb.Empty{}, t.kill(ctx, unix.Signal(r.Signal), r.All)
 }
 
 func (a taskAPI) Wait(ctx context.Context, r *taskapi.WaitRequest) (*taskapi.WaitResponse, error) {

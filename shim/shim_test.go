@@ -331,10 +331,41 @@ func TestTasksComeAndGoWhileTheProcessEndsAndStarts(t *testing.T) {
 
 func alive(pid uint32) bool { return syscall.Kill(int(pid), 0) == nil }
 
+// freeze has a task that was just made stand still, as its node does: past the shim.
+func (w *world) freeze(t *testing.T, task client.Task) {
+	t.Helper()
+	machine, err := cgroups.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec, err := task.Spec(w.ctx(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := machine.Group(spec.Linux.CgroupsPath)
+	t.Cleanup(func() { _ = g.Thaw(context.Background()) }) // or a failure would leave it for ever
+	if err := g.Freeze(w.ctx(t)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestAFrozenTaskIsKilled(t *testing.T) {
+	w := newWorld(t)
+	task, exit := w.run(t, "sleep")
+	w.freeze(t, task)
+	if err := task.Kill(w.ctx(t), syscall.SIGKILL, client.WithKillAll); err != nil {
+		t.Fatal(err)
+	}
+	await(t, exit, 137)
+	w.remove(t, task)
+}
+
 func TestAKilledShimLeavesNothingRunning(t *testing.T) {
 	w := newWorld(t)
 	spec := w.Spec("sleep")
 	created := w.task(t, spec)
+	frozen, _ := w.run(t, "sleep")
+	w.freeze(t, frozen)
 	running, exit := w.run(t, "sleep")
 	for _, pid := range w.shims(t) {
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
@@ -346,7 +377,7 @@ func TestAKilledShimLeavesNothingRunning(t *testing.T) {
 	case <-time.After(20 * time.Second):
 		t.Error("no exit was told")
 	}
-	eventually(t, "the processes are gone", func() bool { return !alive(created.Pid()) && !alive(running.Pid()) })
+	eventually(t, "the processes are gone", func() bool { return !alive(created.Pid()) && !alive(running.Pid()) && !alive(frozen.Pid()) })
 	fs, err := cgroups.Open()
 	if err != nil {
 		t.Fatal(err)
@@ -409,6 +440,7 @@ func TestTasksSurviveContainerd(t *testing.T) {
 func TestATaskWhoseBundleIsGoneIsEnded(t *testing.T) {
 	w := newWorld(t)
 	task, _ := w.run(t, "sleep")
+	w.freeze(t, task) // it may well stand
 	found, err := filepath.Glob(filepath.Join(w.config.Dir, "state", "io.containerd.runtime.v2.task", w.ns, task.ID()))
 	if err != nil || len(found) != 1 {
 		t.Fatalf("bundle %v, %v", found, err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"sync"
 	"time"
 
@@ -91,9 +92,26 @@ func (t *task) freeze(ctx context.Context, frozen bool) error {
 	return nil
 }
 
+// end kills the init process. On cgroup v1 one that is frozen does not die before
+// it is thawed, whoever froze it.
+func (t *task) end(ctx context.Context) error {
+	if err := t.c.Signal(unix.SIGKILL); err != nil {
+		return err
+	}
+	if err := t.c.Groups.Thaw(ctx); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
+		return err
+	}
+	return nil
+}
+
 // kill signals the init process, or all of the task's.
-func (t *task) kill(sig unix.Signal, all bool) error {
-	err := t.c.Signal(sig)
+func (t *task) kill(ctx context.Context, sig unix.Signal, all bool) error {
+	var err error
+	if sig == unix.SIGKILL {
+		err = t.end(ctx)
+	} else {
+		err = t.c.Signal(sig)
+	}
 	if errors.Is(err, container.ErrExited) {
 		return fmt.Errorf("kill task %s: %w: %w", t.id, errdefs.ErrNotFound, err)
 	}
@@ -126,7 +144,7 @@ func (t *task) remove(ctx context.Context, force bool) (*taskapi.DeleteResponse,
 	waiting := t.status == tasktypes.Status_CREATED
 	t.mu.Unlock()
 	if waiting || force {
-		if err := t.c.Signal(unix.SIGKILL); err != nil && !errors.Is(err, container.ErrExited) {
+		if err := t.end(ctx); err != nil && !errors.Is(err, container.ErrExited) {
 			return nil, fmt.Errorf("delete task %s: %w", t.id, err)
 		}
 	}

@@ -212,7 +212,7 @@ func TestEverythingEndsWithTheAgent(t *testing.T) {
 	if !p.Exit().Lost {
 		t.Errorf("%+v", p.Exit())
 	}
-	for end := time.Now().Add(5 * time.Second); syscall.Kill(-p.PID, 0) != syscall.ESRCH; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); syscall.Kill(-p.PID, 0) != syscall.ESRCH; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("the group lives on")
 		}
@@ -309,6 +309,16 @@ func TestUnpackKeepsToItsLimits(t *testing.T) {
 	st, err := os.Stat(filepath.Join(dir, "0"))
 	if err != nil || st.Mode() != 0o755 {
 		t.Errorf("%v %v", st.Mode(), err)
+	}
+	var many bytes.Buffer
+	tw := tar.NewWriter(&many)
+	for range DefaultMaxFiles + 1 {
+		if err := tw.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: "code/"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := Unpack(&many, UnpackOptions{CodeDir: t.TempDir()}); err == nil || !strings.Contains(err.Error(), "over 20000 entries") {
+		t.Errorf("more entries than the default allows: %v", err)
 	}
 	if err := Unpack(archive(4, 1), UnpackOptions{CodeDir: t.TempDir(), MaxFiles: 3}); err == nil {
 		t.Error("too many files were taken")

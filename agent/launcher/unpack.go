@@ -14,8 +14,8 @@ import (
 type UnpackOptions struct {
 	CodeDir    string // for "code/…"; must exist and be writable
 	SecretsDir string // for "secrets/NAME"
-	MaxBytes   int64  // of all files together
-	MaxFiles   int64  // files, directories and links
+	MaxBytes   int64  // of all files together; 0: DefaultMaxBytes
+	MaxFiles   int64  // files, directories and links; 0: DefaultMaxFiles
 }
 
 // Limits of a bundle.
@@ -32,13 +32,13 @@ const (
 // entries of a kind we do not know. Every file is opened through an os.Root, so
 // that a link made by an earlier entry leads nowhere else either.
 func Unpack(r io.Reader, o UnpackOptions) error {
+	if o.MaxBytes <= 0 {
+		o.MaxBytes = DefaultMaxBytes
+	}
+	if o.MaxFiles <= 0 {
+		o.MaxFiles = DefaultMaxFiles
+	}
 	u := &unpacker{left: o.MaxBytes, entries: o.MaxFiles}
-	if u.left <= 0 {
-		u.left = DefaultMaxBytes
-	}
-	if u.entries <= 0 {
-		u.entries = DefaultMaxFiles
-	}
 	defer u.close()
 	tr := tar.NewReader(r)
 	for {

@@ -50,13 +50,17 @@ type app struct {
 // run executes one command line and returns the process' exit code. It touches
 // nothing of the process but what it is given, so that tests can call it.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, lookupEnv func(string) (string, bool)) int {
-	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, lookupEnv: lookupEnv, interrupted: ctx.Done()}
+	out := &output{to: stdout}
+	a := &app{stdin: stdin, stdout: out, stderr: stderr, lookupEnv: lookupEnv, interrupted: ctx.Done()}
 	root := a.root()
 	root.SetArgs(args)
 	root.SetIn(stdin)
-	root.SetOut(stdout)
+	root.SetOut(out)
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
+	if err == nil {
+		err = out.failed()
+	}
 	if err != nil {
 		a.printError(err)
 	}
@@ -171,6 +175,9 @@ func first(values ...string) string {
 
 // terminal returns the file behind a stream if it is a terminal.
 func terminal(stream any) (*os.File, bool) {
+	if o, ok := stream.(*output); ok {
+		stream = o.to
+	}
 	f, ok := stream.(*os.File)
 	return f, ok && term.IsTerminal(int(f.Fd()))
 }
@@ -182,6 +189,15 @@ func (a *app) notef(format string, args ...any) { fmt.Fprintf(a.stderr, format+"
 func (a *app) trustFlag(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&a.trustFirstUse, "trust-first-use", false,
 		"pin an unknown owner or key broker instead of refusing; not for scripts")
+}
+
+// within bounds what a command does by its --timeout.
+func within(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc, error) {
+	if timeout <= 0 {
+		return nil, nil, api.Invalid("--timeout", "give a time such as 30s", timeout.String()+" is no time to come")
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	return ctx, cancel, nil
 }
 
 // timeoutFlag adds --timeout and returns where its value will be.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/client"
@@ -33,6 +34,52 @@ func (f *laterFlags) add(cmd *cobra.Command) {
 	fl.BoolVar(&f.how.Once, "once", false, "with --async: the result is forgotten when it was read")
 	fl.StringVar(&f.how.Key, "idempotency-key", "", "with --async: sent again under this key the same bytes are the same call")
 	fl.StringVar(&f.callID, "call-id", "", "with --async: the call's id, instead of a drawn one")
+}
+
+// withAsync are the flags that mean nothing to a call that is waited for.
+var withAsync = [...]string{"callback", "events", "max-age", "once", "idempotency-key", "call-id"}
+
+// check refuses what would be ignored, or sent as something else.
+func (f *laterFlags) check(set *pflag.FlagSet) error {
+	if !f.async {
+		for _, name := range withAsync {
+			if set.Changed(name) {
+				return api.Invalid("--"+name, "give --async too, or leave it out", "it is for calls that are made later")
+			}
+		}
+		return nil
+	}
+	for _, name := range [...]string{"include", "stream", "via"} {
+		if set.Changed(name) {
+			return api.Invalid("--"+name, "leave it out", "nothing of a call that is made later is sent or shown by it")
+		}
+	}
+	if set.Changed("call-id") && !callName.MatchString(f.callID) {
+		return api.Invalid("--call-id", "use 1 to 64 letters, digits and -", fmt.Sprintf("%q is not a call's id", f.callID))
+	}
+	if set.Changed("idempotency-key") && !keyText.MatchString(f.how.Key) {
+		return api.Invalid("--idempotency-key", "use 1 to 255 characters of ASCII without control characters", "it cannot be sent")
+	}
+	return checkLater(&f.how)
+}
+
+// keyText is what travels in a header unchanged.
+var keyText = regexp.MustCompile(`^[!-~]([ -~]{0,253}[!-~])?$`)
+
+func checkLater(how *client.Later) error {
+	if how.MaxAge < 0 {
+		return api.Invalid("--max-age", "give a time such as 10m", how.MaxAge.String()+" is no time to come")
+	}
+	if how.Events != "" && how.Events != "structured" && how.Events != "binary" {
+		return api.Invalid("--events", "write structured or binary", fmt.Sprintf("%q is neither", how.Events))
+	}
+	if how.Events != "" && how.Callback == "" {
+		return api.Invalid("--events", "give --callback too, or leave it out", "nothing is posted without a callback")
+	}
+	if u, err := url.Parse(how.Callback); how.Callback != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
+		return api.Invalid("--callback", "give an http or https URL", fmt.Sprintf("%q is none", how.Callback))
+	}
+	return nil
 }
 
 // invokeLater sends req to be run later and keeps what its result takes.
@@ -98,6 +145,9 @@ func (a *app) asyncCommand() *cobra.Command {
 
 func (a *app) callCommand(use, short string, do func(context.Context, *client.Client, string) error) *cobra.Command {
 	return &cobra.Command{Use: use, Short: short, Args: usageArgs(cobra.ExactArgs(1)), RunE: func(cmd *cobra.Command, args []string) error {
+		if _, err := a.callFile(args[0]); err != nil {
+			return err
+		}
 		c, err := a.personal()
 		if err != nil {
 			return err
@@ -184,6 +234,9 @@ func (a *app) resultCommand() *cobra.Command {
 			path, err := a.callFile(args[0])
 			if err != nil {
 				return err
+			}
+			if wait < 0 {
+				return api.Invalid("--wait", "give a time such as 30s", wait.String()+" is no time to come")
 			}
 			b, err := os.ReadFile(path)
 			if errors.Is(err, fs.ErrNotExist) {

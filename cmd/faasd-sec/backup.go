@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"time"
 
@@ -39,7 +40,7 @@ func dirFlags(cmd *cobra.Command) *backup.Dirs {
 func (a *app) backupCommand() *cobra.Command {
 	var to string
 	cmd := &cobra.Command{
-		Use: "backup FILE", Short: "Archive a running cluster: store, registry, authority, the key broker's vault", Args: cobra.ExactArgs(1),
+		Use: "backup FILE", Short: "Archive a running cluster: store, registry, authority, the key broker's vault", Args: usageArgs(cobra.ExactArgs(1)),
 		Long: `Writes all that a cluster cannot do without into one file, while it runs; on the
 machine of a coordinator, as a user who may read its state. With --to the file is
 sealed to that key and signed by your identity. Without, it has mode 0600 and holds
@@ -60,6 +61,11 @@ the key of the cluster's certificate authority in clear: keep it as you keep tha
 
 // archive writes an archive, sealed if there is somebody to seal it to.
 func (a *app) archive(ctx context.Context, w io.Writer, d backup.Dirs, to string) error {
+	for flag, dir := range map[string]string{"--keybroker": d.KeyBroker, "--manifest-opener": d.Opener} {
+		if _, err := os.Stat(dir); dir != "" && err != nil {
+			return &api.Error{Code: api.CodeInvalid, Field: flag, Err: err, Message: "cannot archive it", Remedy: `name the directory, or give "" to leave it out`}
+		}
+	}
 	snapshot := func(ctx context.Context, w io.Writer) error { return enrol.RequestSnapshot(ctx, d.Coordinator, w) }
 	if to == "" {
 		return backup.Write(ctx, w, d, snapshot)
@@ -91,22 +97,15 @@ func (a *app) archive(ctx context.Context, w io.Writer, d backup.Dirs, to string
 	return out.Close()
 }
 
-// create writes a file that only its user can read, and that is there as a whole
-// or not at all. One that is there already is not overwritten.
-func create(path string, fill func(io.Writer) error) (retErr error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if errors.Is(err, os.ErrExist) {
+// create places an archive.
+func create(path string, fill func(io.Writer) error) error {
+	err := place(path, fill)
+	_, at := err.(*fs.PathError) // of the file itself: what fill says is wrapped
+	switch {
+	case errors.Is(err, fs.ErrExist):
 		return &api.Error{Code: api.CodeConflict, Field: "FILE", Message: path + " is there already", Remedy: "choose another name, or remove it"}
-	} else if err != nil {
-		return fmt.Errorf("create the archive: %w", err)
+	case at:
+		return &api.Error{Code: api.CodeInvalid, Field: "FILE", Err: err, Message: "cannot write the archive", Remedy: "choose a directory that is there, may be written and has room"}
 	}
-	defer func() {
-		if retErr != nil {
-			retErr = errors.Join(retErr, os.Remove(path))
-		}
-	}()
-	if err := errors.Join(fill(f), f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("write the archive: %w", err)
-	}
-	return nil
+	return err
 }

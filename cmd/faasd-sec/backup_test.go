@@ -74,8 +74,8 @@ func TestASealedArchiveIsRestoredByWhomItIsFor(t *testing.T) {
 		t.Errorf("a stranger: exit %d, %s", code, errs)
 	}
 	cut := s.file(filepath.Join(dir, "cut.fsb"), string(b[:len(b)-64]))
-	if code, _, _ := s.run("", append([]string{"restore", cut}, parts("t")...)...); code == 0 {
-		t.Error("an archive without its end was restored")
+	if code, _, errs := s.run("", append([]string{"restore", cut}, parts("t")...)...); code != exitNotGenuine || !strings.Contains(errs, "field: FILE") {
+		t.Errorf("an archive without its end: exit %d, %s", code, errs)
 	}
 	var cl enrol.Cluster
 	if err := enrol.Load(filepath.Join(dir, "t"), enrol.ClusterFile, "", &cl); err == nil {
@@ -92,5 +92,13 @@ func TestASealedArchiveIsRestoredByWhomItIsFor(t *testing.T) {
 	}
 	if st, err := os.Stat(plain); err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("%v, %v", st, err)
+	}
+	// Who names a maker wants a signature.
+	from := append([]string{"restore", plain, "--from", strings.Repeat("ab", 32)}, parts("u")...)
+	if code, _, errs := s.run("", from...); code != exitRefused || !strings.Contains(errs, "not sealed") {
+		t.Errorf("a clear archive with a maker: exit %d, %s", code, errs)
+	}
+	if left, err := filepath.Glob(filepath.Join(dir, ".*")); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %q, %v", left, err)
 	}
 }

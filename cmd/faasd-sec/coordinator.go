@@ -21,7 +21,7 @@ func (a *app) coordinatorCommand() *cobra.Command {
 	var uses int
 	var ttl time.Duration
 	token := &cobra.Command{
-		Use: "token", Short: "Make a token with which another coordinator joins", Args: cobra.NoArgs,
+		Use: "token", Short: "Make a token with which another coordinator joins", Args: usageArgs(cobra.NoArgs),
 		Long: `Makes a token with which a machine becomes another coordinator of this cluster. Who
 has it gets all that a coordinator has, the key of the certificate authority too:
 give it to that machine alone, in a file. An attempt that fails uses it up as well.`,
@@ -40,7 +40,7 @@ give it to that machine alone, in a file. An attempt that fails uses it up as we
 	token.Flags().DurationVar(&ttl, "ttl", time.Hour, "how long it is good")
 
 	members := &cobra.Command{
-		Use: "members", Short: "List the members of the coordinators' store", Args: cobra.NoArgs,
+		Use: "members", Short: "List the members of the coordinators' store", Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			all, err := enrol.RequestMembers(cmd.Context(), state)
 			if err != nil {
@@ -64,7 +64,7 @@ give it to that machine alone, in a file. An attempt that fails uses it up as we
 		},
 	}
 	remove := &cobra.Command{
-		Use: "remove NAME", Short: "Take a coordinator out of the store for good", Args: cobra.ExactArgs(1),
+		Use: "remove NAME", Short: "Take a coordinator out of the store for good", Args: usageArgs(cobra.ExactArgs(1)),
 		Long: `Takes a coordinator out, by its name or the address of its store. If it runs it
 stops; its machine may join again as a new one, with an empty state directory.`,
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -46,7 +46,10 @@ func (a *app) deployCommand() *cobra.Command {
 			"key broker, and make it current. Functions keep running until the new revision is there. Images are\n" +
 			"those that build made; --build makes them now.",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, cancel := context.WithTimeout(cmd.Context(), *d.timeout)
+			ctx, cancel, err := within(cmd.Context(), *d.timeout)
+			if err != nil {
+				return err
+			}
 			defer cancel()
 			return a.deploy(ctx, args, &d)
 		}}
@@ -83,6 +86,9 @@ func (a *app) deploy(ctx context.Context, names []string, d *deployFlags) error 
 	if d.plain && (d.rotate || len(d.secrets) > 0) {
 		return api.Invalid("--plain", "leave --rotate and --secret out", "a plain function has no keys, and its secrets are the gateway's: faas-cli secret create")
 	}
+	if err := knownSecrets(d.secrets, list); err != nil {
+		return err
+	}
 	if d.imageTar != "" && len(list) != 1 {
 		return api.Invalid("--image-tar", "name one function", fmt.Sprintf("it is one image, and %d functions would be deployed", len(list)))
 	}
@@ -113,6 +119,16 @@ func (a *app) deploy(ctx context.Context, names []string, d *deployFlags) error 
 		done = append(done, result)
 	}
 	return a.printDeployed(done)
+}
+
+// knownSecrets refuses a --secret that no function would get.
+func knownSecrets(given map[string]string, list []*stack.Function) error {
+	for name := range given {
+		if !slices.ContainsFunc(list, func(fn *stack.Function) bool { return slices.Contains(fn.Secrets, name) }) {
+			return api.Invalid("--secret", "correct the name, or list it under secrets in function.yml", fmt.Sprintf("no function that would be deployed has a secret %q", name))
+		}
+	}
+	return nil
 }
 
 func (a *app) printDeployed(list []client.Deployed) error {

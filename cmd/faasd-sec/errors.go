@@ -108,6 +108,12 @@ func exitCode(err error) int {
 
 // printError tells what happened, which input is at fault and what to do.
 func (a *app) printError(err error) {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, e := range joined.Unwrap() {
+			a.printError(e)
+		}
+		return
+	}
 	var use *usageError
 	if errors.As(err, &use) {
 		a.notef("error: %s\n  fix: %s --help", one(use.Error()), use.command)
@@ -130,7 +136,11 @@ func (a *app) printError(err error) {
 	if e.Err != nil {
 		message += ": " + e.Err.Error()
 	}
-	a.notef("error: %s", one(message))
+	around, _ := strings.CutSuffix(err.Error(), e.Error()) // what was said where it passed
+	if around == err.Error() {
+		around = ""
+	}
+	a.notef("error: %s", one(around+message))
 	if e.Field != "" {
 		a.notef("  field: %s", one(e.Field))
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -62,7 +63,8 @@ func (a *app) identityError(err error) error {
 		return &api.Error{Code: api.CodeUnauthorized, Field: "passphrase", Message: fmt.Sprintf("wrong passphrase for identity %q", a.identity),
 			Remedy: "try again, or check --passphrase-file and " + envPassphrase, Err: err}
 	}
-	return err
+	return &api.Error{Code: api.CodeInvalid, Field: "identity", Err: err, Message: fmt.Sprintf("cannot use identity %q", a.identity),
+		Remedy: "give a name that faasd-sec key list shows, and check that its files are as they were"}
 }
 
 // passphrase takes the first source there is: the file of --passphrase-file, the
@@ -171,19 +173,19 @@ func readSecretFile(field, path string) ([]byte, error) {
 	return b, nil
 }
 
-// loosePassphrase draws a passphrase and leaves it beside the keys, mode 0600.
+// loosePassphrase draws a passphrase and leaves it beside the keys, mode 0600. One
+// that lies there, left by who was interrupted before the keys were kept, is taken.
 func (a *app) loosePassphrase(name string) ([]byte, error) {
 	var raw [24]byte
 	if _, err := rand.Read(raw[:]); err != nil {
 		return nil, fmt.Errorf("draw a passphrase: %w", err)
 	}
 	pass := []byte(hex.EncodeToString(raw[:]))
-	f, err := os.OpenFile(a.loosePath(name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("keep the passphrase: %w", err)
-	}
-	_, err = f.Write(append(pass, '\n'))
-	if err := errors.Join(err, f.Close()); err != nil {
+	path := a.loosePath(name)
+	err := place(path, func(w io.Writer) error { _, err := w.Write(append(pass, '\n')); return err })
+	if errors.Is(err, fs.ErrExist) {
+		return readSecretFile("identity", path)
+	} else if err != nil {
 		return nil, fmt.Errorf("keep the passphrase: %w", err)
 	}
 	return pass, nil

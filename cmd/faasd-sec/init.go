@@ -28,7 +28,7 @@ and gossip key, a certificate for the key broker, and prints a token with which
 machines join. Afterwards start coordinator and keybroker on this directory.`,
 		Example: "  faasd-sec init --state /var/lib/faasd-sec/coordinator --owner 5f1c…\n" +
 			"  faasd-sec init --keybroker /var/lib/faasd-sec/keybroker --owner any",
-		Args: cobra.NoArgs,
+		Args: usageArgs(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error {
 			if len(owners) == 0 {
 				return api.Invalid("owner", "name the fingerprints of keys that may deploy (faasd-sec key list shows yours), or any", "none given")
@@ -81,7 +81,7 @@ func addEnrolment(node *cobra.Command, stdout io.Writer) {
 node daemon needs into its state directory. The machine's key never leaves it, and
 the token pins the cluster's certificate authority.`,
 		Example: "  sudo faasd-sec node join --coordinator 10.0.0.1:7443 --token fsj1.… --id rack1-a",
-		Args:    cobra.NoArgs,
+		Args:    usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			for _, f := range []struct{ name, value, remedy string }{
 				{"coordinator", coordinator, "give its cluster address, host:7443"},
@@ -111,7 +111,7 @@ the token pins the cluster's certificate authority.`,
 	make := &cobra.Command{
 		Use:   "token",
 		Short: "Make a join token, on the coordinator's machine",
-		Args:  cobra.NoArgs,
+		Args:  usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			t, err := enrol.RequestToken(cmd.Context(), cstate, pki.RoleNode, uses, ttl)
 			if err != nil {

@@ -73,9 +73,15 @@ func (a *app) invoke(cmd *cobra.Command, function string, f *invokeFlags) (retEr
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), *f.timeout)
+	if err := f.later.check(cmd.Flags()); err != nil {
+		return err
+	}
+	ctx, cancel, err := within(cmd.Context(), *f.timeout)
+	if err != nil {
+		return err
+	}
 	defer cancel()
-	body, err := a.invokeBody(ctx, cmd, f)
+	body, err := a.invokeBody(ctx, cmd, "--file", f)
 	if err != nil {
 		return err
 	}
@@ -117,6 +123,8 @@ func (a *app) copyOut(ctx context.Context, body io.Reader) error {
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(ctx.Err(), context.Canceled):
+		return fmt.Errorf("interrupted; what was printed is a part of the reply: %w", ctx.Err())
 	case ctx.Err() != nil:
 		return api.Wrap(api.CodeDeadline, ctx.Err(), "the reply did not end in time; what was printed is a part of it")
 	case api.CodeOf(err) != api.CodeInternal:
@@ -125,11 +133,12 @@ func (a *app) copyOut(ctx context.Context, body io.Reader) error {
 	return fmt.Errorf("write the reply: %w", err)
 }
 
-// invokeBody chooses the body; a terminal is not waited for.
-func (a *app) invokeBody(ctx context.Context, cmd *cobra.Command, f *invokeFlags) (io.Reader, error) {
+// invokeBody chooses the body; a terminal is not waited for. fileFlag names a file
+// with it.
+func (a *app) invokeBody(ctx context.Context, cmd *cobra.Command, fileFlag string, f *invokeFlags) (io.Reader, error) {
 	switch {
 	case cmd.Flags().Changed("data") && f.file != "":
-		return nil, api.Invalid("--file", "give one of --data and --file", "there are two bodies")
+		return nil, api.Invalid(fileFlag, "give one of --data and "+fileFlag, "there are two bodies")
 	case cmd.Flags().Changed("data"):
 		return strings.NewReader(f.data), nil
 	case f.file == "-":
@@ -137,7 +146,7 @@ func (a *app) invokeBody(ctx context.Context, cmd *cobra.Command, f *invokeFlags
 	case f.file != "":
 		file, err := os.Open(f.file)
 		if err != nil {
-			return nil, &api.Error{Code: api.CodeInvalid, Field: "--file", Err: err, Message: "cannot read the body", Remedy: "check the path"}
+			return nil, &api.Error{Code: api.CodeInvalid, Field: fileFlag, Err: err, Message: "cannot read the body", Remedy: "check the path"}
 		}
 		return file, nil
 	}

@@ -74,7 +74,8 @@ func (a *app) saveIdentity(name string, id *unseal.Identity, loose bool) error {
 	if _, _, err := store.Public(name); err == nil {
 		return exists(name)
 	} else if !errors.Is(err, fs.ErrNotExist) {
-		return api.Wrap(api.CodeInvalid, err, "the identity cannot be kept under this name")
+		return &api.Error{Code: api.CodeInvalid, Field: "NAME", Err: err, Message: "the identity cannot be kept under this name",
+			Remedy: "use 1 to 64 letters, digits, and - _ . @ inside"}
 	}
 	pass, err := a.newPassphrase(name, loose)
 	if err != nil {
@@ -194,8 +195,8 @@ func (a *app) keyImport() *cobra.Command {
 	var loose bool
 	var passFile string
 	cmd := &cobra.Command{Use: "import NAME [FILE]", Short: "Take in what key export printed, from a file or standard input", Args: usageArgs(cobra.RangeArgs(1, 2)),
-		RunE: func(_ *cobra.Command, args []string) error {
-			var in = a.stdin
+		RunE: func(cmd *cobra.Command, args []string) error {
+			in := a.input(cmd.Context())
 			if len(args) == 2 && args[1] != "-" {
 				f, err := os.Open(args[1])
 				if err != nil {
@@ -240,8 +241,10 @@ func (a *app) decodeIdentity(b, pass []byte) (*unseal.Identity, error) {
 			break
 		}
 		k, err := unseal.DecodeKey(pem.EncodeToMemory(block), pass)
-		if err != nil {
+		if errors.Is(err, unseal.ErrPassphrase) {
 			return nil, a.identityError(err)
+		} else if err != nil {
+			return nil, &api.Error{Code: api.CodeInvalid, Field: "FILE", Err: err, Message: "cannot read the keys", Remedy: "give what key export printed"}
 		}
 		keys, b = append(keys, k), rest
 	}

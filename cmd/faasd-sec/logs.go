@@ -26,6 +26,9 @@ func (a *app) logsCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if from != "" && follow {
+				return api.Invalid("--follow", "leave it out", "what --from names is read to its end")
+			}
 			c, err := a.personal()
 			if err != nil {
 				return err
@@ -57,7 +60,6 @@ func (a *app) logsCommand() *cobra.Command {
 		}}
 	cmd.Flags().StringVar(&from, "from", "", "open the sealed records in this `file` instead, - for standard input: what faas-cli logs printed")
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with new lines as they come")
-	cmd.MarkFlagsMutuallyExclusive("from", "follow")
 	return cmd
 }
 

@@ -19,7 +19,7 @@ func (a *app) manCommand() *cobra.Command {
 		Short:   "Write manual pages of every command",
 		Long:    "Writes one manual page of section 1 for each command into a directory.",
 		Example: "  faasd-sec man --dir /usr/local/share/man/man1",
-		Args:    cobra.NoArgs,
+		Args:    usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if dir == "" {
 				return api.Invalid("--dir", "name a directory for the pages", "it is missing")

@@ -28,7 +28,10 @@ func (a *app) rollbackCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		ctx, cancel := context.WithTimeout(cmd.Context(), *timeout)
+		ctx, cancel, err := within(cmd.Context(), *timeout)
+		if err != nil {
+			return err
+		}
 		defer cancel()
 		if list {
 			return a.listRevisions(ctx, name)

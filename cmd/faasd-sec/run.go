@@ -57,7 +57,9 @@ func (a *app) runCommand() *cobra.Command {
 			} else if len(args) > 0 {
 				return api.Invalid("--file", "give one of DIR and --file", "there are two")
 			}
-			return a.runHere(cmd.Context(), &f)
+			ctx, stop := foreground(cmd.Context())
+			defer stop()
+			return a.runHere(ctx, &f)
 		}}
 	f.build.add(cmd)
 	fl := cmd.Flags()
@@ -95,6 +97,13 @@ func (a *app) runHere(ctx context.Context, f *runFlags) (retErr error) {
 		return &api.Error{Code: api.CodeForbidden, Message: "sandboxes need root", Remedy: "run it with sudo"}
 	}
 	file, err := a.loadStack(f.build.file)
+	if err != nil {
+		return err
+	}
+	all, err := selected(file, nil)
+	if err == nil {
+		err = knownSecrets(f.secrets, all)
+	}
 	if err != nil {
 		return err
 	}
@@ -192,7 +201,6 @@ func (r *localRun) identify() (err error) {
 		return err
 	}
 	if _, _, err := store.Public(defaultIdentity); errors.Is(err, fs.ErrNotExist) {
-		_ = os.Remove(r.loosePath(defaultIdentity)) // a run was killed between the two
 		id, err := unseal.NewIdentity(rand.Reader)
 		if err != nil {
 			return err
@@ -305,18 +313,24 @@ func (r *localRun) serve(ctx context.Context, cfg proxy.Config, file *stack.File
 	var jobs sync.WaitGroup
 	defer jobs.Wait()
 	defer cancel()
+	failed := make(chan error, 1) // the first one
+	fail := func(err error) {
+		select {
+		case failed <- err:
+		default:
+		}
+		cancel()
+	}
 	for i := range file.Functions {
 		name := file.Functions[i].Name
-		jobs.Go(func() { r.follow(ctx, name) })
+		jobs.Go(func() { r.follow(ctx, name, fail) })
 	}
 	if r.flags.watch {
 		jobs.Go(func() { r.watch(ctx, file) })
 	}
-	failed := make(chan error, 1)
 	jobs.Go(func() {
 		if err := r.cluster.Wait(ctx); err != nil {
-			failed <- err
-			cancel()
+			fail(err)
 		}
 	})
 	err := r.serveProxy(ctx, cfg, proxy.Deps{Callers: map[string]proxy.Invoker{"": r.client}, Log: r.logger(r.flags.verbose)}, func(url string) {
@@ -333,10 +347,18 @@ func (r *localRun) serve(ctx context.Context, cfg proxy.Config, file *stack.File
 	return err
 }
 
-// follow prints a function's log. It has none until it was started once.
-func (r *localRun) follow(ctx context.Context, name api.FunctionName) {
+// follow prints a function's log. It has none until it was started once. Where
+// nothing can be printed any more the run ends.
+func (r *localRun) follow(ctx context.Context, name api.FunctionName, fail func(error)) {
+	show := func(l client.LogLine, err error) error {
+		err = r.printLine(l, err)
+		if err != nil {
+			fail(err)
+		}
+		return err
+	}
 	for ctx.Err() == nil {
-		if err := r.client.Logs(ctx, name, true, r.printLine); err != nil && ctx.Err() == nil {
+		if err := r.client.Logs(ctx, name, true, show); err != nil && ctx.Err() == nil {
 			r.notef("warning: the log of %s: %s", name.Short(), one(err.Error()))
 		}
 		select {

@@ -49,7 +49,7 @@ func (a *app) schedulePutCommand() *cobra.Command {
 		Args: usageArgs(cobra.ExactArgs(1)), ValidArgsFunction: a.completeFunctions,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.putSchedule(cmd, args[0], &f) }}
 	fl := cmd.Flags()
-	fl.StringVar(&f.cron, "cron", "", `when: "*/5 * * * *", @hourly, @every 5m; in UTC, or after CRON_TZ=ZONE`)
+	fl.StringVar(&f.cron, "cron", "", `required: when, "*/5 * * * *", @hourly, @every 5m; in UTC, or after CRON_TZ=ZONE`)
 	fl.StringVar(&f.name, "name", "", "name of the schedule, here (default the function's)")
 	fl.StringVar(&f.span, "for", defaultSpan, "seal for so long, such as 12h or 30d")
 	fl.StringVarP(&f.body.data, "data", "d", "", "the body of each call")
@@ -64,9 +64,6 @@ func (a *app) schedulePutCommand() *cobra.Command {
 	fl.BoolVar(&f.how.Once, "once", false, "a result is forgotten when it was read")
 	f.timeout = timeoutFlag(cmd, 5*time.Minute)
 	a.trustFlag(cmd)
-	if err := cmd.MarkFlagRequired("cron"); err != nil {
-		panic(err) // the flag is defined above
-	}
 	return cmd
 }
 
@@ -75,7 +72,10 @@ func (a *app) putSchedule(cmd *cobra.Command, function string, f *scheduleFlags)
 	if err != nil {
 		return err
 	}
-	path, err := a.scheduleFile(first(f.name, name.Function()))
+	if f.cron == "" {
+		return api.Invalid("--cron", `say when, such as --cron "*/5 * * * *" or --cron @hourly`, "it is missing")
+	}
+	path, err := a.scheduleFile("--name", first(f.name, name.Function()))
 	if err != nil {
 		return err
 	}
@@ -92,7 +92,13 @@ func (a *app) putSchedule(cmd *cobra.Command, function string, f *scheduleFlags)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), *f.timeout)
+	if err := checkLater(&f.how); err != nil {
+		return err
+	}
+	ctx, cancel, err := within(cmd.Context(), *f.timeout)
+	if err != nil {
+		return err
+	}
 	defer cancel()
 	body, err := a.scheduleBody(ctx, cmd, f)
 	if err != nil {
@@ -132,7 +138,7 @@ func (a *app) scheduleBody(ctx context.Context, cmd *cobra.Command, f *scheduleF
 	if f.body.file == "" && !cmd.Flags().Changed("data") {
 		return nil, nil
 	}
-	r, err := a.invokeBody(ctx, cmd, &f.body)
+	r, err := a.invokeBody(ctx, cmd, "--data-file", &f.body)
 	if err != nil {
 		return nil, err
 	}
@@ -193,9 +199,9 @@ func (a *app) keepSchedule(c *client.Client, s *client.Ahead, path string) error
 
 var scheduleNames = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
-func (a *app) scheduleFile(name string) (string, error) {
+func (a *app) scheduleFile(field, name string) (string, error) {
 	if !scheduleNames.MatchString(name) {
-		return "", api.Invalid("NAME", "use the name that faasd-sec schedule list shows", fmt.Sprintf("%q is not a schedule's name", name))
+		return "", api.Invalid(field, "use 1 to 64 letters, digits, and - _ . inside; faasd-sec schedule list shows those that there are", fmt.Sprintf("%q is not a schedule's name", name))
 	}
 	return filepath.Join(a.configDir, "schedules", name+".json"), nil
 }
@@ -225,7 +231,7 @@ func at(ms int64) string {
 
 // openSchedule reads a schedule that was put from here.
 func (a *app) openSchedule(c *client.Client, name string) (*client.Ahead, string, error) {
-	path, err := a.scheduleFile(name)
+	path, err := a.scheduleFile("NAME", name)
 	if err != nil {
 		return nil, "", err
 	}
@@ -283,7 +289,10 @@ func (a *app) scheduleTopUpCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		ctx, cancel := context.WithTimeout(cmd.Context(), *timeout)
+		ctx, cancel, err := within(cmd.Context(), *timeout)
+		if err != nil {
+			return err
+		}
 		defer cancel()
 		c, err := a.personal()
 		if err != nil {
@@ -368,6 +377,9 @@ func scheduleNote(s *api.Schedule, now time.Time) string {
 }
 
 func (a *app) removeSchedule(ctx context.Context, name string) error {
+	if !scheduleNames.MatchString(name) { // an id is one too
+		return api.Invalid("NAME|ID", "use a name or an id that faasd-sec schedule list shows", fmt.Sprintf("%q is neither", name))
+	}
 	c, err := a.personal()
 	if err != nil {
 		return err
@@ -381,7 +393,7 @@ func (a *app) removeSchedule(ctx context.Context, name string) error {
 	for _, s := range saved {
 		if s.name == name || s.ID == name {
 			id = s.ID
-			if path, err = a.scheduleFile(s.name); err != nil {
+			if path, err = a.scheduleFile("NAME", s.name); err != nil {
 				return err
 			}
 		}

@@ -32,7 +32,10 @@ func (a *app) trafficCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		ctx, cancel := context.WithTimeout(cmd.Context(), *timeout)
+		ctx, cancel, err := within(cmd.Context(), *timeout)
+		if err != nil {
+			return err
+		}
 		defer cancel()
 		c, ring, err := a.owning()
 		if err != nil {
@@ -68,6 +71,9 @@ func parsePercent(args []string) (map[string]int, error) {
 		n, err := strconv.Atoi(strings.TrimSuffix(number, "%"))
 		if err != nil || rev == "" {
 			return nil, api.Invalid(arg, "write REVISION=PERCENT, such as 3f2a=10", "it is not a share")
+		}
+		if _, twice := percent[rev]; twice {
+			return nil, api.Invalid(arg, "give each revision one share", "there are two of "+rev)
 		}
 		percent[rev] = n
 	}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -32,7 +33,7 @@ each its own process, and prints "ready" with the gateway's URL once they serve.
 Ctrl-C or SIGTERM ends them and leaves no process, mount, cgroup or socket. With
 --state, what was deployed is there again the next time.`,
 		Example: "  sudo faasd-sec up\n  sudo faasd-sec up --nodes 3 --state /var/lib/faasd-sec --listen 127.0.0.1:9000",
-		Args:    cobra.NoArgs,
+		Args:    usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			level := slog.LevelWarn
 			if verbose {
@@ -50,7 +51,9 @@ Ctrl-C or SIGTERM ends them and leaves no process, mount, cgroup or socket. With
 			if err != nil {
 				return err
 			}
-			return up(cmd.Context(), cfg, dir, stdout)
+			ctx, stop := foreground(cmd.Context())
+			defer stop()
+			return up(ctx, cfg, dir, stdout)
 		},
 	}
 	f := cmd.Flags()
@@ -90,10 +93,14 @@ func up(ctx context.Context, cfg local.Config, configDir string, stdout io.Write
 			return fmt.Errorf("pin the manifest opener: %w", err)
 		}
 	}
-	for _, also := range c.Gateways()[1:] {
-		fmt.Fprintf(stdout, "also      %s\n", also)
+	var also strings.Builder
+	for _, gateway := range c.Gateways()[1:] {
+		fmt.Fprintf(&also, "also      %s\n", gateway)
 	}
-	fmt.Fprintf(stdout, "state     %s\nnodes     %d (evidence: node-key, dev-untrusted)\npassword  %s (faas-cli login --password-stdin)\nready     %s\n",
-		c.State(), cfg.Nodes, filepath.Join(c.BasicAuth(), openfaas.PasswordFile), c.Gateway())
+	_, err = fmt.Fprintf(stdout, "%sstate     %s\nnodes     %d (evidence: node-key, dev-untrusted)\npassword  %s (faas-cli login --password-stdin)\nready     %s\n",
+		also.String(), c.State(), cfg.Nodes, filepath.Join(c.BasicAuth(), openfaas.PasswordFile), c.Gateway())
+	if err != nil {
+		return fmt.Errorf("say that the cluster is ready: %w", err)
+	}
 	return c.Wait(ctx)
 }

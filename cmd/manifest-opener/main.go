@@ -73,8 +73,13 @@ func parse(args []string, out io.Writer) (options, error) {
 	if f.NArg() > 0 {
 		return o, fmt.Errorf("unexpected argument %q", f.Arg(0))
 	}
-	if o.conns < 1 || o.opening < 1 {
-		return o, api.Invalid("max-conns", "give 1 or more", "nobody could ask")
+	for _, n := range []struct {
+		flag  string
+		value int
+	}{{"max-conns", o.conns}, {"max-opening", o.opening}} {
+		if n.value < 1 {
+			return o, api.Invalid(n.flag, "give 1 or more", fmt.Sprintf("with %d nobody could ask", n.value))
+		}
 	}
 	return o, nil
 }

@@ -23,6 +23,7 @@ func TestMistakesAreToldBeforeAnythingListens(t *testing.T) {
 		"short life":         {[]string{"-state-dir", state, "-insecure-passphrase", "-key-life", "1m"}, "", "key life"},
 		"user":               {[]string{"-allow-uid", "root"}, "", "allow-uid"},
 		"no connections":     {[]string{"-max-conns", "0"}, "", "max-conns"},
+		"no calls":           {[]string{"-max-opening", "0"}, "", "max-opening"},
 		"argument":           {[]string{"serve"}, "", "unexpected argument"},
 		"flag":               {[]string{"-nope"}, "", "nope"},
 		"level":              {[]string{"-log-level", "loud"}, "", "log-level"},

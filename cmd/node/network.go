@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -22,6 +23,7 @@ const firstInside = 8080
 type networks struct {
 	manager *network.Manager
 	allow   []network.Allow
+	log     *slog.Logger
 }
 
 var _ node.Fitting = (*networks)(nil)
@@ -47,7 +49,7 @@ func lendNetwork(ctx context.Context, o options, deps *node.Deps) (closeIt func(
 		}
 		cfg.Never = append(cfg.Never, never)
 	}
-	n := &networks{}
+	n := &networks{log: deps.Log}
 	for s := range strings.SplitSeq(o.networkAllow, ",") {
 		if s == "" {
 			continue
@@ -124,6 +126,7 @@ func (n *networks) Recover(ctx context.Context, live []node.Fitted) error {
 	kept, err := n.manager.Recover(ctx, ids)
 	for _, f := range live {
 		if !slices.ContainsFunc(kept, func(a network.Attachment) bool { return a.ID == f.ID }) {
+			n.log.Warn("a sandbox had not the network that it was given, and is given it anew", "sandbox", f.ID)
 			err = errors.Join(err, n.Attach(ctx, f))
 		}
 	}

@@ -213,7 +213,7 @@ func TestMemoryOfTheOpenerForgetsManifests(t *testing.T) {
 	time.Sleep(opener.EraseWithin)
 	var found map[string]string
 	var size, searches int
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(20 * time.Second); ; {
 		searches++
 		if found, size = search(t, w.cmd.Process.Pid, want); len(found) == 0 || time.Now().After(deadline) {
 			break
@@ -243,7 +243,7 @@ func TestKeysAtRestAreNeitherOnDiskNorInReadableMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	var found map[string]string
-	for deadline := time.Now().Add(5 * time.Second); ; {
+	for deadline := time.Now().Add(20 * time.Second); ; {
 		if found, _ = search(t, w.cmd.Process.Pid, keys); len(found) == 0 || time.Now().After(deadline) {
 			break
 		}

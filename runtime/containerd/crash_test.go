@@ -160,7 +160,7 @@ func aKilledDaemonLeavesNothing(t *testing.T, b *bench) {
 	}
 	adopted := 0
 	for round, delay := range []time.Duration{300, 700, 1100} {
-		killChild(t, order{cfg.Address, cfg.Namespace, cfg.RunDir, b.agent, img.Digest, fmt.Sprintf("r%d", round), cfg.Shim}, delay*time.Millisecond)
+		killChild(t, order{cfg.Address, cfg.Namespace, cfg.RunDir, b.agent, img.Digest, fmt.Sprintf("r%d", round), cfg.Shim}, delay*time.Millisecond, round == 2)
 		r = b.openWith(t, cfg)
 		found, err := r.Recover(t.Context())
 		if err != nil {
@@ -211,8 +211,9 @@ func aKilledDaemonLeavesNothing(t *testing.T, b *bench) {
 	}
 }
 
-// killChild runs the child and kills it a while after its first sandbox.
-func killChild(t *testing.T, o order, delay time.Duration) {
+// killChild runs the child and kills it a while after its first sandbox was begun,
+// or, with running, after the first that it will not remove has its agent.
+func killChild(t *testing.T, o order, delay time.Duration, running bool) {
 	t.Helper()
 	env, err := json.Marshal(o)
 	if err != nil {
@@ -238,6 +239,12 @@ func killChild(t *testing.T, o order, delay time.Duration) {
 			t.Fatalf("the child creates nothing: %s", out.String())
 		}
 		time.Sleep(time.Millisecond)
+	}
+	if running {
+		stays := dial(t, filepath.Join(o.RunDir, "sock", o.Tag+"-0-0"))
+		if err := stays.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 	time.Sleep(delay) // the kill shall come at some moment, whichever
 	if err := cmd.Process.Kill(); err != nil {

@@ -246,7 +246,7 @@ func (b *bench) start(t testing.TB, r *Runtime, spec runtime.Spec) (runtime.Sand
 
 func dial(t testing.TB, dir string) *runtimetest.Agent {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	a, err := runtimetest.Dial(ctx, dir)
 	if err != nil {

@@ -340,6 +340,7 @@ func TestAPullThatHangsEndsByItsDeadline(t *testing.T) {
 		t.Errorf("a registry that says nothing: %v", err)
 	}
 	c.open()
+	r.cfg.PullTimeout = time.Minute // this one may take its time
 	if err := done(t, c.pulling(t.Context(), r, "one", d)); err != nil {
 		t.Error(err)
 	}

@@ -2,6 +2,7 @@ package containerd
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -68,6 +69,46 @@ func TestARecordOfOneLineIsRead(t *testing.T) {
 		if got, err := parseRecord([]byte(bad)); err == nil {
 			t.Errorf("%q was read as %+v", bad, got)
 		}
+	}
+}
+
+// A disk may lose what was written last.
+func TestADamagedRecordKeepsNobodyFromStarting(t *testing.T) {
+	b := need(t)
+	cfg := b.config(t)
+	r := b.openWith(t, cfg)
+	img := b.basic(t, r)
+	stays, _ := b.start(t, r, b.spec(t, r, img))
+	bound, a := b.bind(t, r, b.spec(t, r, img))
+	if err := a.Launch("/bin/fn", "say"); err != nil {
+		t.Fatal(err)
+	}
+	dead := "never-made"
+	if err := os.Mkdir(r.dir(dead), 0o711); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{stays.ID(), bound.ID(), dead} {
+		if err := os.WriteFile(filepath.Join(r.dir(id), "record"), []byte("\x00\x00\x00"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r = b.openWith(t, cfg)
+	found, err := r.Recover(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids := map[string]bool{}
+	for _, s := range found {
+		ids[s.ID()] = true
+	}
+	if !ids[stays.ID()] { // containerd has all that is to be known of it
+		t.Errorf("recovered %v, and not %s", ids, stays.ID())
+	}
+	if _, err := os.Lstat(r.dir(dead)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s is left: %v", dead, err)
 	}
 }
 

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
@@ -91,10 +93,7 @@ func (r *Runtime) adoptRunning(ctx context.Context) ([]runtime.Sandbox, error) {
 		}
 		var image string // of one that was bound, and of which containerd has not heard
 		if c.Labels[labelBlank] != "" {
-			rec, err := r.readRecord(c.ID)
-			if err != nil {
-				return nil, err
-			}
+			rec := r.recordOf(c.ID)
 			if rec.Labels == nil {
 				continue
 			}
@@ -244,13 +243,21 @@ func (r *Runtime) remains(ctx context.Context) (map[string]string, error) {
 		return nil, fmt.Errorf("list records: %w", err)
 	}
 	for _, e := range entries {
-		rec, err := r.readRecord(e.Name())
-		if err != nil {
-			return nil, err
-		}
-		note(e.Name(), rec.SocketDir)
+		note(e.Name(), r.recordOf(e.Name()).SocketDir)
 	}
 	return out, nil
+}
+
+// recordOf is readRecord for one that may be damaged: then it says as much as none.
+// The sandbox is removed, by what else there is of it; to fail would keep all others
+// from their node, start after start.
+func (r *Runtime) recordOf(id string) record {
+	rec, err := r.readRecord(id)
+	if err != nil {
+		r.cfg.Log.Warn("a sandbox of an earlier life is removed without its record", "sandbox", id, "error", err)
+		return record{ID: id}
+	}
+	return rec
 }
 
 // sweepOne removes the remains of one sandbox, whatever of it there is.
@@ -261,6 +268,10 @@ func (r *Runtime) sweepOne(ctx context.Context, id, socketDir string) error {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.UnwindTimeout)
 	defer cancel()
 	s := &Sandbox{r: r, info: runtime.Info{ID: id, SocketDir: socketDir}, group: r.cgroups.Group(r.cgroupPath(id))}
+	// A frozen one does not die on cgroup v1, whatever the shim does.
+	if err := s.group.Thaw(ctx); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENODEV) {
+		r.cfg.Log.Warn("thaw a sandbox to remove it", "sandbox", id, "error", err)
+	}
 	if err := r.killTask(ctx, id); err != nil {
 		return fmt.Errorf("sweep sandbox %s: %w", id, err)
 	}
