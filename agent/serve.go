@@ -172,6 +172,7 @@ type invocation struct {
 	head sealed.RequestHead
 	body io.Reader
 	held int64 // of the hold budget
+	read int64 // of the inline budget
 	cut  bool  // the body could not be read to its end
 
 	deadline time.Time // of the function's work
@@ -231,6 +232,11 @@ func (inv *invocation) open() error {
 			return api.Wrap(api.CodeInvalid, err, "the connection broke")
 		}
 		if size >= 0 && size <= inlineSealed {
+			if !f.inline.take(int64(size)) {
+				inv.cut = !drain(ctx.Conn(), body)
+				return api.Errorf(api.CodeBusy, "too many requests of this size are under way in this sandbox; retry later")
+			}
+			inv.read = int64(size)
 			inv.buf = sealedBuffers.Get().(*[]byte)
 			b, err := readAll((*inv.buf)[:0], body, size)
 			*inv.buf = b
@@ -334,6 +340,10 @@ func (inv *invocation) release() {
 	if inv.held > 0 {
 		inv.f.hold.give(inv.held)
 		inv.held = 0
+	}
+	if inv.read > 0 {
+		inv.f.inline.give(inv.read)
+		inv.read = 0
 	}
 	inv.f.end()
 }
