@@ -54,7 +54,7 @@ type Config struct {
 	Forget      time.Duration // between two looks for grants that have ended, whose seeds are wiped
 
 	HoldBytes  int64 // of request bodies that wait decrypted, all together
-	ReadBytes  int64 // of sealed requests that are read whole at once, all together; each takes some three times its size until it is answered
+	ReadBytes  int64 // of requests that are read whole at once, all together; a sealed one takes some three times its size until it is answered, a plain one its size
 	SpoolBytes int64 // of request bodies and replies spooled in memory, all together
 	ReplaySize int   // messages remembered
 	LogBuffer  int   // bytes of log text that wait for the node

@@ -232,11 +232,10 @@ func (inv *invocation) open() error {
 			return api.Wrap(api.CodeInvalid, err, "the connection broke")
 		}
 		if size >= 0 && size <= inlineSealed {
-			if !f.inline.take(int64(size)) {
+			if !inv.takeInline(int64(size)) {
 				inv.cut = !drain(ctx.Conn(), body)
-				return api.Errorf(api.CodeBusy, "too many requests of this size are under way in this sandbox; retry later")
+				return tooManyBodies()
 			}
-			inv.read = int64(size)
 			inv.buf = sealedBuffers.Get().(*[]byte)
 			b, err := readAll((*inv.buf)[:0], body, size)
 			*inv.buf = b
@@ -283,6 +282,19 @@ func (inv *invocation) open() error {
 		return readError(err)
 	}
 	return nil
+}
+
+// takeInline reserves n bytes for a body that is read whole at once.
+func (inv *invocation) takeInline(n int64) bool {
+	if !inv.f.inline.take(n) {
+		return false
+	}
+	inv.read = n
+	return true
+}
+
+func tooManyBodies() error {
+	return api.Errorf(api.CodeBusy, "too many requests with bodies of this size are under way in this sandbox; retry later")
 }
 
 // early reports whether input may reach the function before its end was seen.
