@@ -19,7 +19,8 @@ import (
 // sent them; what their manifests ask for is in no record.
 func TestAsynchronousTasksWaitByPriorityAndAreCancelled(t *testing.T) {
 	var asked *counted
-	w := asyncWorld(t, 1, withOpener(t, &asked), func(w *world) { w.cfg.QueueTimeout = 20 * time.Second })
+	w := asyncWorld(t, 1, withOpener(t, &asked), waitsLong)
+	w.attemptsTakeTime()
 	b := someBounds()
 	b.AnyInitiator = true
 	w.bounded(b)
@@ -81,7 +82,6 @@ func TestAsynchronousTasksWaitByPriorityAndAreCancelled(t *testing.T) {
 		if q.count.Load() != 2 || q.standing != 2 { // an attempt of the cancelled one may not have ended
 			return false
 		}
-		q.settle = time.Minute
 		open.Store(true)
 		return true
 	})
