@@ -28,7 +28,7 @@ func TestEachReplyIsOutBeforeTheNextRequestIsHandled(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- Serve(ctx, s, ln, 2*time.Second) }()
+	go func() { done <- Serve(ctx, s, ln, 10*time.Second) }()
 	defer func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -40,7 +40,7 @@ func TestEachReplyIsOutBeforeTheNextRequestIsHandled(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := io.WriteString(c, strings.Repeat("GET /a HTTP/1.1\r\nHost: x\r\n\r\n", 2)+"GET /waits HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {

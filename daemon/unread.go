@@ -79,7 +79,7 @@ func linger(ctx *fasthttp.RequestCtx) {
 }
 
 const (
-	lingerTime  = time.Second
+	lingerTime  = 5 * time.Second // a slow sender is to come to read
 	lingerBytes = 16 << 20
 )
 

@@ -103,7 +103,7 @@ func (n *Node) servePlain(ctx *fasthttp.RequestCtx, name string) {
 		default:
 			n.met.done("ok")
 		}
-	}, func(string) bool { return true })
+	}, fromAgent)
 	if err != nil {
 		n.plainProblem(ctx, api.Wrap(api.CodeFunctionCrashed, err, "the sandbox ended within its reply: "+n.lastWords(sl.s)))
 		return
@@ -121,6 +121,14 @@ func (n *Node) servePlain(ctx *fasthttp.RequestCtx, name string) {
 // forAgent reports which headers of a coordinator's request are for the agent.
 func (n *Node) forAgent(name string) bool {
 	return !strings.HasPrefix(name, "x-faasd-sec-") || strings.EqualFold(name, api.HeaderTarget)
+}
+
+// fromAgent reports which headers of an agent's reply to a plain request are passed
+// on. Those of ours are this node's word to the coordinator, but for who speaks: a
+// function that had them through could refuse in its node's name, so that its call is
+// made again elsewhere, or tell of any node what it has free.
+func fromAgent(name string) bool {
+	return !strings.HasPrefix(name, "x-faasd-sec-") || strings.EqualFold(name, api.HeaderFunctionErr)
 }
 
 // plainFailed answers for the platform; refused says that no byte reached an agent.

@@ -58,6 +58,7 @@ type world struct {
 	grants    sync.Map                                 // of who waits, as agents were told: string to true
 	hello     func(api.FunctionName) error             // asked before an agent says ready; may wait
 	work      func(http.ResponseWriter, *http.Request) // what agents do for an invocation; nil: they echo it
+	openly    func(http.ResponseWriter, *http.Request) // what agents do for a plain request; nil: nothing
 	released  atomic.Int64
 	release   func(api.ReleaseRequest) error // what the broker does first
 	attested  atomic.Int64

@@ -34,6 +34,10 @@ func (w *world) agent(ctx context.Context, task runtimetest.Task) uint32 {
 			w.connected.Add(1)
 		}
 	}, Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == api.AgentPathPlain && w.openly != nil {
+			w.openly(rw, r)
+			return
+		}
 		if r.URL.Path != api.AgentPathInvoke {
 			http.NotFound(rw, r)
 			return
@@ -89,6 +93,9 @@ type bound struct {
 
 // is reads a Bind.
 func (w *world) is(b *api.Bind) (bound, error) {
+	if b.Plain != nil {
+		return bound{function: b.Plain.Function.Name, revision: b.Plain.Revision}, nil
+	}
 	signed, err := sealed.ParseDescriptor(b.Descriptor)
 	if err != nil {
 		return bound{}, err
@@ -156,7 +163,7 @@ func (w *world) control(task runtimetest.Task, rev *bound, ended <-chan struct{}
 				w.t.Errorf("descriptor: %v", err)
 				return
 			}
-			rev.keys, rev.mounted = was.keys, was.mounted
+			rev.keys, rev.mounted = was.keys || f.Bind.Plain != nil, was.mounted
 		case f.Waiting != nil:
 			if rev.revision == "" {
 				w.t.Error("a sandbox was told who waits before it was bound")

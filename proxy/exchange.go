@@ -237,7 +237,7 @@ func (x *exchange) end(err error) {
 		if x.body != nil {
 			x.body.Release()
 		}
-		x.proxy.met.inFlight.Dec()
 		x.proxy.met.done(x.route, x.began, err)
+		x.proxy.met.inFlight.Dec() // when it is counted: who sees none under way sees all outcomes
 	})
 }

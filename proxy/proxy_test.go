@@ -155,7 +155,7 @@ func TestReplyThatBreaksOffIsNoWholeReply(t *testing.T) {
 
 func waitFor(t *testing.T, f func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !f(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); !f(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("it did not come")
 		}
@@ -330,7 +330,7 @@ func TestFollowingRequestIsServedAfterALargeBody(t *testing.T) {
 }
 
 func TestExchangeEndsWithItsRoutesTimeout(t *testing.T) {
-	w := start(t, func(c *proxy.Config) { c.Routes[0].Timeout = 500 * time.Millisecond }, "")
+	w := start(t, func(c *proxy.Config) { c.Routes[0].Timeout = 2 * time.Second }, "")
 	stay := make(chan struct{})
 	defer close(stay)
 	w.cluster.Handler = func(h sealed.RequestHead, _ io.Reader) (sealed.ReplyHead, func(io.Writer) error) {

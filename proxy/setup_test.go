@@ -106,7 +106,7 @@ func start(t *testing.T, edit func(*proxy.Config), token string) *world {
 	server.ErrorHandler = p.HandleError
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- daemon.Serve(ctx, server, ln, 2*time.Second) }()
+	go func() { done <- daemon.Serve(ctx, server, ln, 10*time.Second) }()
 	tr := &http.Transport{}
 	t.Cleanup(func() {
 		tr.CloseIdleConnections()

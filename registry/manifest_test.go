@@ -2,6 +2,7 @@ package registry
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -173,4 +174,31 @@ func FuzzRoute(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Whoever may push may push what is about any image: the listing must stay one that
+// clients read, and that fits into memory.
+func TestListOfReferrersStaysShort(t *testing.T) {
+	addr, c := serveNetHTTP(t, openRegistry(t, testConfig(t, t.TempDir()))), client(t)
+	url := "http://" + addr + "/v2/r/"
+	d := noiseDigest(t, 10)
+	wantStatus(t, do(t, c, "POST", url+"blobs/uploads/?digest="+d.String(), noise(10), 10), 201, "")
+	about := strings.Repeat("a", 64)
+	push := func(kind, key, value string) {
+		t.Helper()
+		m := fmt.Sprintf(`{"schemaVersion":2,"artifactType":%q,"config":{"mediaType":"x/y","digest":%q,"size":10},"layers":[],"subject":{"mediaType":%q,"digest":"sha256:%s","size":1},"annotations":{%q:%q}}`,
+			kind, d, typeManifest, about, key, value)
+		wantStatus(t, do(t, c, "PUT", url+"manifests/"+fmt.Sprintf("t%d", len(m)), strings.NewReader(m), int64(len(m)), "Content-Type", typeManifest), 201, "")
+	}
+	push("a/short", "note", "kept")
+	push("a/long", "note", strings.Repeat("x", 3<<20))
+	push("a/long", strings.Repeat("x", 3<<20), "")
+	push("a/"+strings.Repeat("x", 3<<20), "", "")
+	list, err := io.ReadAll(do(t, c, "GET", url+"referrers/sha256:"+about, nil, 0).Body)
+	if err != nil || len(list) > 4000 {
+		t.Fatalf("%d bytes, %v", len(list), err)
+	}
+	if n := strings.Count(string(list), `"artifactType":"a/long"`); n != 2 || !strings.Contains(string(list), `{"note":"kept"}`) {
+		t.Errorf("%s", list)
+	}
 }

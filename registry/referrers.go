@@ -22,8 +22,14 @@ type referrer struct {
 }
 
 // maxReferrers bounds a listing. More than so many signatures of one image are
-// somebody's defect.
-const maxReferrers = 1000
+// somebody's defect. maxAnnotations, in bytes, is what a manifest's annotations may
+// have to be in it: a listing is made in memory, and whoever may push, to any
+// repository, must not make it longer than clients read.
+const (
+	maxReferrers   = 1000
+	maxAnnotations = 2 << 10
+	maxType        = 255 // bytes of a media type, RFC 6838
+)
 
 func (r *Registry) referrersPath(name string, subject digest) string {
 	return filepath.Join(r.repoPath(name), "_referrers", subject.hex())
@@ -36,6 +42,14 @@ func (r *Registry) refer(name string, m manifest, d digest) error {
 	}
 	subject, _ := parseDigest(m.Subject.Digest) // parsed before
 	return r.replaceFile(filepath.Join(r.referrersPath(name, subject), d.hex()), nil)
+}
+
+func long(annotations map[string]string) bool {
+	n := 0
+	for k, v := range annotations {
+		n += len(k) + len(v)
+	}
+	return n > maxAnnotations
 }
 
 // listReferrers answers with what is about a digest. What was deleted since is
@@ -67,10 +81,13 @@ func (r *Registry) listReferrers(req *http.Request, to route) (response, error) 
 			return response{}, fmt.Errorf("manifest %s of %s is damaged on disk", d, to.name)
 		}
 		of := referrer{MediaType: m.MediaType, Digest: d.String(), Size: int64(len(b)), ArtifactType: m.ArtifactType, Annotations: m.Annotations}
+		if long(of.Annotations) {
+			of.Annotations = nil
+		}
 		if of.ArtifactType == "" && m.Config != nil {
 			of.ArtifactType = m.Config.MediaType
 		}
-		if kind == "" || of.ArtifactType == kind {
+		if len(of.ArtifactType) <= maxType && (kind == "" || of.ArtifactType == kind) {
 			list = append(list, of)
 		}
 	}

@@ -34,7 +34,7 @@ func newPeer(t *testing.T, handler http.HandlerFunc) *peer {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", sock)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	if p.conn, err = OpenAhead(ctx, dial, "/"); err != nil {
 		t.Fatal(err)
@@ -53,7 +53,7 @@ func newPeer(t *testing.T, handler http.HandlerFunc) *peer {
 
 func (p *peer) post(t *testing.T) {
 	t.Helper()
-	r, err := p.up.Post(time.Now().Add(5*time.Second), "/", &Body{Head: []byte("hello"), Small: true})
+	r, err := p.up.Post(time.Now().Add(20*time.Second), "/", &Body{Head: []byte("hello"), Small: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +108,7 @@ func TestPeerThatKeepsNoConnectionIsNotNear(t *testing.T) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", sock)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	if c, err := OpenAhead(ctx, dial, "/"); err == nil {
 		c.Close()

@@ -63,7 +63,7 @@ func (s *silent) leaves(t *testing.T, w *world) {
 	t.Helper()
 	select {
 	case <-s.gone:
-	case <-time.After(2 * time.Second):
+	case <-time.After(15 * time.Second): // far below the exchange's own end
 		t.Fatal("the upstream works on for nobody")
 	}
 	w.settled()
@@ -96,7 +96,7 @@ func (w *world) dial(request string) net.Conn {
 
 func (w *world) send(c net.Conn, request string) {
 	w.t.Helper()
-	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		w.t.Fatal(err)
 	}
 	if _, err := io.WriteString(c, request); err != nil {

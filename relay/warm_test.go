@@ -40,7 +40,7 @@ func newHop(t testing.TB) *hop {
 		}
 		go s.Serve(ln)
 		t.Cleanup(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 			defer cancel()
 			if err := s.ShutdownWithContext(ctx); err != nil {
 				t.Errorf("%s does not end: %v", name, err)

@@ -41,7 +41,7 @@ func TestExchangeEndsWithWhatItIsWithin(t *testing.T) {
 			}
 			select {
 			case <-ended:
-			case <-time.After(5 * time.Second):
+			case <-time.After(20 * time.Second):
 				t.Errorf("answers %v, %d bytes: the peer still has it", answers, size)
 			}
 			cancel()

@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/textproto"
 	"net/url"
 	"regexp"
@@ -163,7 +162,7 @@ func (s *Scanner) distInfo(b []byte) error {
 		s.pypi(name, h.Get("Version"))
 		return nil
 	}
-	return fmt.Errorf("it has no Name: %w", err)
+	return errors.Join(errors.New("it has no Name"), err)
 }
 
 var (

@@ -80,13 +80,15 @@ func TestListsOfPackagesAreFound(t *testing.T) {
 }
 
 func TestListThatDoesNotParseNamesTheFile(t *testing.T) {
-	for name, text := range map[string]string{"package-lock.json": "{", "a-1.dist-info/METADATA": "no header", "var/lib/dpkg/status": "Version: 1\n\n"} {
+	for name, text := range map[string]string{"package-lock.json": "{", "a-1.dist-info/METADATA": "no header", "b-1.dist-info/METADATA": "Version: 1\n\n", "var/lib/dpkg/status": "Version: 1\n\n"} {
 		dir := t.TempDir()
 		write(t, dir, map[string]string{name: text})
 		var s sbom.Scanner
 		var e *api.Error
 		if err := s.Dir(dir); !errors.As(err, &e) || e.Field != "/"+name {
 			t.Errorf("%s: %v", name, err)
+		} else if strings.Contains(e.Err.Error(), "%!") {
+			t.Errorf("%s: %v", name, e.Err)
 		}
 	}
 }

@@ -29,7 +29,7 @@ func TestIdleConnectionsAreClosedInTime(t *testing.T) {
 	if _, got, err := do(t, c, &Request{Method: "POST"}); got != "hi" || err != nil {
 		t.Fatalf("%q, %v", got, err)
 	}
-	for end := time.Now().Add(5 * time.Second); c.kept() > 0; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); c.kept() > 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("it is kept for ever")
 		}

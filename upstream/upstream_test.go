@@ -82,7 +82,7 @@ func readRequest(br *bufio.Reader) string {
 
 func do(t *testing.T, c *Client, r *Request) (*Response, string, error) {
 	t.Helper()
-	r.Deadline = time.Now().Add(5 * time.Second)
+	r.Deadline = time.Now().Add(20 * time.Second)
 	resp, err := c.Do(t.Context(), r)
 	if err != nil {
 		return nil, "", err
@@ -225,7 +225,7 @@ func TestOfferedConnectionCarriesTheFirstRequest(t *testing.T) {
 				t.Fatalf("%q %v", body, err)
 			}
 		}
-		for end := time.Now().Add(5 * time.Second); conns() == before && time.Now().Before(end); {
+		for end := time.Now().Add(20 * time.Second); conns() == before && time.Now().Before(end); {
 			time.Sleep(time.Millisecond) // one that was closed is counted when it is accepted
 		}
 		if n := conns() - before; n != 1 {
@@ -308,7 +308,7 @@ func TestBodyThatBreaksIsNotTakenForWhole(t *testing.T) {
 		b, _ := io.ReadAll(br)
 		whole <- bytes.HasSuffix(b, []byte("0\r\n\r\n"))
 	})
-	r := &Request{Method: "POST", Body: &cutReader{strings.NewReader("part")}, Length: -1, Cancel: func() {}, Deadline: time.Now().Add(5 * time.Second)}
+	r := &Request{Method: "POST", Body: &cutReader{strings.NewReader("part")}, Length: -1, Cancel: func() {}, Deadline: time.Now().Add(20 * time.Second)}
 	_, err := c.Do(t.Context(), r)
 	var body *BodyError
 	if !errors.As(err, &body) || body.Err.Error() != "cut" {
@@ -322,7 +322,7 @@ func TestBodyThatBreaksIsNotTakenForWhole(t *testing.T) {
 func TestBodyOfAnotherLengthThanSaidIsRefused(t *testing.T) {
 	for _, size := range []int{3, 100} {
 		c, _ := scripted(t, func(_ int, br *bufio.Reader, conn net.Conn) { _, _ = io.Copy(io.Discard, br) })
-		r := &Request{Method: "POST", Body: strings.NewReader(strings.Repeat("x", size)), Length: 10, Deadline: time.Now().Add(5 * time.Second)}
+		r := &Request{Method: "POST", Body: strings.NewReader(strings.Repeat("x", size)), Length: 10, Deadline: time.Now().Add(20 * time.Second)}
 		_, err := c.Do(t.Context(), r)
 		var body *BodyError
 		if !errors.As(err, &body) {
