@@ -91,7 +91,9 @@ type unburying struct {
 	held    atomic.Int32
 }
 
-func (s *unburying) Txn(ctx context.Context) clientv3.Txn { return &unburyingTxn{Txn: s.KV.Txn(ctx), s: s} }
+func (s *unburying) Txn(ctx context.Context) clientv3.Txn {
+	return &unburyingTxn{Txn: s.KV.Txn(ctx), s: s}
+}
 
 type unburyingTxn struct {
 	clientv3.Txn
