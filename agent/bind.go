@@ -25,6 +25,10 @@ const upstreamUnix = "unix"
 // images made for OpenFaaS's watchdogs listen.
 const defaultUpstream = "http://127.0.0.1:8080"
 
+// farOff is a second that no clock will show, and every later one: a descriptor may
+// say more than a time holds.
+const farOff = 1 << 62
+
 // maxRelease bounds an opened key release, in bytes.
 const maxRelease = 64 << 10
 
@@ -230,7 +234,7 @@ func (n *binding) adopt(rel *unseal.Release) error {
 		if k.PublicKey() != d.Key {
 			return api.Errorf(api.CodeKeyRefused, "released decryption key %d is not the one in the descriptor", i+1)
 		}
-		keys[i] = unseal.Key{Decrypter: k, NotBefore: time.Unix(int64(d.NotBefore), 0), NotAfter: time.Unix(int64(d.NotAfter), 0)}
+		keys[i] = unseal.Key{Decrypter: k, NotBefore: time.Unix(int64(min(d.NotBefore, farOff)), 0), NotAfter: time.Unix(int64(min(d.NotAfter, farOff)), 0)}
 	}
 	set, err := unseal.NewKeySet(keys...)
 	if err != nil {

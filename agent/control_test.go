@@ -216,7 +216,7 @@ func TestFramesOfForbiddenLengthEndTheConnectionOnly(t *testing.T) {
 }
 
 func TestLauncherThatDiesEndsTheSandbox(t *testing.T) {
-	w := newWorld(t, nil).start()
+	w := newWorld(t, func(w *world) { w.cfg.Linger = time.Minute }).start()
 	var st string
 	_, st = w.invoke(call{head: sealed.RequestHead{Method: "GET", Path: "/file", Query: "/proc/self/stat"}})
 	pid, err := strconv.Atoi(strings.Fields(st)[0])

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"math"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -54,6 +55,15 @@ func TestForeseenGrantAndItsReplyAreReady(t *testing.T) {
 	if m.Grant.ReplyKey != w.caller.DecryptionKey() {
 		t.Error("opened under another grant")
 	}
+}
+
+// An owner may say that a key lives for ever by the greatest number there is.
+func TestKeyThatLivesForEverIsTaken(t *testing.T) {
+	w := newWorld(t, func(w *world) { w.desc.Decryption[0].NotAfter = math.MaxUint64 })
+	f := w.unlocked()
+	b, _ := w.sealedRequest(call{})
+	m := must[*unseal.Message](t)(f.opener.Open(bytes.NewReader(b), f.expect()))
+	m.Close()
 }
 
 // A function that is not called any more keeps no seed of a grant that has ended.

@@ -7,8 +7,9 @@ import (
 	"github.com/faasd-sec/faasd-sec/api"
 )
 
-// oomWait bounds the question to the node: a caller is waiting for its answer.
-const oomWait = time.Second
+// oomWait bounds the question to the node: a caller is waiting for its answer. A node
+// that is not there does not take so long, one whose machine is short of memory may.
+const oomWait = 5 * time.Second
 
 // oomWatch finds out whether a process was killed for its memory. A sandbox
 // sees no cgroup, so the node reads the kernel's counter for it.

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -147,7 +148,11 @@ func (c *Client) AwaitRollout(ctx context.Context, name api.FunctionName) (*api.
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return st.Rollout, ctx.Err()
+			if errors.Is(ctx.Err(), context.Canceled) {
+				return st.Rollout, ctx.Err()
+			}
+			return st.Rollout, &api.Error{Code: api.CodeDeadline, Field: "timeout", Err: ctx.Err(),
+				Message: fmt.Sprintf("%s was not ready in time, and is still on its way", name.Short()), Remedy: "allow more time, or see with faasd-sec describe how it fares"}
 		}
 	}
 }

@@ -230,7 +230,9 @@ func (c *Coordinator) run(ctx context.Context, call *queue.Call, a *attempted) {
 		c.takeReply(a, reply)
 	}
 	peer.inFlight.Add(-1)
-	if a.err == nil && t.held == nil {
+	if t.held != nil {
+		r.hosting.end(peer.id)
+	} else if a.err == nil {
 		r.freed.put(peer, time.Now())
 	}
 	c.queue.ended(r.name)

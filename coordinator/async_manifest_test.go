@@ -28,15 +28,15 @@ func TestAsynchronousTasksWaitByPriorityAndAreCancelled(t *testing.T) {
 	var mu sync.Mutex
 	var order []string
 	n.on(&n.invoke, func(rw http.ResponseWriter, r *http.Request) {
+		var needs api.Needs
+		if err := json.Unmarshal([]byte(r.Header.Get(api.HeaderNeeds)), &needs); err != nil {
+			t.Error(err)
+		}
 		if !open.Load() || !busy.CompareAndSwap(false, true) {
 			refuses(api.CodeNoRoom)(rw, r)
 			return
 		}
 		defer busy.Store(false)
-		var needs api.Needs
-		if err := json.Unmarshal([]byte(r.Header.Get(api.HeaderNeeds)), &needs); err != nil {
-			t.Error(err)
-		}
 		mu.Lock()
 		order = append(order, needs.Task)
 		mu.Unlock()
@@ -74,10 +74,17 @@ func TestAsynchronousTasksWaitByPriorityAndAreCancelled(t *testing.T) {
 	if bytes.Contains(a.body, []byte("memory")) {
 		t.Errorf("the list tells of needs: %s", a.body)
 	}
-	w.c.queue.mu.Lock()
-	w.c.queue.settle = time.Second
-	w.c.queue.mu.Unlock()
-	open.Store(true)
+	w.eventually("two stand in line, and none of them tries", func() bool {
+		q := w.c.queue
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		if q.count.Load() != 2 || q.standing != 2 { // an attempt of the cancelled one may not have ended
+			return false
+		}
+		q.settle = time.Minute
+		open.Store(true)
+		return true
+	})
 	for _, id := range []string{high, low} {
 		if r := w.result(id); r.status != 200 {
 			t.Errorf("%d %s", r.status, r.body)
@@ -87,5 +94,9 @@ func TestAsynchronousTasksWaitByPriorityAndAreCancelled(t *testing.T) {
 	defer mu.Unlock()
 	if len(order) != 2 || order[0] != high {
 		t.Errorf("served %v, want %s first", order, high)
+	}
+	w.rest()
+	if r := w.fnRoute(); len(r.hosting.at) != 0 {
+		t.Errorf("tasks that ended are still thought to be at %v", r.hosting.at)
 	}
 }

@@ -38,10 +38,12 @@ func TestCallsThatWaitAreAMetricOfTheirFunction(t *testing.T) {
 	w.eventually("for a while", func() bool {
 		return gauges(t, reg, "faasd_sec_function_longest_wait_seconds", "function")["f.ns"] > 0.2
 	})
-	one, all := gauges(t, reg, "faasd_sec_function_longest_wait_seconds", "function")["f.ns"], gauges(t, reg, "faasd_sec_longest_wait_seconds", "function")[""]
-	if since := time.Since(began).Seconds(); all < one || all > since {
-		t.Errorf("f.ns has waited for %v s, the oldest of all for %v s, since %v s", one, all, since)
-	}
+	// A call whose attempt takes its time is left out meanwhile, so that the first of
+	// the two numbers may be of an older call than the second.
+	w.eventually("the oldest of all is f.ns's", func() bool {
+		one, all := gauges(t, reg, "faasd_sec_function_longest_wait_seconds", "function")["f.ns"], gauges(t, reg, "faasd_sec_longest_wait_seconds", "function")[""]
+		return one > 0.2 && all >= one && all <= time.Since(began).Seconds()
+	})
 	node.on(&node.invoke, serve)
 	wg.Wait()
 	if got := gauges(t, reg, "faasd_sec_function_waiting_calls", "function"); len(got) != 0 {

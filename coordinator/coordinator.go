@@ -147,7 +147,7 @@ type Coordinator struct {
 	system  *openfaas.Handler
 
 	counting counting
-	growths  sync.Map // revision digest -> *growth, of functions with a policy
+	growths  growths
 	scaler   *scaler
 
 	manifestKey  publishedKeys

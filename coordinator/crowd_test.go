@@ -100,7 +100,7 @@ func TestACrowdIsServedAndNoFunctionIsLeftBehind(t *testing.T) {
 			call(api.FunctionName(fmt.Sprintf("few%d.ns", f)))
 		}
 	}
-	for deadline := time.Now().Add(5 * time.Second); c.w.count.Load() < 420 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); c.w.count.Load() < 420 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 	}
 	c.slots.Store(2)
 	c.w.signal()

@@ -16,7 +16,7 @@ import (
 
 // serveInvoke takes one sealed invocation.
 func (c *Coordinator) serveInvoke(ctx *fasthttp.RequestCtx, name string) {
-	if c.serveUnsealed(ctx) {
+	if c.serveUnsealed(ctx, name) {
 		return
 	}
 	if len(ctx.Request.Header.Peek(api.HeaderManifest)) > 0 {

@@ -3,6 +3,7 @@ package coordinator
 import (
 	"bufio"
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"sync"
@@ -18,10 +19,17 @@ type merger struct {
 	path   string
 	follow bool
 	frames chan []byte
+	silent time.Duration // logSilence
 }
 
+// logSilence is how long a node may say nothing at all: where nothing is written it
+// sends an empty frame every five seconds.
+const logSilence = 20 * time.Second
+
+var errSilent = errors.New("the node has sent nothing for a while")
+
 func newMerger(c *Coordinator, name api.FunctionName, query string) *merger {
-	return &merger{c: c, path: api.NodePathLogs + string(name) + query, follow: query != "", frames: make(chan []byte, 64)}
+	return &merger{c: c, path: api.NodePathLogs + string(name) + query, follow: query != "", frames: make(chan []byte, 64), silent: logSilence}
 }
 
 // start begins to read until ctx ends or all is read, which done tells. end waits
@@ -120,7 +128,17 @@ func (m *merger) read(ctx context.Context) {
 	}
 }
 
-func (m *merger) readNode(ctx context.Context, p *peer) error {
+// readNode reads until the node has told all, or falls silent.
+func (m *merger) readNode(ctx context.Context, p *peer) (retErr error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	silent := time.AfterFunc(m.silent, func() { cancel(errSilent) }) // stopped while it is the reader who takes time
+	defer silent.Stop()
+	defer func() {
+		if retErr != nil && errors.Is(context.Cause(ctx), errSilent) {
+			retErr = errSilent
+		}
+	}()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://node"+m.path, nil)
 	if err != nil {
 		return err
@@ -135,7 +153,9 @@ func (m *merger) readNode(ctx context.Context, p *peer) error {
 	}
 	r := bufio.NewReader(resp.Body)
 	for {
+		silent.Reset(m.silent)
 		f, err := api.ReadFrame(r)
+		silent.Stop()
 		if err == io.EOF {
 			return nil
 		}

@@ -36,25 +36,47 @@ func noManifests(field string) error {
 
 // publishedKeys keeps the opener's keys for a while: anybody may ask for them.
 type publishedKeys struct {
-	mu    sync.Mutex
-	at    time.Time
-	reply *api.ManifestKeys
+	mu     sync.Mutex
+	at     time.Time
+	reply  *api.ManifestKeys
+	failed failure
+}
+
+// failure is the last one of a question that is asked under a lock. It is also that
+// of all that came while others waited for it: where nobody answers each of them
+// would wait as long once more, after all that came before.
+type failure struct {
+	began time.Time
+	err   error
+}
+
+// of is the failure of a question that was asked since somebody came for its answer;
+// nil if it has yet to be asked.
+func (f *failure) of(came time.Time) error {
+	if f.began.After(came) {
+		return f.err
+	}
+	return nil
 }
 
 func (c *Coordinator) manifestKeys() (*api.ManifestKeys, error) {
 	if c.dep.Manifests == nil {
 		return nil, noManifests("")
 	}
-	k := &c.manifestKey
+	k, came := &c.manifestKey, time.Now()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.reply != nil && time.Since(k.at) < keysFresh {
 		return k.reply, nil
 	}
+	if err := k.failed.of(came); err != nil {
+		return nil, err
+	}
+	began := time.Now()
 	ctx, cancel := context.WithTimeout(c.life, openTimeout)
 	defer cancel()
 	keys, err := c.dep.Manifests.Info(ctx)
-	if err != nil {
+	if k.failed = (failure{began, err}); err != nil {
 		return nil, err
 	}
 	out := &api.ManifestKeys{}
@@ -260,8 +282,9 @@ func (t *task) sender() sealed.Fingerprint { return t.from.Fingerprint() }
 
 // mergedDefaults are a revision's, merged once.
 type mergedDefaults struct {
-	mu sync.Mutex // held while the opener is asked, so that it is asked once
-	d  atomic.Pointer[demand]
+	mu     sync.Mutex // held while the opener is asked, so that it is asked once
+	failed failure
+	d      atomic.Pointer[demand]
 }
 
 // defaults merges a revision's bounds with nothing. The result is as much the
@@ -273,15 +296,20 @@ func (c *Coordinator) defaults(r *route) (*demand, error) {
 	if c.dep.Manifests == nil {
 		return nil, noManifests("bounds")
 	}
+	came := time.Now()
 	r.defaults.mu.Lock()
 	defer r.defaults.mu.Unlock()
 	if d := r.defaults.d.Load(); d != nil {
 		return d, nil
 	}
+	if err := r.defaults.failed.of(came); err != nil {
+		return nil, err
+	}
+	began := time.Now()
 	ctx, cancel := context.WithTimeout(c.life, openTimeout)
 	defer cancel()
 	opened, err := c.dep.Manifests.Open(ctx, r.subject, r.rec.Bounds, nil)
-	if err != nil {
+	if r.defaults.failed = (failure{began, err}); err != nil {
 		return nil, err
 	}
 	defer opened.Manifest.Wipe()

@@ -117,7 +117,7 @@ func (p *peers) close() {
 }
 
 // prune forgets now and then what is over: connections to nodes that have gone,
-// and tasks that could not be shown again.
+// tasks that could not be shown again, and functions that were removed.
 func (c *Coordinator) prune() {
 	tick := time.NewTicker(30 * time.Second)
 	defer tick.Stop()
@@ -131,6 +131,7 @@ func (c *Coordinator) prune() {
 				c.others.prune(c.dep.Mesh.Snapshot())
 			}
 			c.tasks.expire(time.Now())
+			c.forgetRemoved()
 		}
 	}
 }

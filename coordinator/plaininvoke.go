@@ -60,12 +60,20 @@ func escaped(target []byte) string {
 }
 
 // serveUnsealed takes an invocation that is not sealed, and reports whether it was
-// one for it to take or refuse. The others are serve's.
-func (c *Coordinator) serveUnsealed(ctx *fasthttp.RequestCtx) bool {
+// one for it to take or refuse. The others are serve's. path is what follows
+// GatewayPathInvoke in the request's path as proxies read it: decoded, and without
+// dots. A request that names another function by that than by its target as it was
+// sent is refused, since who let it pass meant the first.
+func (c *Coordinator) serveUnsealed(ctx *fasthttp.RequestCtx, path string) bool {
 	if string(ctx.Request.Header.ContentType()) == api.ContentTypeSealed {
 		return false
 	}
 	name, target := plainTarget(ctx.Request.Header.RequestURI())
+	if first, _, _ := strings.Cut(path, "/"); first != name {
+		gate.CallID(ctx)
+		c.plainFailed(ctx, gate.Unread(ctx, api.Invalid("path", "write "+api.GatewayPathInvoke+"NAME as it is, and no .. that leads out of it", "it names one function as it was sent, and another once it is decoded")))
+		return true
+	}
 	fn, err := api.ParseFunctionName(name)
 	if err != nil {
 		return false

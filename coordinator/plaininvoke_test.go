@@ -144,6 +144,9 @@ func TestThePlatformsAnswersToPlainCallsAreMarked(t *testing.T) {
 		{"node that dies, of what could be sent again", "GET", "/function/p", breaks, 502, true},
 		{"the function's own error", "GET", "/function/p", func(rw http.ResponseWriter, _ *http.Request) { plainReply(rw, 503, "mine") }, 503, false},
 		{"sealed, with a path", "GET", "/function/f.ns/x", nil, 415, true},
+		{"another function in the query", "GET", "/%66unction/none?x=/function/p", nil, 400, true},
+		{"another function behind dots", "GET", "/function/p/../none", nil, 400, true},
+		{"a name that is encoded", "GET", "/function/%70", nil, 400, true},
 	} {
 		answer = c.answer
 		resp, body := w.open(t, c.method, c.path, "")

@@ -202,10 +202,10 @@ func (w *waiting) wait(ctx context.Context, from moment, changed <-chan struct{}
 	t := from.turn
 	w.mu.Lock()
 	w.decided(t)
-	if t.err != nil { // cancelled during the attempt
+	if err := t.err; err != nil { // cancelled during the attempt
 		w.dispatch()
 		w.mu.Unlock()
-		return t.err
+		return err
 	}
 	at := from.at
 	select {
@@ -222,6 +222,8 @@ func (w *waiting) wait(ctx context.Context, from moment, changed <-chan struct{}
 	}
 	select {
 	case <-out:
+		w.mu.Lock() // it tries from now on, and may be cancelled meanwhile
+		defer w.mu.Unlock()
 		return t.err
 	case <-ctx.Done():
 		return ctx.Err()

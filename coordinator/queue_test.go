@@ -74,7 +74,7 @@ func (s *stood) refuseAt(id string, from moment) {
 	before, was := s.standing, x.turn.out
 	s.mu.Unlock()
 	go func() { done <- s.wait(s.ctx, from, nil) }()
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(50 * time.Microsecond) {
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Microsecond) {
 		s.mu.Lock()
 		arrived := s.standing > before || x.turn.out != was
 		s.mu.Unlock()
@@ -272,7 +272,7 @@ func TestAnAttemptThatTakesLongMakesWayForTheNext(t *testing.T) {
 			if err != nil {
 				t.Error(err)
 			}
-		case <-time.After(5 * time.Second):
+		case <-time.After(30 * time.Second):
 			t.Fatalf("%s does not get its turn", id)
 		}
 	}
@@ -335,7 +335,7 @@ func TestPriorityGoesBeforeArrival(t *testing.T) {
 	w := newWaiting(3)
 	w.each = 10
 	w.pass, w.settle = time.Hour, 2*time.Hour
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	type one struct {
 		t    *turn

@@ -184,7 +184,7 @@ func (s *scaler) roll(ctx context.Context, rec *store.Function, r *route, f *sca
 func (s *scaler) promote(ctx context.Context, rec *store.Function) {
 	now := time.Now()
 	s.c.remember(rec)
-	s.alter(ctx, rec, func(f *store.Function) {
+	stored := s.alter(ctx, rec, func(f *store.Function) {
 		old, beside := f.Alone(), f.Beside
 		g := *f.Next
 		g.Rollout, g.Highest, g.Replicas, g.ReplicasAt, g.Stated = f.Rollout, f.Newest(), f.Replicas, f.ReplicasAt, f.Stated
@@ -197,17 +197,21 @@ func (s *scaler) promote(ctx context.Context, rec *store.Function) {
 		g.Beside = append(beside[:len(beside):len(beside)], store.Beside{Function: old, Until: now.Add(drainFor).UnixMilli()})
 		*f = g
 	})
-	s.c.log.Info("a new revision serves", "function", rec.Name, "revision", rec.Next.Revision, "before", rec.Revision)
+	if stored {
+		s.c.log.Info("a new revision serves", "function", rec.Name, "revision", rec.Next.Revision, "before", rec.Revision)
+	}
 }
 
 // fail takes the next revision back.
 func (s *scaler) fail(ctx context.Context, rec *store.Function, code api.Code, reason string) {
-	s.c.log.Warn("a new revision was taken back", "function", rec.Name, "revision", rec.Next.Revision, "code", code, "reason", reason)
-	s.alter(ctx, rec, func(f *store.Function) {
+	stored := s.alter(ctx, rec, func(f *store.Function) {
 		roll := *f.Rollout
 		roll.State, roll.Ended, roll.Code, roll.Reason = api.RolloutFailed, time.Now().UnixMilli(), code, reason
 		f.Highest, f.Next, f.Rollout = f.Newest(), nil, &roll
 	})
+	if stored {
+		s.c.log.Warn("a new revision was taken back", "function", rec.Name, "revision", rec.Next.Revision, "code", code, "reason", reason)
+	}
 }
 
 // drained lets go of revisions whose time is over.
@@ -232,8 +236,9 @@ func (s *scaler) drained(ctx context.Context, rec *store.Function) {
 	})
 }
 
-// alter edits a function's record if it is still the one that was decided on.
-func (s *scaler) alter(ctx context.Context, rec *store.Function, edit func(*store.Function)) {
+// alter edits a function's record if it is still the one that was decided on, and
+// tells whether it did.
+func (s *scaler) alter(ctx context.Context, rec *store.Function, edit func(*store.Function)) (done bool) {
 	var stored store.Function
 	err := s.c.change(ctx, rec.Name, func(f *store.Function) error {
 		if f.Version != rec.Version {
@@ -251,4 +256,5 @@ func (s *scaler) alter(ctx context.Context, rec *store.Function, edit func(*stor
 	case api.CodeOf(err) != api.CodeConflict && ctx.Err() == nil:
 		s.c.log.Warn("a rollout waits for the store", "function", rec.Name, "err", err)
 	}
+	return err == nil
 }

@@ -51,7 +51,7 @@ func TestANewRevisionIsReadyBeforeTheOldOneEnds(t *testing.T) {
 	if a := w.send(w.message(10, time.Minute)); a.status != 200 {
 		t.Errorf("sealed for the old one while it drains: %d %s", a.status, a.body)
 	}
-	for deadline := time.Now().Add(drainFor + 5*time.Second); len(w.described().Serving) > 0; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(drainFor + 30*time.Second); len(w.described().Serving) > 0; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("the old one drains for ever: %+v", w.described())
 		}

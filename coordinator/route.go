@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -76,11 +77,24 @@ func (c *Coordinator) routeOf(name api.FunctionName) (*route, error) {
 			o.offered, o.offers = strconv.FormatUint(t.Sequence, 10), time.Unix(int64(t.Expires), 0)
 		}
 		if bounded {
-			o.growth = c.growthOf(o.hex, policy.Max)
+			o.growth = c.growths.of(o.hex, policy.Max)
 		}
 	}
 	c.routes.Store(name, r)
 	return r, nil
+}
+
+// forgetRemoved drops what is kept of functions that are no more, and that nobody
+// has called since.
+func (c *Coordinator) forgetRemoved() {
+	for _, kept := range []*sync.Map{&c.routes, &c.calls} {
+		kept.Range(func(name, _ any) bool {
+			if c.dep.Cache.Get(name.(api.FunctionName)) == nil {
+				kept.Delete(name)
+			}
+			return true
+		})
+	}
 }
 
 // former reports whether a sandbox for r would get no keys: the key broker releases

@@ -19,6 +19,7 @@ const (
 // immutable.
 type census struct {
 	asked time.Time // before any of them answered
+	cpu   bool      // they were asked for CPU time too
 	nodes map[string]tally
 
 	waiting map[string]int // calls for which no node had room yet, by revision digest; of the controller's alone
@@ -27,6 +28,7 @@ type census struct {
 // tally is one node's word.
 type tally struct {
 	at  time.Time
+	cpu bool                         // it tells of CPU time
 	all map[string]api.ReplicaStatus // by revision digest
 }
 
@@ -67,17 +69,20 @@ func (c *Coordinator) looked() *census {
 	}
 }
 
-// count is a census no older than age. With cpu it tells of CPU time too, which
-// costs nodes a look at each sandbox.
+// count is a census that was no older than age when it was asked for. With cpu it
+// tells of CPU time too, which costs nodes a look at each sandbox.
 func (c *Coordinator) count(age time.Duration, cpu bool) *census {
 	k := &c.counting
+	// Before the lock: of those that wait here, while a node does not answer, the
+	// first asks for all, and not each after the other.
+	oldest := time.Now().Add(-age)
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.last != nil && time.Since(k.last.asked) < age {
+	if k.last != nil && k.last.asked.After(oldest) && (k.last.cpu || !cpu) {
 		return k.last
 	}
 	now := time.Now()
-	next := &census{asked: now, nodes: map[string]tally{}}
+	next := &census{asked: now, cpu: cpu, nodes: map[string]tally{}}
 	path := api.NodePathReplicas
 	if cpu {
 		path += "?" + api.NodeQueryCPU + "=1"
@@ -99,7 +104,7 @@ func (c *Coordinator) count(age time.Duration, cpu bool) *census {
 			}
 			return
 		}
-		t := tally{at: now, all: make(map[string]api.ReplicaStatus, len(list))}
+		t := tally{at: now, cpu: cpu, all: make(map[string]api.ReplicaStatus, len(list))}
 		for _, r := range list {
 			sum := t.all[r.Revision] // under the keys of before, most likely
 			r.Ready, r.Starting, r.Retiring = r.Ready+sum.Ready, r.Starting+sum.Starting, r.Retiring+sum.Retiring

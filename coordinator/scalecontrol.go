@@ -48,9 +48,8 @@ type decided struct {
 // scaled is what the controller remembers of one function.
 type scaled struct {
 	memory scaling.Memory
-	setAt  int64 // of the number set by hand that memory has
-	served map[string]uint64
-	cpu    map[string]int64
+	setAt  int64           // of the number set by hand that memory has
+	seen   map[holder]seen // at the last look
 	looked time.Time
 	rate   float64
 	millis float64
@@ -65,11 +64,18 @@ type scaled struct {
 }
 
 func newScaled() *scaled {
-	return &scaled{served: map[string]uint64{}, cpu: map[string]int64{}, holds: map[holder]holding{}, beside: map[string]*scaled{}}
+	return &scaled{holds: map[holder]holding{}, beside: map[string]*scaled{}}
 }
 
 // holder is a revision on a node.
 type holder struct{ node, revision string }
+
+// seen is what the replicas there had done by then, all in all.
+type seen struct {
+	served uint64
+	micros int64 // of CPU time
+	cpu    bool  // micros was asked for
+}
 
 // holding is what was last ordered there.
 type holding struct {
@@ -135,7 +141,7 @@ func (s *scaler) watch() {
 // learn takes a census for the functions whose replicas are bounded, if there are
 // any, and forgets the counters of the others.
 func (s *scaler) learn() *census {
-	c := s.c
+	c, looked := s.c, time.Now()
 	bounded, cpu := map[string]api.Scale{}, false
 	for _, f := range c.dep.Cache.Snapshot().Functions {
 		if p, ok := policyOf(f); ok {
@@ -145,19 +151,14 @@ func (s *scaler) learn() *census {
 			}
 		}
 	}
-	c.growths.Range(func(k, _ any) bool {
-		if _, ok := bounded[k.(string)]; !ok {
-			c.growths.Delete(k)
-		}
-		return true
-	})
+	c.growths.forget(bounded, looked)
 	if len(bounded) == 0 {
 		return nil
 	}
 	n := c.count(controlEvery/2, cpu)
 	for rev, p := range bounded {
 		sum := n.sum(rev)
-		c.growthOf(rev, p.Max).learn(p.Max, sum.Ready+sum.Starting, n.asked)
+		c.growths.of(rev, p.Max).learn(p.Max, sum.Ready+sum.Starting, n.asked)
 	}
 	return n
 }
@@ -330,16 +331,18 @@ func (s *scaler) loadOf(rec *store.Function, f *scaled, n *census) scaling.Load 
 	l := scaling.Load{Replicas: sum.Ready + sum.Starting, InFlight: sum.InFlight + n.waiting[rec.Revision], Slots: sum.Slots}
 	if took := n.asked.Sub(f.looked); took >= controlEvery/2 {
 		served, cpu := uint64(0), int64(0)
+		before := f.seen
+		f.seen = make(map[holder]seen, len(n.nodes)) // nothing of nodes and revisions that are gone
 		for node, t := range n.nodes {
-			r := t.of(rec.Revision)
-			key := node + rec.Revision
-			if was, known := f.served[key]; known && r.Served > was {
-				served += r.Served - was
+			r, key := t.of(rec.Revision), holder{node, rec.Revision}
+			was, known := before[key]
+			if known && r.Served > was.served {
+				served += r.Served - was.served
 			}
-			if was, known := f.cpu[key]; known && r.CPUMicros > was {
-				cpu += r.CPUMicros - was
+			if known && t.cpu && was.cpu && r.CPUMicros > was.micros {
+				cpu += r.CPUMicros - was.micros
 			}
-			f.served[key], f.cpu[key] = r.Served, r.CPUMicros
+			f.seen[key] = seen{served: r.Served, micros: r.CPUMicros, cpu: t.cpu}
 		}
 		if !f.looked.IsZero() {
 			// Two thirds of what was, so that one look counts for little.

@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -15,6 +16,8 @@ import (
 // for one coordinator; several may together start more, which the controller takes
 // back.
 type growth struct {
+	wanted time.Time // when a route asked for it last; guarded by growths
+
 	mu      sync.Mutex
 	most    int
 	known   int         // by the last census
@@ -102,11 +105,36 @@ func (c *Coordinator) permit(t *task, warm bool) (existing bool, settle func(beg
 	}
 }
 
-// growthOf finds the counter of a revision whose replicas are bounded.
-func (c *Coordinator) growthOf(revision string, most int) *growth {
-	v, ok := c.growths.Load(revision)
-	if !ok {
-		v, _ = c.growths.LoadOrStore(revision, &growth{most: most})
+// growths are those of the revisions whose replicas are bounded.
+type growths struct {
+	mu sync.Mutex
+	by map[string]*growth // by revision digest
+}
+
+// of finds the growth of a revision, or makes it.
+func (g *growths) of(revision string, most int) *growth {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	one := g.by[revision]
+	if one == nil {
+		one = &growth{most: most}
+		if g.by == nil {
+			g.by = map[string]*growth{}
+		}
+		g.by[revision] = one
 	}
-	return v.(*growth)
+	one.wanted = time.Now()
+	return one
+}
+
+// forget drops those of revisions that are not bounded, as of a look at all functions
+// that began at looked. One that was asked for since stays: it is of a function that
+// the look may not have seen, and its route goes by it for as long as it serves.
+func (g *growths) forget(bounded map[string]api.Scale, looked time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	maps.DeleteFunc(g.by, func(revision string, one *growth) bool {
+		_, ok := bounded[revision]
+		return !ok && one.wanted.Before(looked)
+	})
 }

@@ -41,7 +41,7 @@ func quietly(l *logged) func(*world) {
 func (o *otherCoordinator) looks(t *testing.T, e *elsewhere, more int) {
 	t.Helper()
 	count := func() (n int) { o.set(func() { n = o.asked }); return n }
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for until := count() + more; count() < until; {
 		if time.Now().After(deadline) {
 			t.Fatal("it is not asked")

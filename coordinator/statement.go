@@ -188,6 +188,7 @@ func (s *scaler) lapsed(ctx context.Context, rec *store.Function) {
 	if t == nil || now.Before(time.Unix(int64(t.Expires), 0)) {
 		return
 	}
-	s.alter(ctx, rec, func(f *store.Function) { f.Traffic, f.Beside = nil, unshared(f.Beside, nil, now) })
-	s.c.log.Info("a traffic statement ended", "function", rec.Name, "sequence", fmt.Sprint(t.Sequence))
+	if s.alter(ctx, rec, func(f *store.Function) { f.Traffic, f.Beside = nil, unshared(f.Beside, nil, now) }) {
+		s.c.log.Info("a traffic statement ended", "function", rec.Name, "sequence", fmt.Sprint(t.Sequence))
+	}
 }

@@ -38,7 +38,7 @@ func (w *world) statement(owner *sm2.PrivateKey, seq uint64, next string, old ui
 // alone waits until a revision serves and no other does, not even for a moment yet.
 func (w *world) alone(revision string) {
 	w.t.Helper()
-	for deadline := time.Now().Add(drainFor + 10*time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(drainFor + 30*time.Second); ; time.Sleep(20 * time.Millisecond) {
 		if st := w.described(); st.Revision == revision && len(st.Serving) == 0 {
 			return
 		}

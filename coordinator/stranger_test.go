@@ -95,7 +95,7 @@ func TestRequestTargetThatIsNoPathReachesNoBroker(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		conn.SetDeadline(time.Now().Add(5 * time.Second))
+		conn.SetDeadline(time.Now().Add(30 * time.Second))
 		io.WriteString(conn, "GET "+target+" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 		out, err := io.ReadAll(conn)
 		if err != nil || !strings.HasPrefix(string(out), "HTTP/1.1 400") || strings.Contains(string(out), strings.TrimPrefix(w.brokerURL, "http://")) {

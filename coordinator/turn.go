@@ -5,9 +5,8 @@ import (
 	"time"
 )
 
-// turn is one invocation's place in its function's line. The queue's mutex
-// guards all but err, which is set before out closes, if it is set while the turn
-// stands in its line.
+// turn is one invocation's place in its function's line. The queue's mutex guards
+// what changes of it.
 type turn struct {
 	waiter
 	w       *waiting

@@ -57,6 +57,7 @@ type world struct {
 	watching  Watching
 	reg       prometheus.Registerer
 	async     *Async
+	cache     Cache
 	log       *slog.Logger
 	lead      Lead
 	fn        store.Function
@@ -80,12 +81,13 @@ func newWorld(t testing.TB, n int, change ...func(*world)) *world {
 		w.addNode(fmt.Sprintf("node-%d", i+1))
 	}
 	w.deploy(1)
+	w.cache = w.state
 	for _, f := range change {
 		f(w)
 	}
 	life, end := context.WithCancel(context.Background())
 	w.c, err = New(life, w.cfg, Deps{
-		Mesh: w.mesh, Store: w.state, Cache: w.state, Nodes: plain{}, Others: plain{}, Log: w.log, Lead: w.lead,
+		Mesh: w.mesh, Store: w.state, Cache: w.cache, Nodes: plain{}, Others: plain{}, Log: w.log, Lead: w.lead,
 		Broker: w.broker, BrokerURL: w.brokerURL, Manifests: w.manifests, Watching: w.watching, Async: w.async, Registerer: w.reg,
 		Auth: reqauth.NewVerifier(time.Now), Images: w.state, Registry: func(ctx *fasthttp.RequestCtx) { ctx.SetStatusCode(204) },
 	})
@@ -103,7 +105,7 @@ func newWorld(t testing.TB, n int, change ...func(*world)) *world {
 	w.url, w.http = "http://"+ln.Addr().String(), &http.Client{Transport: tr}
 	t.Cleanup(func() {
 		tr.CloseIdleConnections()
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()
 		if err := s.ShutdownWithContext(ctx); err != nil {
 			t.Errorf("gateway: %v", err)

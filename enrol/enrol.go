@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -87,11 +88,14 @@ func Save(dir, name string, v any) error {
 	return nil
 }
 
-// Load reads a file that Save wrote. remedy tells what makes it.
+// Load reads a file that Save wrote. CodeNotFound: there is none, and remedy tells
+// what makes it.
 func Load(dir, name, remedy string, v any) error {
 	b, err := os.ReadFile(filepath.Join(dir, name))
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
 		return &api.Error{Code: api.CodeNotFound, Field: "state", Message: err.Error(), Remedy: remedy}
+	} else if err != nil { // it is there: nobody may act as if it were not
+		return &api.Error{Code: api.CodeInvalid, Field: "state", Message: err.Error(), Remedy: "make it a file that this user can read", Err: err}
 	}
 	if err := json.Unmarshal(b, v); err != nil {
 		return &api.Error{Code: api.CodeInvalid, Field: "state", Message: name + ": " + err.Error(), Remedy: remedy}

@@ -295,6 +295,55 @@ func TestInitMakesOneClusterOnce(t *testing.T) {
 	}
 }
 
+// An Init that was killed may leave an authority alone: the next one says so, and
+// what to do.
+func TestInitThatWasKilledIsToldOf(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "c")
+	if _, err := Init(dir, []string{"any"}, rand.Reader); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(dir, ClusterFile)); err != nil {
+		t.Fatal(err)
+	}
+	ca := filepath.Join(dir, CADir)
+	_, err := Init(dir, []string{"any"}, rand.Reader)
+	if api.CodeOf(err) != api.CodeConflict || !strings.Contains(err.Error(), "cut short") || !strings.Contains(err.Error(), "remove "+ca) {
+		t.Fatalf("error %v", err)
+	}
+	if _, err := pki.Load(ca); err != nil {
+		t.Errorf("the authority was touched: %v", err)
+	}
+	if err := os.RemoveAll(ca); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Init(dir, []string{"any"}, rand.Reader); err != nil {
+		t.Errorf("after the remedy: %v", err)
+	}
+}
+
+// A file that is there and cannot be read is not taken for one that is missing.
+func TestClusterFileThatCannotBeReadIsNotReplaced(t *testing.T) {
+	for name, make := range map[string]func(path string) error{
+		"not readable": func(path string) error { return os.Mkdir(path, 0o700) },
+		"not JSON":     func(path string) error { return os.WriteFile(path, []byte("{"), 0o600) },
+	} {
+		dir := t.TempDir()
+		if err := make(filepath.Join(dir, ClusterFile)); err != nil {
+			t.Fatal(err)
+		}
+		var c Cluster
+		if err := Load(dir, ClusterFile, "make it", &c); api.CodeOf(err) != api.CodeInvalid {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := Init(dir, nil, rand.Reader); api.CodeOf(err) != api.CodeInvalid {
+			t.Errorf("%s: Init: %v", name, err)
+		}
+		if _, err := os.Stat(filepath.Join(dir, CADir)); err == nil {
+			t.Errorf("%s: an authority was made", name)
+		}
+	}
+}
+
 func TestTokensComeFromARunningCoordinatorOnly(t *testing.T) {
 	if _, err := RequestToken(t.Context(), t.TempDir(), pki.RoleNode, 1, time.Minute); api.CodeOf(err) != api.CodeUnavailable {
 		t.Errorf("got %v", err)

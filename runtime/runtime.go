@@ -88,7 +88,8 @@ type Runtime interface {
 	// garbage collection until Forget. Pulling what is there already is cheap
 	// and needs no registry.
 	Pull(ctx context.Context, ref, digest string) (Image, error)
-	// Images lists digests that Pull would answer without a registry.
+	// Images lists digests that Pull would answer without a registry, those that
+	// came last first.
 	Images(ctx context.Context) ([]string, error)
 	// Forget lets the image of a digest go, once no sandbox runs it any more.
 	// Forgetting what is not there is no error.

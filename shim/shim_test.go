@@ -25,6 +25,7 @@ import (
 
 	"github.com/faasd-sec/faasd-sec/cgroups"
 	"github.com/faasd-sec/faasd-sec/runtime/containerd/daemon"
+	"github.com/faasd-sec/faasd-sec/shim/boot"
 	"github.com/faasd-sec/faasd-sec/shim/shimtest"
 )
 
@@ -96,6 +97,11 @@ func eventually(t *testing.T, what string, holds func() bool) {
 			return
 		}
 	}
+}
+
+// group names what serves this world's namespace.
+func (w *world) group() boot.Group {
+	return boot.Group{Address: w.daemon.Address(), Namespace: w.ns, Dir: boot.DefaultDir}
 }
 
 // shims are the processes that serve this world's namespace.
@@ -383,6 +389,10 @@ func TestAKilledShimLeavesNothingRunning(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the cgroups are gone", func() bool { return !fs.Group(spec.Linux.CgroupsPath).Exists() })
+	eventually(t, "the files of the shim are gone", func() bool {
+		left, err := filepath.Glob(strings.TrimSuffix(w.group().TaskSocket(), "sock") + "*")
+		return err == nil && len(left) == 0
+	})
 	next, exit := w.run(t, "exit 4")
 	await(t, exit, 4)
 	w.remove(t, next)

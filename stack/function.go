@@ -181,6 +181,9 @@ func (p *parser) constraints(n *yaml.Node, field string) (map[string]string, err
 		if !ok || k == "" || v == "" || strings.HasSuffix(k, "!") {
 			return nil, p.at(nodes[i], fmt.Sprintf("%s[%d]", field, i), `write a node's label and its value, as in "zone=a"`, "%q is not a constraint", s)
 		}
+		if _, twice := out[k]; twice {
+			return nil, p.at(nodes[i], fmt.Sprintf("%s[%d]", field, i), "leave one of the two", "label %q is asked for already, and a node has one value of it", k)
+		}
 		out[k] = v
 	}
 	return out, nil

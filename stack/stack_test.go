@@ -143,6 +143,7 @@ func TestErrorsNamePlaceFieldAndRemedy(t *testing.T) {
 		"brace":             {in("    lang: \"${NOPE\"\n"), ":4:11", "functions.hello.lang", "brace", "$$"},
 		"quote":             {in("    fprocess: 'a \"b'\n"), ":4:15", "functions.hello.fprocess", "not closed", "quote"},
 		"root writable":     {in("    readonly_root_filesystem: false\n"), ":4:31", "functions.hello.readonly_root_filesystem", "read-only", "/tmp"},
+		"constraint twice":  {in("    constraints: [\"zone=a\", \"zone=b\"]\n"), ":4:29", "functions.hello.constraints[1]", "asked for already", "leave one"},
 		"constraint":        {in("    constraints: [\"a != b\"]\n"), ":4:19", "functions.hello.constraints[0]", "constraint", "zone=a"},
 		"name":              {"functions:\n  Hello:\n    image: a\n", ":3:5", "functions.Hello", "'H'", "a-z"},
 		"no image":          {"functions:\n  hello: {lang: go}\n", ":2:10", "functions.hello.image", "no image", "hello:latest"},

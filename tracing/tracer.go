@@ -41,15 +41,15 @@ type Tracer struct {
 // Open makes a Tracer, nil where cfg names no endpoint. It does not wait for the
 // collector. A bad endpoint or ratio is refused with api.CodeInvalid.
 func Open(ctx context.Context, cfg Config) (*Tracer, error) {
+	if !(cfg.Ratio >= 0 && cfg.Ratio <= 1) {
+		return nil, api.Invalid("trace-ratio", "give a share from 0 to 1", fmt.Sprintf("%v is none", cfg.Ratio))
+	}
 	if cfg.Endpoint == "" {
 		return nil, nil
 	}
 	u, err := url.Parse(cfg.Endpoint)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 		return nil, api.Invalid("trace-endpoint", "give the URL of an OTLP collector, such as http://127.0.0.1:4318", fmt.Sprintf("%q is none", cfg.Endpoint))
-	}
-	if !(cfg.Ratio >= 0 && cfg.Ratio <= 1) {
-		return nil, api.Invalid("trace-ratio", "give a share from 0 to 1", fmt.Sprint(cfg.Ratio))
 	}
 	exporter, err := otlptrace.New(ctx, otlptracehttp.NewClient(otlptracehttp.WithEndpointURL(u.JoinPath("v1", "traces").String()),
 		otlptracehttp.WithTimeout(cfg.Timeout)))

@@ -78,6 +78,9 @@ func run(args []string, stdin io.Reader, stdout io.Writer) error {
 	case "delete":
 		exit, err := boot.Delete(g, *id, *bundle)
 		if errors.Is(err, boot.ErrNotDone) {
+			if err := g.Bury(); err != nil { // containerd has it in its log
+				fmt.Fprintln(os.Stderr, "containerd-shim-faasdsec-v1:", err)
+			}
 			server.Args = []string{self, "-bundle", *bundle, "cleanup"}
 			return server.Execute()
 		}

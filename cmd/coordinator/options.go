@@ -4,9 +4,9 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
+	"github.com/faasd-sec/faasd-sec/daemon"
 	"github.com/faasd-sec/faasd-sec/image"
 	"github.com/faasd-sec/faasd-sec/tracing"
 )
@@ -113,7 +113,7 @@ func parse(args []string) (options, error) {
 	if o.gossipAdvertise == "" {
 		o.gossipAdvertise = o.gossipListen
 	}
-	if strings.HasPrefix(o.clusterAdvertise, "0.0.0.0:") || strings.HasPrefix(o.gossipAdvertise, "0.0.0.0:") {
+	if daemon.Everywhere(o.clusterAdvertise) || daemon.Everywhere(o.gossipAdvertise) {
 		return o, fmt.Errorf("-cluster-listen or -gossip-listen is on all addresses: set -cluster-advertise and -gossip-advertise to the address that nodes reach")
 	}
 	return o, nil

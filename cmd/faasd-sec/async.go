@@ -118,10 +118,7 @@ func (a *app) keepCall(c *client.Client, p *client.Pending) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	return os.WriteFile(path, b, 0o600)
+	return replace(path, b)
 }
 
 func (a *app) asyncCommand() *cobra.Command {

@@ -103,6 +103,9 @@ func exitCode(err error) int {
 	case api.CodeOOMKilled, api.CodeFunctionCrashed, api.CodeFunctionIO:
 		return exitFunction5xx
 	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return exitDeadline
+	}
 	return exitFailed
 }
 
@@ -126,7 +129,7 @@ func (a *app) printError(err error) {
 	}
 	var e *api.Error
 	if !errors.As(err, &e) {
-		a.notef("error: %s", one(err.Error()))
+		a.notef("error: %s", one(strings.ReplaceAll(err.Error(), context.Canceled.Error(), "interrupted")))
 		return
 	}
 	message := e.Message

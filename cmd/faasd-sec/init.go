@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -39,11 +40,14 @@ machines join. Afterwards start coordinator and keybroker on this directory.`,
 				}
 			}
 			// Before the cluster is made: what fails later cannot be repeated.
-			if err := os.MkdirAll(broker, 0o700); err != nil {
-				return fmt.Errorf("the key broker's directory: %w", err)
+			tls := filepath.Join(broker, "tls.pem")
+			if err := brokerRoom(broker, tls); err != nil {
+				return err
 			}
 			token, err := enrol.Init(state, owners, rand.Reader)
-			if err != nil {
+			if api.CodeOf(err) == api.CodeInternal {
+				return &api.Error{Code: api.CodeInvalid, Field: "--state", Err: err, Message: "cannot make the cluster", Remedy: "name an empty directory that may be written, or one to be made"}
+			} else if err != nil {
 				return err
 			}
 			ca, err := pki.Load(filepath.Join(state, enrol.CADir))
@@ -54,7 +58,6 @@ machines join. Afterwards start coordinator and keybroker on this directory.`,
 			if err != nil {
 				return err
 			}
-			tls := filepath.Join(broker, "tls.pem")
 			if err := pki.SaveIdentity(tls, keyPEM, certPEM, ca.CertificatePEM()); err != nil {
 				return err
 			}
@@ -69,6 +72,26 @@ machines join. Afterwards start coordinator and keybroker on this directory.`,
 	f.StringVar(&broker, "keybroker", "/var/lib/faasd-sec/keybroker", "the key broker's state directory")
 	f.StringArrayVar(&owners, "owner", nil, "fingerprint of a key that may deploy, or any; repeat")
 	return cmd
+}
+
+// brokerRoom makes the key broker's directory and refuses one that has a certificate:
+// a broker that runs would take up the new cluster's and be lost to its own.
+func brokerRoom(dir, tls string) error {
+	const remedy = "name another directory with --keybroker, and move it to where the key broker runs"
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return &api.Error{Code: api.CodeInvalid, Field: "--keybroker", Err: err, Message: "cannot make the key broker's directory", Remedy: remedy}
+	}
+	if _, err := os.Lstat(tls); err == nil {
+		return &api.Error{Code: api.CodeConflict, Field: "--keybroker", Message: tls + " is there: a key broker of another cluster uses it", Remedy: remedy}
+	}
+	f, err := os.CreateTemp(dir, ".init-") // it can be written to
+	if err == nil {
+		err = errors.Join(f.Close(), os.Remove(f.Name()))
+	}
+	if err != nil {
+		return &api.Error{Code: api.CodeInvalid, Field: "--keybroker", Err: err, Message: "cannot write into the key broker's directory", Remedy: remedy}
+	}
+	return nil
 }
 
 // addEnrolment adds what makes nodes to the `node` command.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"os"
 	"time"
 
@@ -25,7 +24,7 @@ func (a *app) manCommand() *cobra.Command {
 				return api.Invalid("--dir", "name a directory for the pages", "it is missing")
 			}
 			if err := os.MkdirAll(dir, 0o755); err != nil {
-				return fmt.Errorf("directory of the pages: %w", err)
+				return &api.Error{Code: api.CodeInvalid, Field: "--dir", Err: err, Message: "cannot make the directory", Remedy: "choose another"}
 			}
 			// The pages' date: without one each build would give others.
 			released := time.Unix(0, 0).UTC()

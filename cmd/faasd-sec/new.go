@@ -27,7 +27,9 @@ func (a *app) newCommand() *cobra.Command {
 				dir = name.Function()
 			}
 			names, err := templates.Write(dir, lang, name)
-			if err != nil {
+			if api.CodeOf(err) == api.CodeInternal {
+				return &api.Error{Code: api.CodeInvalid, Field: "--dir", Err: err, Message: "cannot make the function", Remedy: "choose a directory that can be made and written to"}
+			} else if err != nil {
 				return err
 			}
 			return a.printNew(newFunction{Function: name, Directory: dir, Files: names, Test: templates.Test(lang)})

@@ -36,3 +36,16 @@ func place(path string, fill func(io.Writer) error) (retErr error) {
 	}
 	return err
 }
+
+// replace writes a file that only its user can read, as a whole or not at all. Its
+// directory is made when it is missing.
+func replace(path string, b []byte) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	next := path + ".new"
+	if err := os.WriteFile(next, b, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(next, path)
+}

@@ -187,14 +187,10 @@ func (a *app) keepSchedule(c *client.Client, s *client.Ahead, path string) error
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := replace(path, b); err != nil {
 		return fmt.Errorf("keep the schedule: %w", err)
 	}
-	next := path + ".new"
-	if err := os.WriteFile(next, b, 0o600); err != nil {
-		return fmt.Errorf("keep the schedule: %w", err)
-	}
-	return os.Rename(next, path)
+	return nil
 }
 
 var scheduleNames = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)

@@ -41,6 +41,11 @@ func (a *app) keyTrust() *cobra.Command {
 }
 
 func (a *app) trustBroker(ctx context.Context, args []string) error {
+	if len(args) == 1 { // before anybody is asked
+		if _, err := parseFingerprint(args[0]); err != nil {
+			return err
+		}
+	}
 	c, err := a.anonymous()
 	if err != nil {
 		return err
@@ -60,6 +65,11 @@ func (a *app) trustBroker(ctx context.Context, args []string) error {
 }
 
 func (a *app) trustOpener(ctx context.Context, args []string) error {
+	if len(args) == 1 { // before anybody is asked
+		if _, err := parseFingerprint(args[0]); err != nil {
+			return err
+		}
+	}
 	c, err := a.anonymous()
 	if err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/cgroups"
+	"github.com/faasd-sec/faasd-sec/daemon"
 	"github.com/faasd-sec/faasd-sec/image"
 	"github.com/faasd-sec/faasd-sec/monitor"
 	"github.com/faasd-sec/faasd-sec/node"
@@ -64,7 +65,7 @@ func parse(args []string) (options, error) {
 	fs.StringVar(&o.runDir, "run", "/run/faasd-sec/node", "`directory` of sockets and mounts; short, cleared by a reboot")
 	fs.StringVar(&o.agent, "agent", "", "the agent `binary` (default: agent beside this binary)")
 	fs.StringVar(&o.listen, "listen", "0.0.0.0:7480", "`address` of the mutual-TLS API for coordinators")
-	fs.StringVar(&o.advertise, "advertise", "", "`host:port` under which coordinators reach -listen (default: -listen)")
+	fs.StringVar(&o.advertise, "advertise", "", "`host:port` under which coordinators reach -listen (default: -listen, where that is one address)")
 	fs.StringVar(&o.localSocket, "local-socket", "", "unix `socket` of the same API for a coordinator on this machine; empty for none")
 	fs.StringVar(&o.brokerSocket, "broker-socket", "", "unix `socket` of a key broker on this machine (keybroker --local-socket), tried before its address; empty for none")
 	fs.StringVar(&o.gateway, "gateway", "", "`address` of a gateway for callers of functions hosted here, such as 127.0.0.1:8081; plain HTTP, as a coordinator's is: on loopback, or behind a proxy with TLS; empty for none")
@@ -132,6 +133,9 @@ func (o *options) resolve() error {
 	if o.advertise == "" {
 		o.advertise = o.listen
 	}
+	if daemon.Everywhere(o.advertise) {
+		return api.Invalid("advertise", "give -advertise HOST:PORT, the address at which coordinators reach -listen", fmt.Sprintf("%q is every address of a machine, and so that of whoever asks", o.advertise))
+	}
 	var err error
 	if o.shim, err = shimFor(o.shim); err != nil {
 		return err
@@ -183,6 +187,9 @@ func (o *options) resolve() error {
 		k, v, ok := strings.Cut(kv, "=")
 		if !ok || k == "" {
 			return api.Invalid("labels", "write k=v,k=v", fmt.Sprintf("%q has no key and value", kv))
+		}
+		if _, twice := o.labelMap[k]; twice {
+			return api.Invalid("labels", "give each label one value", fmt.Sprintf("%q is there twice", k))
 		}
 		o.labelMap[k] = v
 	}

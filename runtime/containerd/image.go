@@ -1,6 +1,7 @@
 package containerd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/errdefs"
@@ -323,12 +325,14 @@ func (r *Runtime) Images(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list images: %w", err)
 	}
+	slices.SortFunc(recs, func(a, b images.Image) int {
+		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), cmp.Compare(a.Name, b.Name))
+	})
 	out := make([]string, 0, len(recs))
-	for _, rec := range recs {
+	for _, rec := range recs { // one for each digest, which is its name
 		out = append(out, rec.Target.Digest.String())
 	}
-	slices.Sort(out)
-	return slices.Compact(out), nil
+	return out, nil
 }
 
 // Forget implements runtime.Runtime. Sandboxes that run the image keep its

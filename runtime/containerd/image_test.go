@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -154,5 +155,20 @@ func TestReferencesAreByDigest(t *testing.T) {
 		if got := byDigest(ref, "sha256:x"); got != want {
 			t.Errorf("%s: %s, want %s", ref, got, want)
 		}
+	}
+}
+
+// A node tells the others of the newest ones alone.
+func TestImagesAreListedNewestFirst(t *testing.T) {
+	b := need(t)
+	r := b.open(t)
+	var want []string
+	for i := range 5 {
+		img := load(t, r, ocispec.ImageConfig{}, []runtimetest.File{{Path: "n", Body: []byte{byte(i)}}})
+		want = append([]string{img.Digest}, want...)
+	}
+	got, err := r.Images(t.Context())
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("%v, %v; want %v", got, err, want)
 	}
 }

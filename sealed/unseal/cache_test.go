@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"testing"
 	"time"
@@ -204,5 +205,42 @@ func TestCacheConfigIsChecked(t *testing.T) {
 	}
 	if errors.Is(unseal.SelfTest(), nil) == false {
 		t.Error("self test failed")
+	}
+}
+
+// A descriptor's times are whatever fits 64 bits: one that is far off is not taken for
+// one that has passed.
+func TestKeysOfFarOffTimesAreLiveWhenTheySay(t *testing.T) {
+	w := newWorld(t)
+	g := w.requestGrant(t)
+	b, _, _ := w.request(t, g, 0, []byte("x"))
+	far := func(sec int64) time.Time { return time.Unix(sec, 0) }
+	for name, c := range map[string]struct {
+		from, to time.Time
+		code     sealed.Code
+	}{
+		"for ever":             {far(0), far(1 << 62), ""},
+		"to the last second":   {w.now(), far(math.MaxInt64), ""},
+		"not yet for long":     {far(1 << 62), far(1 << 62), sealed.CodeUnknownKey},
+		"not yet for longer":   {far(1<<61 + 1), far(math.MaxInt64), sealed.CodeUnknownKey},
+		"no end, not yet":      {far(1 << 62), time.Time{}, sealed.CodeUnknownKey},
+		"no beginning, no end": {time.Time{}, far(1<<62 + 1), ""},
+	} {
+		keys, err := unseal.NewKeySet(unseal.Key{Decrypter: w.fn.Decrypter(), NotBefore: c.from, NotAfter: c.to})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		replay, err := sealed.NewReplaySet(sealed.ReplayConfig{Clock: w.now})
+		if err != nil {
+			t.Fatal(err)
+		}
+		o, err := unseal.NewOpener(unseal.Config{Keys: keys, Replay: replay, Clock: w.now})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := readAll(o, b, w.wantRequest()); sealed.CodeOf(err) != c.code || err != nil && c.code == "" {
+			t.Errorf("%s: %v, want code %q", name, err, c.code)
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/faasd-sec/faasd-sec/sealed"
@@ -46,13 +47,14 @@ func NewKeySet(keys ...Key) (*KeySet, error) {
 		}
 		l := liveKey{id: pub.KeyID(), pub: pub, dec: k.Decrypter, notAfter: ^uint64(0)}
 		if !k.NotBefore.IsZero() {
-			l.notBefore = uint64(max(0, k.NotBefore.Unix())) * 1000
+			l.notBefore = milliseconds(k.NotBefore)
 		}
 		if !k.NotAfter.IsZero() {
-			if k.NotAfter.Before(k.NotBefore) || k.NotAfter.Unix() < 0 {
+			// Not Before, which takes times that far ahead for early ones.
+			if !k.NotBefore.IsZero() && k.NotAfter.Unix() < k.NotBefore.Unix() || k.NotAfter.Unix() < 0 {
 				return nil, fmt.Errorf("unseal: key set: key %d: ends before it begins", i)
 			}
-			l.notAfter = uint64(k.NotAfter.Unix())*1000 + 999
+			l.notAfter = milliseconds(k.NotAfter) + 999
 		}
 		for _, other := range s.keys {
 			if other.id == l.id {
@@ -62,6 +64,11 @@ func NewKeySet(keys ...Key) (*KeySet, error) {
 		s.keys = append(s.keys, l)
 	}
 	return s, nil
+}
+
+// milliseconds of the second that t is in, or of the last that can be said.
+func milliseconds(t time.Time) uint64 {
+	return uint64(min(max(0, t.Unix()), math.MaxInt64/1000)) * 1000
 }
 
 // KeysOf makes the set for one key without bounds.

@@ -196,3 +196,48 @@ func TestDelete(t *testing.T) {
 		}
 	}
 }
+
+// files are those of a group.
+func files(t *testing.T, g Group) int {
+	t.Helper()
+	entries, err := os.ReadDir(g.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+func TestAKilledProcessIsBuried(t *testing.T) {
+	g := Group{Address: "/a", Namespace: "n", Dir: t.TempDir()}
+	lock, err := g.Lock(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{g.TaskSocket(), g.ControlSocket()} {
+		f, err := listen(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Close(); err != nil { // as with the process: the file stays
+			t.Fatal(err)
+		}
+	}
+	if err := g.Bury(); err != nil || files(t, g) != 3 {
+		t.Errorf("while another one is started: %v, %d files left", err, files(t, g))
+	}
+	if err := lock.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := g.Bury(); err != nil || files(t, g) != 0 {
+			t.Errorf("%v, %d files left", err, files(t, g))
+		}
+	}
+	serve(t, g, func(string) string { return Answer(Exit{}, nil) })
+	if err := g.Bury(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(g.ControlSocket()); err != nil {
+		t.Errorf("one that serves: %v", err)
+	}
+}

@@ -76,25 +76,12 @@ func (g Group) command(c Command, timeout time.Duration) (Exit, error) {
 	if parsed, err := ParseCommand(line); err != nil || parsed != c || strings.Count(line, "\n") > 1 || len(line) > MaxLine {
 		return Exit{}, fmt.Errorf("task %q in bundle %q cannot be named in a command", c.ID, c.Bundle)
 	}
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	fd, err := g.connect(timeout)
 	if err != nil {
-		return Exit{}, fmt.Errorf("connect to the shim: %w", err)
+		return Exit{}, err
 	}
 	defer unix.Close(fd)
-	tv := unix.NsecToTimeval(timeout.Nanoseconds())
-	for _, option := range []int{unix.SO_RCVTIMEO, unix.SO_SNDTIMEO} {
-		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, option, &tv); err != nil {
-			return Exit{}, fmt.Errorf("connect to the shim: %w", err)
-		}
-	}
-	err = retry(func() error { return unix.Connect(fd, &unix.SockaddrUnix{Name: g.ControlSocket()}) })
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) {
-		return Exit{}, errNone
-	}
-	if err == nil {
-		err = retry(func() error { return unix.Sendto(fd, []byte(line), unix.MSG_NOSIGNAL, nil) })
-	}
-	if err != nil {
+	if err := retry(func() error { return unix.Sendto(fd, []byte(line), unix.MSG_NOSIGNAL, nil) }); err != nil {
 		return Exit{}, fmt.Errorf("connect to the shim: %w", err)
 	}
 	var answer []byte
@@ -110,6 +97,34 @@ func (g Group) command(c Command, timeout time.Duration) (Exit, error) {
 		answer = append(answer, buf[:n]...)
 	}
 	return parseAnswer(string(answer))
+}
+
+// connect gives a connection to the group's process, each call on which has the
+// timeout; errNone where there is no process.
+func (g Group) connect(timeout time.Duration) (fd int, retErr error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("connect to the shim: %w", err)
+	}
+	defer func() {
+		if retErr != nil {
+			_ = unix.Close(fd)
+		}
+	}()
+	tv := unix.NsecToTimeval(timeout.Nanoseconds())
+	for _, option := range []int{unix.SO_RCVTIMEO, unix.SO_SNDTIMEO} {
+		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, option, &tv); err != nil {
+			return -1, fmt.Errorf("connect to the shim: %w", err)
+		}
+	}
+	err = retry(func() error { return unix.Connect(fd, &unix.SockaddrUnix{Name: g.ControlSocket()}) })
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) {
+		return -1, errNone
+	}
+	if err != nil {
+		return -1, fmt.Errorf("connect to the shim: %w", err)
+	}
+	return fd, nil
 }
 
 // retry makes a call again that a signal has interrupted.

@@ -106,6 +106,27 @@ func (g Group) Retire() error {
 	return err
 }
 
+// Bury removes the files of a process that was killed, which nobody else would
+// where no task comes after. It leaves those of one that serves, or is about to.
+func (g Group) Bury() error {
+	lock, err := g.Lock(false)
+	if errors.Is(err, ErrBusy) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	fd, err := g.connect(forgetTimeout)
+	if err == nil {
+		return unix.Close(fd)
+	}
+	if !errors.Is(err, errNone) {
+		return err
+	}
+	return g.Retire()
+}
+
 func (g Group) removeSockets() error {
 	var errs []error
 	for _, path := range []string{g.ControlSocket(), g.TaskSocket()} {
