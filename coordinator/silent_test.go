@@ -14,27 +14,27 @@ import (
 	"github.com/faasd-sec/faasd-sec/store"
 )
 
-// stuck is an opener that hangs.
-type stuck struct{ asked atomic.Int64 }
+// hanging is an opener that hangs.
+type hanging struct{ asked atomic.Int64 }
 
-func (s *stuck) hang(ctx context.Context) error {
+func (s *hanging) hang(ctx context.Context) error {
 	s.asked.Add(1)
 	<-ctx.Done()
 	return api.Wrap(api.CodeUnavailable, ctx.Err(), "the opener does not answer")
 }
 
-func (s *stuck) Info(ctx context.Context) ([]ask.Key, error) { return nil, s.hang(ctx) }
-func (s *stuck) Deposit(ctx context.Context, _ ask.Subject, _ []byte) ([]byte, error) {
+func (s *hanging) Info(ctx context.Context) ([]ask.Key, error) { return nil, s.hang(ctx) }
+func (s *hanging) Deposit(ctx context.Context, _ ask.Subject, _ []byte) ([]byte, error) {
 	return nil, s.hang(ctx)
 }
-func (s *stuck) Open(ctx context.Context, _ ask.Subject, _, _ []byte) (ask.Opened, error) {
+func (s *hanging) Open(ctx context.Context, _ ask.Subject, _, _ []byte) (ask.Opened, error) {
 	return ask.Opened{}, s.hang(ctx)
 }
 
 // Those that come while the opener hangs do not wait for it one after the other:
 // whoever looks whether the coordinator is ready would wait for all before.
 func TestWhileTheOpenerHangsNobodyWaitsForTheOthers(t *testing.T) {
-	opener := &stuck{}
+	opener := &hanging{}
 	w := newWorld(t, 1, func(w *world) { w.manifests = opener })
 	r := w.fnRoute()
 	const callers = 12
