@@ -19,7 +19,8 @@ import (
 // sent them; what their manifests ask for is in no record.
 func TestAsynchronousTasksWaitByPriorityAndAreCancelled(t *testing.T) {
 	var asked *counted
-	w := asyncWorld(t, 1, withOpener(t, &asked), func(w *world) { w.cfg.QueueTimeout = 20 * time.Second })
+	w := asyncWorld(t, 1, withOpener(t, &asked), waitsLong)
+	w.attemptsTakeTime()
 	b := someBounds()
 	b.AnyInitiator = true
 	w.bounded(b)
@@ -74,14 +75,18 @@ func TestAsynchronousTasksWaitByPriorityAndAreCancelled(t *testing.T) {
 	if bytes.Contains(a.body, []byte("memory")) {
 		t.Errorf("the list tells of needs: %s", a.body)
 	}
-	w.eventually("two stand in line, and none of them tries", func() bool {
+	// An attempt of the cancelled one may not have ended, and of the others not begun.
+	w.eventually("the two others stand in line, and none of them tries", func() bool {
 		q := w.c.queue
 		q.mu.Lock()
 		defer q.mu.Unlock()
-		if q.count.Load() != 2 || q.standing != 2 { // an attempt of the cancelled one may not have ended
+		stand := map[string]bool{}
+		for t := range q.all {
+			stand[t.id] = t.stands != nil
+		}
+		if len(stand) != 2 || !stand[low] || !stand[high] {
 			return false
 		}
-		q.settle = time.Minute
 		open.Store(true)
 		return true
 	})

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+	"time"
 
 	"github.com/faasd-sec/faasd-sec/api"
 )
@@ -80,22 +81,28 @@ func askBroker(ctx context.Context, c *http.Client, method, target string, body 
 
 // brokerKey is the key with which the broker signs releases, asked for once.
 type brokerKey struct {
-	mu  sync.Mutex
-	key string
+	mu     sync.Mutex
+	key    string
+	failed failure
 }
 
 // brokerSigning returns it, a point in hex.
 func (c *Coordinator) brokerSigning() (string, error) {
+	came := time.Now()
 	c.broker.mu.Lock()
 	defer c.broker.mu.Unlock()
 	if c.broker.key != "" {
 		return c.broker.key, nil
 	}
+	if err := c.broker.failed.of(came); err != nil {
+		return "", err
+	}
 	if c.dep.BrokerURL == "" {
 		return "", api.Errorf(api.CodeUnavailable, "this cluster has no key broker, which keeps secrets")
 	}
+	began := time.Now()
 	b, err := askBroker(c.life, c.dep.Broker, http.MethodGet, c.dep.BrokerURL+api.BrokerPathInfo, nil)
-	if err != nil {
+	if c.broker.failed = (failure{began, err}); err != nil {
 		return "", err
 	}
 	var info api.BrokerInfo

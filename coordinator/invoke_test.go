@@ -131,21 +131,23 @@ func TestNodeIsToldAnUnknownRevisionOnce(t *testing.T) {
 	}
 }
 
-// A world in which calls that wait do so for long, and what tells them apart from
-// those that do not on a machine that is busy with other things.
-func waitsLong(w *world) { w.cfg.QueueTimeout = time.Minute }
+// waitsLong has calls that wait do so for as long as it takes.
+func waitsLong(w *world) { w.cfg.QueueTimeout = time.Hour }
 
-const atOnce = 20 * time.Second
+// waited is how many calls found no room at once.
+func (w *world) waited() uint64 {
+	w.c.queue.mu.Lock()
+	defer w.c.queue.mu.Unlock()
+	return w.c.queue.arrivals
+}
 
 func TestNodeThatNeverLearnsIsNotToldForEver(t *testing.T) {
 	w := newWorld(t, 2, waitsLong)
 	for _, n := range w.nodes {
 		n.on(&n.invoke, refuses(api.CodeUnknownRevision))
 	}
-	began := time.Now()
-	a := w.send(w.message(10, time.Minute))
-	if a.code != api.CodeUnknownRevision || time.Since(began) > atOnce {
-		t.Errorf("%d %s after %v", a.status, a.body, time.Since(began))
+	if a := w.send(w.message(10, time.Minute)); a.code != api.CodeUnknownRevision || w.waited() != 0 {
+		t.Errorf("%d %s, %d waited", a.status, a.body, w.waited())
 	}
 	for id, n := range w.nodes {
 		if n.told.Load() > 1 {
@@ -161,12 +163,11 @@ func TestWhatEveryNodeWouldSayEndsAtOnce(t *testing.T) {
 		for _, n := range w.nodes {
 			n.on(&n.invoke, refuses(code))
 		}
-		began := time.Now()
 		if a := w.send(w.message(10, time.Minute)); a.code != code || !strings.Contains(string(a.body), "do this") {
 			t.Errorf("%s: %d %s", code, a.status, a.body)
 		}
-		if w.offered() != 1 || time.Since(began) > atOnce {
-			t.Errorf("%s: offered %d times in %v", code, w.offered(), time.Since(began))
+		if w.offered() != 1 || w.waited() != 0 {
+			t.Errorf("%s: offered %d times, %d waited", code, w.offered(), w.waited())
 		}
 	}
 }
@@ -178,12 +179,11 @@ func TestFailedStartsAreTriedAFewTimesOnly(t *testing.T) {
 		for _, n := range w.nodes {
 			n.on(&n.invoke, refuses(api.CodeStartFailed))
 		}
-		began := time.Now()
 		if a := w.send(w.message(10, time.Minute)); a.code != api.CodeStartFailed {
 			t.Errorf("%d nodes: %d %s", nodes, a.status, a.body)
 		}
-		if w.offered() != want || time.Since(began) > atOnce {
-			t.Errorf("%d nodes: offered %d times in %v", nodes, w.offered(), time.Since(began))
+		if w.offered() != want || w.waited() != 0 {
+			t.Errorf("%d nodes: offered %d times, %d waited", nodes, w.offered(), w.waited())
 		}
 		w.rest()
 	}
@@ -201,15 +201,11 @@ func TestQueueIsBoundedAndWakesUp(t *testing.T) {
 	if a.status != 429 || a.code != api.CodeBusy || a.header.Get("Retry-After") == "" {
 		t.Errorf("the fourth: %d %s", a.status, a.body)
 	}
-	freed := time.Now()
 	w.mesh.set("node-1", func(v *api.NodeView) { v.Load.Free = v.Meta.Capacity })
 	for range 3 {
 		if a := <-got; a.status != 200 {
 			t.Errorf("%d %s", a.status, a.body)
 		}
-	}
-	if took := time.Since(freed); took > atOnce {
-		t.Errorf("they were woken after %v", took)
 	}
 	w.rest()
 }
@@ -248,13 +244,13 @@ func TestEndOfAnInvocationWakesTheNext(t *testing.T) {
 func TestWaitingEndsWithTheQueueOrTheMessage(t *testing.T) {
 	for _, c := range []struct{ queue, life, want time.Duration }{
 		{600 * time.Millisecond, time.Minute, 600 * time.Millisecond},
-		{time.Minute, 3 * time.Second, 3 * time.Second},
+		{time.Hour, 3 * time.Second, 3 * time.Second},
 	} {
 		w := newWorld(t, 1, func(w *world) { w.cfg.QueueTimeout = c.queue })
 		w.mesh.set("node-1", func(v *api.NodeView) { v.Load.Free = api.Resources{} })
 		began := time.Now()
 		a := w.send(w.message(10, c.life))
-		if took := time.Since(began); a.status != 503 || a.code != api.CodeNoRoom || took > atOnce || took < c.want-100*time.Millisecond {
+		if took := time.Since(began); a.status != 503 || a.code != api.CodeNoRoom || took < c.want-100*time.Millisecond {
 			t.Errorf("message of %v in a queue of %v: %d %s after %v", c.life, c.queue, a.status, a.body, took)
 		}
 		w.rest()
@@ -264,11 +260,10 @@ func TestWaitingEndsWithTheQueueOrTheMessage(t *testing.T) {
 func TestMoreThanAnyNodeHasIsSaidAtOnce(t *testing.T) {
 	w := newWorld(t, 2, waitsLong)
 	w.deploy(2, func(d *sealed.Descriptor) { d.Config.Resources.MemoryBytes = 1 << 40 })
-	began := time.Now()
 	a := w.send(w.message(10, time.Minute))
 	var p api.Problem
-	if err := json.Unmarshal(a.body, &p); err != nil || p.Code != api.CodeNoRoom || p.Field != "limits.memory" || time.Since(began) > atOnce {
-		t.Errorf("%+v after %v", p, time.Since(began))
+	if err := json.Unmarshal(a.body, &p); err != nil || p.Code != api.CodeNoRoom || p.Field != "limits.memory" || w.waited() != 0 {
+		t.Errorf("%+v, %d waited", p, w.waited())
 	}
 }
 

@@ -192,7 +192,8 @@ func TestATaskApartIsOfferedWhereSandboxesMayBeIdle(t *testing.T) {
 
 func TestWaitingTasksAreSeenOrderedAndCancelled(t *testing.T) {
 	var asked *counted
-	w := newWorld(t, 1, withOpener(t, &asked), func(w *world) { w.cfg.QueueTimeout = 20 * time.Second })
+	w := newWorld(t, 1, withOpener(t, &asked), waitsLong)
+	w.attemptsTakeTime()
 	b := someBounds()
 	caller, err := sm2.GenerateKey(rand.Reader)
 	if err != nil {
@@ -270,9 +271,6 @@ func TestWaitingTasksAreSeenOrderedAndCancelled(t *testing.T) {
 	if err := json.Unmarshal(a.body, &why); err != nil || why.Attempts == 0 || why.Node != "" {
 		t.Errorf("why it waits: %d %s", a.status, a.body)
 	}
-	w.c.queue.mu.Lock()
-	w.c.queue.settle = time.Second // however slow this machine: nobody overtakes an attempt under way
-	w.c.queue.mu.Unlock()
 	close(hold)
 	for _, done := range []chan answer{first, low.done, high.done, middle.done} {
 		if a := <-done; a.status != 200 {

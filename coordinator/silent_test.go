@@ -14,33 +14,44 @@ import (
 	"github.com/faasd-sec/faasd-sec/store"
 )
 
-// hanging is an opener that hangs.
-type hanging struct{ asked atomic.Int64 }
+// hung is an opener that hangs.
+type hung struct{ asked atomic.Int64 }
 
-func (s *hanging) hang(ctx context.Context) error {
+func (s *hung) hang(ctx context.Context) error {
 	s.asked.Add(1)
 	<-ctx.Done()
 	return api.Wrap(api.CodeUnavailable, ctx.Err(), "the opener does not answer")
 }
 
-func (s *hanging) Info(ctx context.Context) ([]ask.Key, error) { return nil, s.hang(ctx) }
-func (s *hanging) Deposit(ctx context.Context, _ ask.Subject, _ []byte) ([]byte, error) {
+func (s *hung) Info(ctx context.Context) ([]ask.Key, error) { return nil, s.hang(ctx) }
+func (s *hung) Deposit(ctx context.Context, _ ask.Subject, _ []byte) ([]byte, error) {
 	return nil, s.hang(ctx)
 }
-func (s *hanging) Open(ctx context.Context, _ ask.Subject, _, _ []byte) (ask.Opened, error) {
+func (s *hung) Open(ctx context.Context, _ ask.Subject, _, _ []byte) (ask.Opened, error) {
 	return ask.Opened{}, s.hang(ctx)
 }
 
-// Those that come while the opener hangs do not wait for it one after the other:
-// whoever looks whether the coordinator is ready would wait for all before.
-func TestWhileTheOpenerHangsNobodyWaitsForTheOthers(t *testing.T) {
-	opener := &hanging{}
-	w := newWorld(t, 1, func(w *world) { w.manifests = opener })
+// RoundTrip is a key broker's that takes a while to fail.
+func (s *hung) RoundTrip(r *http.Request) (*http.Response, error) {
+	ctx, cancel := context.WithTimeout(r.Context(), 300*time.Millisecond)
+	defer cancel()
+	return nil, s.hang(ctx)
+}
+
+// Those that come while the opener or the key broker hangs do not wait for it one
+// after the other: whoever looks whether the coordinator is ready would wait for all
+// before.
+func TestWhileAnotherProcessHangsNobodyWaitsForTheOthers(t *testing.T) {
+	opener := &hung{}
+	w := newWorld(t, 1, func(w *world) {
+		w.manifests, w.broker, w.brokerURL = opener, &http.Client{Transport: opener}, "http://broker"
+	})
 	r := w.fnRoute()
 	const callers = 12
 	for what, f := range map[string]func() error{
 		"ready":    w.c.Ready,
 		"defaults": func() error { _, err := w.c.defaults(r); return err },
+		"broker":   func() error { _, err := w.c.brokerSigning(); return err },
 	} {
 		before := opener.asked.Load()
 		var all sync.WaitGroup
@@ -53,7 +64,7 @@ func TestWhileTheOpenerHangsNobodyWaitsForTheOthers(t *testing.T) {
 		}
 		all.Wait()
 		if n := opener.asked.Load() - before; n > callers/2 {
-			t.Errorf("%s: the opener was asked %d times for %d that came together", what, n, callers)
+			t.Errorf("%s: it was asked %d times for %d that came together", what, n, callers)
 		}
 	}
 }

@@ -59,19 +59,19 @@ func TestMeshOverRealSockets(t *testing.T) {
 		t.Errorf("advertises %v", a.Addr())
 	}
 	two := func(v *api.ClusterView) bool { return len(v.Nodes) == 2 }
-	within(t, a, 10*time.Second, "a sees b", two)
+	within(t, a, 30*time.Second, "a sees b", two)
 	if !two(b.Snapshot()) {
 		t.Error("after Join the first snapshot lacks the seed")
 	}
 	l := setLoad(t, b, api.NodeLoad{Running: 5, Images: []string{"0123456789abcdef"}})
-	within(t, a, 10*time.Second, "a sees b's load", func(v *api.ClusterView) bool {
+	within(t, a, 30*time.Second, "a sees b's load", func(v *api.ClusterView) bool {
 		n, ok := node(v, "b")
 		return ok && n.Load.Seq == l.Seq && n.Load.Running == 5 && n.Load.Images[0] == "0123456789abcdef"
 	})
 	if err := b.Leave(t.Context()); err != nil {
 		t.Error(err)
 	}
-	within(t, a, 10*time.Second, "b left", func(v *api.ClusterView) bool { return len(v.Nodes) == 1 })
+	within(t, a, 30*time.Second, "b left", func(v *api.ClusterView) bool { return len(v.Nodes) == 1 })
 	shut(t, a, b)
 	drained(t, before)
 }

@@ -33,9 +33,7 @@ func Spread(view *api.ClusterView, req Request, w Weights, n int, has func(i int
 		}
 		p := &places[best]
 		p.has++
-		f, r := &p.free, req.Resources
-		f.CPU, f.Memory, f.PIDs = f.CPU-r.CPU, f.Memory-r.Memory, f.PIDs-r.PIDs
-		f.Scratch, f.Ingress, f.Egress, f.Ports = f.Scratch-r.Scratch, f.Ingress-r.Ingress, f.Egress-r.Egress, f.Ports-r.Ports
+		p.free = p.free.Sub(req.Resources)
 		chosen = append(chosen, p.index)
 	}
 	return chosen, d

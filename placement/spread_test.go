@@ -44,3 +44,23 @@ func TestSpreadFillsTheEmptiestFirst(t *testing.T) {
 		t.Errorf("a draining node was chosen: %v", chosen)
 	}
 }
+
+// What one sandbox has of a node's resources the next does not get, whichever it is.
+func TestSpreadCountsEveryResource(t *testing.T) {
+	amounts := api.Resources{CPU: 100, Memory: 100, PIDs: 10, Scratch: 5, Ingress: 5, Egress: 5, Ports: 2, Cores: 1}
+	for what, scarce := range map[string]func(*api.Resources) *int64{
+		"cpu": func(r *api.Resources) *int64 { return &r.CPU }, "memory": func(r *api.Resources) *int64 { return &r.Memory },
+		"pids": func(r *api.Resources) *int64 { return &r.PIDs }, "scratch": func(r *api.Resources) *int64 { return &r.Scratch },
+		"ingress": func(r *api.Resources) *int64 { return &r.Ingress }, "egress": func(r *api.Resources) *int64 { return &r.Egress },
+		"ports": func(r *api.Resources) *int64 { return &r.Ports }, "cores": func(r *api.Resources) *int64 { return &r.Cores },
+	} {
+		free := api.Resources{CPU: 8000, Memory: 8000, PIDs: 8000, Scratch: 8000, Ingress: 8000, Egress: 8000, Ports: 8000, Cores: 8000}
+		*scarce(&free) = 2 * *scarce(&amounts)
+		view := &api.ClusterView{Version: 1, Nodes: []api.NodeView{{
+			Meta: api.NodeMeta{ID: "a", Roles: []string{api.RoleNode}, Capacity: free}, Load: api.NodeLoad{Node: "a", Epoch: 1, Free: free}}}}
+		chosen, _ := placement.Spread(view, placement.Request{Resources: amounts}, placement.DefaultWeights(), 5, func(int) int { return 0 })
+		if len(chosen) != 2 {
+			t.Errorf("%s: %d sandboxes where there is room for 2", what, len(chosen))
+		}
+	}
+}

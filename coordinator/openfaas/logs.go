@@ -41,10 +41,11 @@ func (h *Handler) logs(rctx context.Context, ctx *fasthttp.RequestCtx) error {
 	conn := ctx.Conn()
 	ctx.SetBodyStreamWriter(func(w *bufio.Writer) {
 		lctx, cancel := context.WithCancel(h.life)
-		if !q.Follow {
-			lctx, cancel = context.WithTimeout(h.life, logTimeout)
-		}
 		defer cancel()
+		if !q.Follow {
+			lctx, cancel = context.WithTimeout(lctx, logTimeout)
+			defer cancel()
+		}
 		send := func(b []byte) error {
 			if err := conn.SetWriteDeadline(time.Now().Add(lineTimeout)); err != nil {
 				return err
