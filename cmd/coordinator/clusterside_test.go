@@ -87,7 +87,7 @@ func TestOnlyCoordinatorsAreToldWhatWaitsAndIsWanted(t *testing.T) {
 
 	// Who asks makes sure of whom it asks: gossip may name any address.
 	dial := func(i *pki.Identity, role pki.Role, m api.NodeMeta) error {
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
 		conn, err := memberDialer{identity: i, role: role}.DialNode(ctx, m)
 		if err != nil {
