@@ -260,6 +260,19 @@ func TestNoTwoPartsGetOnePort(t *testing.T) {
 	}
 }
 
+func TestStateOfThreeCoordinatorsIsNotThatOfAnotherNumber(t *testing.T) {
+	c := &Cluster{cfg: Config{Listen: "127.0.0.1:0", Coordinators: 3}, state: t.TempDir()}
+	if err := c.choosePorts(); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []int{0, 1, 5} {
+		again := &Cluster{cfg: Config{Listen: "127.0.0.1:0", Coordinators: n}, state: c.state}
+		if err := again.choosePorts(); api.CodeOf(err) != api.CodeConflict {
+			t.Errorf("%d: %v", n, err)
+		}
+	}
+}
+
 func TestGatewayDoesNotTakeAStoresPort(t *testing.T) {
 	c := &Cluster{cfg: Config{Listen: "127.0.0.1:0", Coordinators: 3}, state: t.TempDir()}
 	if err := c.choosePorts(); err != nil {
