@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	mathrand "math/rand/v2"
-	"net"
 	"net/http"
 	"net/url"
 	"path/filepath"
@@ -21,22 +19,6 @@ import (
 	"github.com/faasd-sec/faasd-sec/enrol"
 	"github.com/faasd-sec/faasd-sec/store/storetest"
 )
-
-// freeAddr is an address that nobody has. It is below the ports that the kernel gives
-// to connections, one of which could take it before its listener is there.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	var err error
-	for range 64 {
-		var ln net.Listener
-		if ln, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 20000+mathrand.IntN(12000))); err == nil {
-			defer ln.Close()
-			return ln.Addr().String()
-		}
-	}
-	t.Fatal(err)
-	return ""
-}
 
 // get is a page's status and text.
 func get(t *testing.T, u string) (int, string, error) {
@@ -75,13 +57,13 @@ func flags(t *testing.T, etcd string) (args []string, gateway, ops string) {
 	if _, err := enrol.Init(state, []string{"any"}, rand.Reader); err != nil {
 		t.Fatal(err)
 	}
-	gateway, ops = freeAddr(t), freeAddr(t)
-	return []string{"-state", state, "-listen", gateway, "-ops-listen", ops, "-cluster-listen", freeAddr(t), "-gossip-listen", freeAddr(t),
+	gateway, ops = storetest.FreeAddr(t), storetest.FreeAddr(t)
+	return []string{"-state", state, "-listen", gateway, "-ops-listen", ops, "-cluster-listen", storetest.FreeAddr(t), "-gossip-listen", storetest.FreeAddr(t),
 		"-etcd", etcd, "-log-level", "error"}, "http://" + gateway, "http://" + ops
 }
 
 func TestACoordinatorWaitsForItsStoreAndSaysSo(t *testing.T) {
-	addr := freeAddr(t)
+	addr := storetest.FreeAddr(t)
 	args, gateway, ops := flags(t, "http://"+addr)
 	o, err := parse(args)
 	if err != nil {
@@ -141,7 +123,7 @@ func TestACoordinatorWaitsForItsStoreAndSaysSo(t *testing.T) {
 }
 
 func TestACoordinatorThatWaitsStopsWhenTold(t *testing.T) {
-	args, _, ops := flags(t, "http://"+freeAddr(t))
+	args, _, ops := flags(t, "http://"+storetest.FreeAddr(t))
 	o, err := parse(args)
 	if err != nil {
 		t.Fatal(err)

@@ -50,7 +50,7 @@ func TestOnlyCoordinatorsAreToldWhatWaitsAndIsWanted(t *testing.T) {
 
 	askFor := func(path string, transport *http.Transport) (int, error) {
 		defer transport.CloseIdleConnections()
-		client := &http.Client{Transport: transport, Timeout: 5 * time.Second}
+		client := &http.Client{Transport: transport, Timeout: 20 * time.Second}
 		resp, err := client.Get("https://" + ln.Addr().String() + path)
 		if err != nil {
 			return 0, err
