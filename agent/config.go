@@ -54,6 +54,7 @@ type Config struct {
 	Forget      time.Duration // between two looks for grants that have ended, whose seeds are wiped
 
 	HoldBytes  int64 // of request bodies that wait decrypted, all together
+	ReadBytes  int64 // of requests that are read whole at once, all together; a sealed one takes some three times its size until it is answered, a plain one its size
 	SpoolBytes int64 // of request bodies and replies spooled in memory, all together
 	ReplaySize int   // messages remembered
 	LogBuffer  int   // bytes of log text that wait for the node
@@ -66,7 +67,7 @@ func DefaultConfig() Config {
 		Now: time.Now, Random: rand.Reader,
 		DialTimeout: 5 * time.Second, Redial: 100 * time.Millisecond, FrameWrite: 5 * time.Second,
 		Linger: 10 * time.Second, StopGrace: 5 * time.Second, Forget: time.Minute,
-		HoldBytes: 8 << 20, SpoolBytes: 10 << 20, ReplaySize: 1 << 18, LogBuffer: 512 << 10,
+		HoldBytes: 8 << 20, ReadBytes: 8 << 20, SpoolBytes: 10 << 20, ReplaySize: 1 << 18, LogBuffer: 512 << 10,
 	}
 }
 
@@ -78,8 +79,8 @@ func (c *Config) check() error {
 		return errors.New("agent: Logger, Now and Random are required: begin with DefaultConfig")
 	case c.Redial <= 0 || c.DialTimeout <= 0 || c.FrameWrite <= 0 || c.Linger < 0 || c.StopGrace <= 0 || c.Forget <= 0:
 		return errors.New("agent: times must be above 0: begin with DefaultConfig")
-	case c.HoldBytes < unseal.HoldLimit || c.SpoolBytes < 0 || c.ReplaySize <= 0 || c.LogBuffer <= 0:
-		return fmt.Errorf("agent: HoldBytes must be at least %d, the other bounds above 0", unseal.HoldLimit)
+	case c.HoldBytes < unseal.HoldLimit || c.ReadBytes < inlineSealed || c.SpoolBytes < 0 || c.ReplaySize <= 0 || c.LogBuffer <= 0:
+		return fmt.Errorf("agent: HoldBytes must be at least %d, ReadBytes %d, the other bounds above 0", unseal.HoldLimit, inlineSealed)
 	}
 	return nil
 }

@@ -30,6 +30,7 @@ type function struct {
 	grants   *sealed.GrantCache // of replies and logs
 	env      []string
 	hold     *budget // decrypted bodies that wait
+	inline   *budget // requests that were read whole at once
 	spools   *budget
 
 	client *upstream.Client  // http mode
@@ -55,7 +56,7 @@ type function struct {
 // set and grant caches live as long as the sandbox, which serves one revision ever.
 func newFunction(cfg *Config, b *binding, l *launcher.Launcher, logs *logSink, oom *oomWatch) *function {
 	return &function{cfg: cfg, b: b, launcher: l, logs: logs, oom: oom,
-		hold: newBudget(cfg.HoldBytes), spools: newBudget(cfg.SpoolBytes),
+		hold: newBudget(cfg.HoldBytes), inline: newBudget(cfg.ReadBytes), spools: newBudget(cfg.SpoolBytes),
 		dead: make(chan struct{}), running: make(map[*launcher.Process]struct{})}
 }
 

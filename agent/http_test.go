@@ -297,6 +297,31 @@ func TestInFlightBeyondTheLimitIsBusyUntilACallerGoesAway(t *testing.T) {
 	})
 }
 
+// However many invocations an owner allows at once, their bodies take no more memory than
+// the agent has: who comes beyond that is told to come again, and small ones pass.
+func TestBodiesOfManyInvocationsAreBoundedTogether(t *testing.T) {
+	w := newWorld(t, func(w *world) { w.desc.Config.MaxInFlight, w.cfg.ReadBytes = 1000, 150<<10 }).start()
+	large := strings.Repeat("x", 60<<10)
+	var held []answer
+	for range 2 {
+		b, pending := w.sealedRequest(call{head: sealed.RequestHead{Method: "POST", Path: "/half"}, body: strings.NewReader(large)})
+		held = append(held, w.post(context.Background(), bytes.NewReader(b), pending, nil))
+	}
+	if a, _ := w.get("/echo", large); a.problem == nil || a.problem.Code != api.CodeBusy {
+		t.Fatalf("a third large one: %+v", a)
+	}
+	if a, body := w.get("/echo", "small"); body != "small" {
+		t.Errorf("a small one: %+v", a)
+	}
+	for _, h := range held {
+		h.close()
+	}
+	eventually(t, "there is room again", func() bool {
+		_, body := w.get("/echo", large)
+		return body == large
+	})
+}
+
 func TestDyingFunctionAnswersAndIsReported(t *testing.T) {
 	for name, tc := range map[string]struct {
 		path  string

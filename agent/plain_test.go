@@ -85,6 +85,32 @@ func TestAPlainFunctionCannotSpeakForThePlatform(t *testing.T) {
 	}
 }
 
+func TestBodiesOfManyPlainRequestsAreBoundedTogether(t *testing.T) {
+	w := newPlainWorld(t, func(p *api.Plain) { p.Env["max_inflight"], p.Env["exec_timeout"] = "1000", "5m" })
+	w.cfg.ReadBytes = 100 << 10
+	w.start()
+	large := strings.Repeat("x", 60<<10)
+	var held []*http.Response
+	for range 5 {
+		held = append(held, w.plainly("POST", "/half", strings.NewReader(large)))
+	}
+	resp := w.plainly("POST", "/echo", strings.NewReader(large))
+	if resp.Body.Close(); resp.StatusCode != http.StatusTooManyRequests || resp.Header.Get(api.HeaderFunctionErr) != string(api.CodeBusy) {
+		t.Errorf("one too many: %d %v", resp.StatusCode, resp.Header)
+	}
+	for _, h := range held {
+		if h.StatusCode != http.StatusOK {
+			t.Errorf("one of those before: %d", h.StatusCode)
+		}
+		h.Body.Close()
+	}
+	eventually(t, "there is room again", func() bool {
+		resp := w.plainly("POST", "/echo", strings.NewReader(large))
+		resp.Body.Close()
+		return resp.StatusCode == http.StatusOK
+	})
+}
+
 func TestASealedFunctionsAgentTakesNoPlainRequest(t *testing.T) {
 	w := newWorld(t, nil).start()
 	resp := w.plainly("GET", "/echo", nil)

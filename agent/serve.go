@@ -172,6 +172,7 @@ type invocation struct {
 	head sealed.RequestHead
 	body io.Reader
 	held int64 // of the hold budget
+	read int64 // of the inline budget
 	cut  bool  // the body could not be read to its end
 
 	deadline time.Time // of the function's work
@@ -231,6 +232,10 @@ func (inv *invocation) open() error {
 			return api.Wrap(api.CodeInvalid, err, "the connection broke")
 		}
 		if size >= 0 && size <= inlineSealed {
+			if !inv.takeInline(int64(size)) {
+				inv.cut = !drain(ctx.Conn(), body)
+				return tooManyBodies()
+			}
 			inv.buf = sealedBuffers.Get().(*[]byte)
 			b, err := readAll((*inv.buf)[:0], body, size)
 			*inv.buf = b
@@ -277,6 +282,19 @@ func (inv *invocation) open() error {
 		return readError(err)
 	}
 	return nil
+}
+
+// takeInline reserves n bytes for a body that is read whole at once.
+func (inv *invocation) takeInline(n int64) bool {
+	if !inv.f.inline.take(n) {
+		return false
+	}
+	inv.read = n
+	return true
+}
+
+func tooManyBodies() error {
+	return api.Errorf(api.CodeBusy, "too many requests with bodies of this size are under way in this sandbox; retry later")
 }
 
 // early reports whether input may reach the function before its end was seen.
@@ -334,6 +352,10 @@ func (inv *invocation) release() {
 	if inv.held > 0 {
 		inv.f.hold.give(inv.held)
 		inv.held = 0
+	}
+	if inv.read > 0 {
+		inv.f.inline.give(inv.read)
+		inv.read = 0
 	}
 	inv.f.end()
 }

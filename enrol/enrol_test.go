@@ -270,6 +270,14 @@ func TestRenewalForAnotherNodeIsRefused(t *testing.T) {
 	}
 }
 
+// With nobody to ask a renewal has failed, and says why.
+func TestRenewalWithNobodyToAskSaysSo(t *testing.T) {
+	cert, err := Renewer(nil, func() []string { return nil })(t.Context(), nil)
+	if cert != nil || api.CodeOf(err) != api.CodeUnavailable {
+		t.Errorf("certificate %q, error %v", cert, err)
+	}
+}
+
 func TestInitMakesOneClusterOnce(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "c")
 	tok, err := Init(dir, []string{"any"}, rand.Reader)

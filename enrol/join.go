@@ -84,6 +84,9 @@ func Renewer(i *pki.Identity, addrs func() []string) pki.SignFunc {
 			}
 			errs = errors.Join(errs, err)
 		}
+		if errs == nil {
+			errs = &api.Error{Code: api.CodeUnavailable, Field: "coordinator", Message: "none is known to ask", Remedy: "join the cluster again"}
+		}
 		return nil, errs
 	}
 }

@@ -118,7 +118,7 @@ func (b *Broker) checkClaims(c attest.Claims, node string) error {
 	if len(b.cfg.AllowedAgents) > 0 && !slices.Contains(b.cfg.AllowedAgents, c.AgentDigest) {
 		return &api.Error{Code: api.CodeKeyRefused, Field: "evidence",
 			Message: "the agent's binary " + c.AgentDigest.String() + " is not one that this broker allows",
-			Remedy:  "install the released agent, or allow its digest with --agent-digest"}
+			Remedy:  "install the released agent, or allow its digest with the key broker's -allow-agent"}
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package keybroker_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -126,6 +127,9 @@ func TestOnlyAllowedAgentsGetKeys(t *testing.T) {
 		r.mustDeposit(d)
 		_, err := r.ask("n1", r.sandbox(revision(t, d)), "n1")
 		wantCode(t, err, want)
+		if err != nil && !strings.Contains(err.Error(), "-allow-agent") { // the flag of cmd/keybroker
+			t.Errorf("%v names no flag that there is", err)
+		}
 	}
 }
 

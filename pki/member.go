@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"path/filepath"
 	"time"
 )
@@ -21,9 +22,10 @@ const memberTTL = 60 * 24 * time.Hour
 // know each other. It carries one DNS name, MemberName, and no URI: it is good
 // for nothing else in the cluster, and no other certificate is good here.
 type Member struct {
-	File   string // PEM of key and certificate, mode 0600
-	CAFile string // PEM of the authority that it must chain to
-	Name   string // the DNS name that both sides must show
+	File   string       // PEM of key and certificate, mode 0600
+	CAFile string       // PEM of the authority that it must chain to
+	Name   string       // the DNS name that both sides must show
+	Log    *slog.Logger // hears of renewals that failed; nil: nobody does
 
 	authority *Authority
 }
@@ -33,26 +35,39 @@ func (a *Authority) MemberName() string { return "store." + a.cluster }
 
 // EnsureMember has a certificate for a member at file, and issues one where
 // there is none, it is due for renewal, or it is not of this authority. caDir
-// is where the authority was loaded from.
+// is where the authority was loaded from. One that is due and cannot be replaced
+// just now, by a full disk, still does: KeepRenewed tries again.
 func (a *Authority) EnsureMember(file, caDir string) (*Member, error) {
 	m := &Member{File: file, CAFile: filepath.Join(caDir, caCertFile), Name: a.MemberName(), authority: a}
-	return m, m.renew()
+	if err := m.renew(); err != nil && m.leaf() == nil {
+		return m, err
+	}
+	return m, nil
 }
 
 // KeepRenewed renews the certificate after two thirds of its life until ctx
-// ends, whose error it returns. A failure ends it earlier: the certificate is
-// made and kept on this machine, so a person must look.
+// ends, whose error it returns. A failure is told and tried again each hour while
+// the former certificate is valid, and ends it then: the certificate is made and
+// kept on this machine, so a person must look.
 func (m *Member) KeepRenewed(ctx context.Context) error {
+	log := m.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
 	t := time.NewTicker(time.Hour)
 	defer t.Stop()
 	for {
+		if err := m.renew(); err != nil {
+			leaf := m.leaf()
+			if leaf == nil {
+				return err
+			}
+			log.Warn("certificate of the store's member not renewed", "left", leaf.NotAfter.Sub(m.authority.now()), "error", err)
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-t.C:
-		}
-		if err := m.renew(); err != nil {
-			return err
 		}
 	}
 }
@@ -63,7 +78,7 @@ func (m *Member) renew() error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("certificate of the store's member: %w", err)
 	}
-	if err == nil && m.current(b) {
+	if leaf := m.leafOf(b); leaf != nil && m.authority.now().Before(leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore)*2/3)) {
 		return nil
 	}
 	keyPEM, certPEM, err := m.authority.issueMember()
@@ -73,21 +88,31 @@ func (m *Member) renew() error {
 	return writeFile(m.File, append(keyPEM, certPEM...), 0o600)
 }
 
-// current says whether b is a certificate that may be used for a while.
-func (m *Member) current(b []byte) bool {
+// leaf is the certificate in the file while it is valid, else nil.
+func (m *Member) leaf() *x509.Certificate {
+	b, err := readPrivate(m.File)
+	if err != nil {
+		return nil
+	}
+	return m.leafOf(b)
+}
+
+// leafOf is the certificate in b while it is valid, else nil.
+func (m *Member) leafOf(b []byte) *x509.Certificate {
 	parts, err := splitPEM(b, pemKey, pemCert)
 	if err != nil {
-		return false
+		return nil
 	}
 	leaf, err := parseCert(parts[1])
 	if err != nil {
-		return false
+		return nil
 	}
 	roots := x509.NewCertPool()
 	roots.AddCert(m.authority.cert)
-	now := m.authority.now()
-	_, err = leaf.Verify(x509.VerifyOptions{DNSName: m.Name, Roots: roots, CurrentTime: now})
-	return err == nil && now.Before(leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore)*2/3))
+	if _, err := leaf.Verify(x509.VerifyOptions{DNSName: m.Name, Roots: roots, CurrentTime: m.authority.now()}); err != nil {
+		return nil
+	}
+	return leaf
 }
 
 func (a *Authority) issueMember() (keyPEM, certPEM []byte, err error) {

@@ -96,11 +96,13 @@ func (a *Authority) SignFunc(role Role, id string, ttl time.Duration) SignFunc {
 }
 
 // EnsureIdentity loads the identity at path, or has a issue one where there is
-// none, it is due for renewal, or it is of another cluster, role or id.
+// none, it is due for renewal, or it is of another cluster, role or id. One that is
+// due and cannot be written, to a full disk, is left to KeepRenewed while it is valid.
 func EnsureIdentity(path string, a *Authority, role Role, id string, ttl time.Duration, log *slog.Logger) (*Identity, error) {
 	i, err := loadIdentity(path, log, a.now)
 	want := Peer{Cluster: a.cluster, Role: role, ID: id}
-	if err == nil && i.Peer() == want && i.CA().Equal(a.cert) && a.now().Before(i.RenewAt()) {
+	valid := err == nil && i.Peer() == want && i.CA().Equal(a.cert)
+	if valid && a.now().Before(i.RenewAt()) {
 		return i, nil
 	}
 	var coded *api.Error
@@ -112,6 +114,10 @@ func EnsureIdentity(path string, a *Authority, role Role, id string, ttl time.Du
 		return nil, err
 	}
 	if err := saveIdentity(path, keyPEM, certPEM, a.CertificatePEM(), a.now()); err != nil {
+		if valid {
+			log.Warn("certificate not renewed", "peer", want.String(), "left", i.NotAfter().Sub(a.now()), "error", err)
+			return i, nil
+		}
 		return nil, err
 	}
 	return loadIdentity(path, log, a.now)

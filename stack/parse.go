@@ -3,6 +3,7 @@ package stack
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -29,17 +30,18 @@ func LoadPlain(path string, lookup func(string) (string, bool)) (*File, error) {
 
 func load(p *parser) (*File, error) {
 	path := p.path
-	info, err := os.Stat(path)
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, &api.Error{Code: api.CodeNotFound, Field: path, Err: err, Message: "cannot read it",
 			Remedy: "name the file with -f, or run in the directory that has function.yml"}
 	}
-	if info.Size() > maxFile {
-		return nil, api.Invalid(path, "split it", fmt.Sprintf("%d bytes, at most %d are read", info.Size(), maxFile))
-	}
-	b, err := os.ReadFile(path)
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxFile+1)) // what is no regular file has no size
 	if err != nil {
-		return nil, fmt.Errorf("stack: %w", err)
+		return nil, &api.Error{Code: api.CodeInvalid, Field: path, Err: err, Message: "cannot read it", Remedy: "name the file itself with -f"}
+	}
+	if len(b) > maxFile {
+		return nil, api.Invalid(path, "split it", fmt.Sprintf("more than %d bytes are not read", maxFile))
 	}
 	return p.parse(b)
 }

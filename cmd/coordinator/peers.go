@@ -72,6 +72,7 @@ func storeConfig(o options, ca *pki.Authority, log *slog.Logger) (cfg store.Conf
 	if member, err = ca.EnsureMember(filepath.Join(o.state, memberFile), filepath.Join(o.state, enrol.CADir)); err != nil {
 		return cfg, nil, err
 	}
+	member.Log = log
 	cfg.Name = o.id
 	cfg.Peers = &store.Peers{Listen: o.peerListen, Advertise: o.peerAdvertise, CertFile: member.File, CAFile: member.CAFile,
 		CertName: member.Name, Initial: o.peers, ForgetOthers: o.peerForgetOthers}

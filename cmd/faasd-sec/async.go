@@ -32,7 +32,7 @@ func (f *laterFlags) add(cmd *cobra.Command) {
 	fl.StringVar(&f.how.Events, "events", "", "with --callback: as a CloudEvent, structured or binary")
 	fl.DurationVar(&f.how.MaxAge, "max-age", 0, "with --async: begin it within this time or not at all (default: the most that the function allows)")
 	fl.BoolVar(&f.how.Once, "once", false, "with --async: the result is forgotten when it was read")
-	fl.StringVar(&f.how.Key, "idempotency-key", "", "with --async: sent again under this key the same bytes are the same call")
+	fl.StringVar(&f.how.Key, "idempotency-key", "", "with --async: no second call is accepted under this key: each is sealed anew")
 	fl.StringVar(&f.callID, "call-id", "", "with --async: the call's id, instead of a drawn one")
 }
 
@@ -150,7 +150,7 @@ func (a *app) callCommand(use, short string, do func(context.Context, *client.Cl
 			return err
 		}
 		defer c.Close()
-		return do(cmd.Context(), c, args[0])
+		return about("CALL", "faasd-sec async inspect "+args[0]+" says how it stands", do(cmd.Context(), c, args[0]))
 	}}
 }
 

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -160,7 +159,7 @@ func (a *app) auditKeys() *cobra.Command {
 }
 
 func readCertificate(path string) (*x509.Certificate, error) {
-	b, err := os.ReadFile(path)
+	b, err := readAtMost(path, 1<<20)
 	if err != nil {
 		return nil, api.Invalid("--ca", "name a PEM file with one certificate", err.Error())
 	}

@@ -60,6 +60,9 @@ func (a *app) buildCommand() *cobra.Command {
 			if out != "" && len(list) != 1 {
 				return api.Invalid("--out", "name one function", fmt.Sprintf("it is one file, and %d functions would be built", len(list)))
 			}
+			if err := fitFile("--out", out); err != nil { // before it takes its time
+				return err
+			}
 			built := make([]builtImage, 0, len(list))
 			for _, fn := range list {
 				a.noteDockerfile(fn)
@@ -80,6 +83,20 @@ func (a *app) buildCommand() *cobra.Command {
 	b.add(cmd)
 	cmd.Flags().StringVar(&out, "out", "", "write the image to this file")
 	return cmd
+}
+
+// fitFile refuses a path that no file can be written to, "" being none.
+func fitFile(flag, path string) error {
+	if path == "" {
+		return nil
+	}
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		return api.Invalid(flag, "name a file in it", path+" is a directory")
+	}
+	if info, err := os.Stat(filepath.Dir(path)); err != nil || !info.IsDir() {
+		return api.Invalid(flag, "make the directory, or choose another", "there is no directory "+filepath.Dir(path))
+	}
+	return nil
 }
 
 // builtImage is what build reports.

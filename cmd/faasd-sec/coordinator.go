@@ -68,7 +68,7 @@ give it to that machine alone, in a file. An attempt that fails uses it up as we
 		Long: `Takes a coordinator out, by its name or the address of its store. If it runs it
 stops; its machine may join again as a new one, with an empty state directory.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return enrol.RequestRemoval(cmd.Context(), state, args[0])
+			return about("NAME", "faasd-sec coordinator members lists them", enrol.RequestRemoval(cmd.Context(), state, args[0]))
 		},
 	}
 	cmd.AddCommand(token, members, remove)

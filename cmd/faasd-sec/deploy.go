@@ -286,13 +286,16 @@ func (d *deployer) deployment(fn *stack.Function) (client.Deployment, error) {
 	return dep, err
 }
 
+// maxEnvFile bounds an environment file, in bytes; agents take less.
+const maxEnvFile = 1 << 20
+
 // environment joins environment files and the function's own, which wins.
 func environment(fn *stack.Function) (map[string]string, error) {
 	env := make(map[string]string)
 	for i, name := range fn.EnvFiles {
 		at := field(fn, fmt.Sprintf("environment_file[%d]", i))
 		path := filepath.Join(fn.Dir, name)
-		b, err := os.ReadFile(path)
+		b, err := readAtMost(path, maxEnvFile)
 		if err != nil {
 			return nil, &api.Error{Code: api.CodeInvalid, Field: at, Err: err, Message: "cannot read it", Remedy: "create it, or correct the path, which is relative to function.yml"}
 		}
@@ -318,14 +321,14 @@ func (d *deployer) secrets(fn *stack.Function) (map[string][]byte, error) {
 			path = filepath.Join(d.configDir, "secrets", name)
 		}
 		info, err := os.Stat(path)
-		if err == nil && info.Size() > client.MaxBundleSecret {
-			return nil, api.Invalid(field(fn, fmt.Sprintf("secrets[%d]", i)), "put it into the bundle's files", fmt.Sprintf("%s has %d bytes, at most %d are taken", path, info.Size(), client.MaxBundleSecret))
-		}
 		if err == nil {
 			if !given && info.Mode().Perm()&0o077 != 0 {
 				d.notef("warning: other users of this machine can read %s: chmod 600 it", path)
 			}
-			out[name], err = os.ReadFile(path)
+			out[name], err = readAtMost(path, client.MaxBundleSecret)
+		}
+		if errors.Is(err, errTooLong) {
+			return nil, api.Invalid(field(fn, fmt.Sprintf("secrets[%d]", i)), "put it into the bundle's files", err.Error())
 		}
 		if err != nil {
 			return nil, &api.Error{Code: api.CodeInvalid, Field: field(fn, fmt.Sprintf("secrets[%d]", i)), Err: err, Message: fmt.Sprintf("no value for secret %q", name),

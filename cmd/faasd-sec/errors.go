@@ -109,6 +109,29 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
+// about completes what a gateway refuses of an argument without naming it.
+func about(field, remedy string, err error) error {
+	var e *api.Error
+	if !errors.As(err, &e) || e.Field != "" || e.Remedy != "" {
+		return err
+	}
+	switch e.Code {
+	case api.CodeNotFound, api.CodeForbidden, api.CodeConflict, api.CodeNoRoom:
+		c := *e
+		c.Field, c.Remedy = field, remedy
+		return &c
+	}
+	return err
+}
+
+// aboutFunction is about for the name of a function.
+func aboutFunction(err error) error {
+	if api.CodeOf(err) == api.CodeForbidden {
+		return about("FUNCTION", "use the identity that deployed it (--identity)", err)
+	}
+	return about("FUNCTION", "faasd-sec list shows what is deployed", err)
+}
+
 // printError tells what happened, which input is at fault and what to do.
 func (a *app) printError(err error) {
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {

@@ -246,7 +246,7 @@ func (a *app) remove(ctx context.Context, names []api.FunctionName, keepKeys boo
 	defer c.Close()
 	for _, n := range names {
 		if err := c.Remove(ctx, n); err != nil {
-			return err
+			return aboutFunction(err)
 		}
 		if !keepKeys {
 			if err := client.NewKeyring(a.keysDir(), nil, nil).Forget(n); err != nil {

@@ -153,6 +153,9 @@ func (a *app) readHidden(in *os.File, label string) ([]byte, error) {
 	}
 }
 
+// maxSecretFile bounds a passphrase or token, in bytes.
+const maxSecretFile = 64 << 10
+
 // readSecretFile reads one line that nobody else may read.
 func readSecretFile(field, path string) ([]byte, error) {
 	info, err := os.Stat(path)
@@ -162,9 +165,9 @@ func readSecretFile(field, path string) ([]byte, error) {
 	if info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0 {
 		return nil, api.Invalid(field, "chmod 600 "+path, fmt.Sprintf("%s has mode %04o: others can read it", path, info.Mode().Perm()))
 	}
-	b, err := os.ReadFile(path)
+	b, err := readAtMost(path, maxSecretFile)
 	if err != nil {
-		return nil, fmt.Errorf("read the passphrase: %w", err)
+		return nil, &api.Error{Code: api.CodeInvalid, Field: field, Err: err, Message: "cannot read it", Remedy: "name a file with one line"}
 	}
 	b = bytes.TrimRight(b, "\r\n")
 	if len(b) == 0 {

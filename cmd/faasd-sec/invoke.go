@@ -102,7 +102,7 @@ func (a *app) invoke(cmd *cobra.Command, function string, f *invokeFlags) (retEr
 		a.notef("task %s", needs.Task)
 	}
 	if err != nil {
-		return err
+		return about("FUNCTION", "faasd-sec nodes shows what is free on which machines, and their labels", err)
 	}
 	defer func() { retErr = errors.Join(retErr, res.Body.Close()) }()
 	if f.include {

@@ -78,3 +78,18 @@ func TestImportEndsWithAnInterruptWhileItWaitsForKeys(t *testing.T) {
 		t.Fatal("it waits on")
 	}
 }
+
+func TestWhatAGatewayRefusesNamesTheArgument(t *testing.T) {
+	for name, err := range map[string]error{"unknown": api.Errorf(api.CodeNotFound, "no such function nope"), "another's": api.Errorf(api.CodeForbidden, "it belongs to another owner")} {
+		var e *api.Error
+		if got := aboutFunction(err); !errors.As(got, &e) || e.Field != "FUNCTION" || e.Remedy == "" || e.Message == "" || api.CodeOf(got) != api.CodeOf(err) {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+	whole := api.Invalid("name", "use another", "it is taken")
+	for _, err := range []error{nil, whole, errors.New("down"), api.Errorf(api.CodeUnavailable, "away")} {
+		if got := about("FUNCTION", "look", err); got != err {
+			t.Errorf("%v became %v", err, got)
+		}
+	}
+}

@@ -49,3 +49,25 @@ func replace(path string, b []byte) error {
 	}
 	return os.Rename(next, path)
 }
+
+// errTooLong is of readAtMost.
+var errTooLong = errors.New("it is too long")
+
+// readAtMost reads a file that may be none with a size, such as a pipe, of at most so
+// many bytes.
+func readAtMost(path string, most int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(b)) > most {
+		clear(b)
+		return nil, fmt.Errorf("%s: %w, at most %d bytes are taken", path, errTooLong, most)
+	}
+	return b, nil
+}

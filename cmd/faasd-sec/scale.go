@@ -41,7 +41,7 @@ func (a *app) scaleCommand() *cobra.Command {
 			defer c.Close()
 			for _, o := range orders {
 				if err := c.SetReplicas(cmd.Context(), o.Name, o.Replicas); err != nil {
-					return err
+					return aboutFunction(err)
 				}
 				if !a.json() {
 					fmt.Fprintf(a.stdout, "%s is to have %d replicas\n", o.Name.Short(), o.Replicas)
