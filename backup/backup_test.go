@@ -140,3 +140,22 @@ func TestDamagedArchivesMakeNoCoordinator(t *testing.T) {
 		}
 	}
 }
+
+// A backup that is killed leaves no copy of the store behind.
+func TestSnapshotHasNoName(t *testing.T) {
+	d, s, _ := running(t)
+	read := snapshotOf(s)
+	err := Write(t.Context(), io.Discard, d, func(ctx context.Context, w io.Writer) error {
+		if err := read(ctx, w); err != nil {
+			return err
+		}
+		left, err := filepath.Glob(filepath.Join(d.Coordinator, ".snapshot*"))
+		if err != nil || len(left) > 0 {
+			t.Error(left, err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}

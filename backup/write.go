@@ -67,7 +67,10 @@ func Write(ctx context.Context, w io.Writer, d Dirs, snapshot func(context.Conte
 	if err != nil {
 		return fmt.Errorf("backup: %w", err)
 	}
-	defer func() { retErr = errors.Join(retErr, tmp.Close(), os.Remove(tmp.Name())) }()
+	defer func() { retErr = errors.Join(retErr, tmp.Close()) }()
+	if err := os.Remove(tmp.Name()); err != nil { // so that no kill leaves it behind
+		return fmt.Errorf("backup: %w", err)
+	}
 	if err := snapshot(ctx, tmp); err != nil {
 		return err
 	}

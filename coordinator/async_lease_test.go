@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"net/http"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -20,7 +21,7 @@ import (
 )
 
 // onEtcd is asyncWorld over an etcd client that the test has changed.
-func onEtcd(t testing.TB, n int, change func(*clientv3.Client)) *world {
+func onEtcd(t testing.TB, n int, change func(*clientv3.Client), more ...func(*world)) *world {
 	t.Helper()
 	dir := t.TempDir()
 	s, err := store.Open(t.Context(), store.DefaultConfig(filepath.Join(dir, "etcd"), slog.New(slog.DiscardHandler)))
@@ -34,10 +35,10 @@ func onEtcd(t testing.TB, n int, change func(*clientv3.Client)) *world {
 	})
 	etcd, _ := s.Etcd()
 	change(etcd)
-	return newWorld(t, n, func(w *world) {
+	return newWorld(t, n, append([]func(*world){func(w *world) {
 		w.async = asyncOn(t, s, dir, "co-1", func(cfg *queue.Config) { cfg.LeaseTTL = 2 * time.Second })
 		w.deploy(2, func(d *sealed.Descriptor) { d.MaxQueuedMS = uint64(time.Hour.Milliseconds()) })
-	})
+	}}, more...)...)
 }
 
 // mute does not tell of the first lease that it is kept alive, though it is.
@@ -83,22 +84,24 @@ func TestCallOfALeaseInDoubtGoesOn(t *testing.T) {
 	}
 }
 
-// stuck holds transactions back that bury a call, until release is closed.
-type stuck struct {
+// unburying holds transactions back that bury a call, until release is closed.
+type unburying struct {
 	clientv3.KV
 	release chan struct{}
 	held    atomic.Int32
 }
 
-func (s *stuck) Txn(ctx context.Context) clientv3.Txn { return &stuckTxn{Txn: s.KV.Txn(ctx), s: s} }
-
-type stuckTxn struct {
-	clientv3.Txn
-	s *stuck
+func (s *unburying) Txn(ctx context.Context) clientv3.Txn {
+	return &unburyingTxn{Txn: s.KV.Txn(ctx), s: s}
 }
 
-func (t *stuckTxn) If(c ...clientv3.Cmp) clientv3.Txn { t.Txn = t.Txn.If(c...); return t }
-func (t *stuckTxn) Then(ops ...clientv3.Op) clientv3.Txn {
+type unburyingTxn struct {
+	clientv3.Txn
+	s *unburying
+}
+
+func (t *unburyingTxn) If(c ...clientv3.Cmp) clientv3.Txn { t.Txn = t.Txn.If(c...); return t }
+func (t *unburyingTxn) Then(ops ...clientv3.Op) clientv3.Txn {
 	for _, op := range ops {
 		if op.IsPut() && strings.Contains(string(op.KeyBytes()), "/dead/") {
 			t.s.held.Add(1)
@@ -110,7 +113,7 @@ func (t *stuckTxn) Then(ops ...clientv3.Op) clientv3.Txn {
 }
 
 func TestCallsAreAttemptedWhileOthersAreBuried(t *testing.T) {
-	s := &stuck{release: make(chan struct{})}
+	s := &unburying{release: make(chan struct{})}
 	w := onEtcd(t, 1, func(etcd *clientv3.Client) { s.KV = etcd.KV; etcd.KV = s })
 	defer close(s.release)
 	if _, _, err := w.async.Queue.Accept(t.Context(), queue.Call{ID: "late", Function: "f.ns", Owner: "o", Expires: 1, NotUntil: time.Now().Add(time.Hour).UnixMilli()}, []byte("x"), queue.Key{}); err != nil {
@@ -158,5 +161,35 @@ func TestLargeResultThatIsReadOnceIsReadWhole(t *testing.T) {
 	}
 	if r := w.signed(w.owner, "GET", "/v1/results/"+id, nil); r.code != api.CodeNotFound {
 		t.Errorf("a second time: %d %s", r.status, r.body)
+	}
+}
+
+// What comes of a call that was under way when its coordinator was told to stop is
+// stored: sealed calls are not opened a second time.
+func TestResultThatComesWhileTheCoordinatorStopsIsStored(t *testing.T) {
+	w := asyncWorld(t, 1)
+	node := w.nodes["node-1"]
+	good := *node.invoke.Load()
+	under, release := make(chan struct{}), make(chan struct{})
+	node.on(&node.invoke, func(rw http.ResponseWriter, r *http.Request) {
+		close(under)
+		<-release
+		good(rw, r)
+	})
+	id := w.later(w.message(10, time.Minute)).header.Get(api.HeaderCallID)
+	select {
+	case <-under:
+	case <-time.After(30 * time.Second):
+		t.Fatal("no attempt")
+	}
+	closed := make(chan struct{})
+	go func() { defer close(closed); w.c.Close() }()
+	for until := time.Now().Add(time.Second); time.Now().Before(until) && w.async.Queue.Registered(); {
+		time.Sleep(time.Millisecond)
+	}
+	close(release)
+	<-closed
+	if s, err := w.async.Queue.State(t.Context(), id); err != nil || s.Result == nil || s.Result.Status != 200 || s.Result.Attempts != 1 {
+		t.Errorf("%+v, %v", s, err)
 	}
 }

@@ -112,7 +112,7 @@ func TestPlainCallIsCancelledByWhoKnowsItsID(t *testing.T) {
 	}
 	select {
 	case <-ended:
-	case <-time.After(10 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Error("the node still has the call")
 	}
 	w.rest()

@@ -1,7 +1,9 @@
 package coordinator
 
 import (
+	"context"
 	"strings"
+	"sync"
 
 	"github.com/valyala/fasthttp"
 
@@ -17,11 +19,16 @@ func (c *Coordinator) startAsync(a *Async) {
 	c.uploads = make(chan struct{}, c.async.Schedules.Uploads)
 	c.met.observeQueue(a.Queue)
 	c.met.observeSchedules(a.Queue, c.async.Schedules)
-	c.spawn(func() { _ = a.Queue.Run(c.life) })
-	c.spawn(c.dispatch)
+	// Attempts and callbacks under way when the coordinator ends write what came of
+	// them, for which they need the lease.
+	life, end := context.WithCancel(context.WithoutCancel(c.life))
+	var leased sync.WaitGroup
+	leased.Go(c.dispatch)
+	leased.Go(c.callback)
+	c.spawn(func() { leased.Wait(); end() })
+	c.spawn(func() { _ = a.Queue.Run(life) })
 	c.spawn(c.buryExpired)
 	c.spawn(c.collectBlobs)
-	c.spawn(c.callback)
 	c.spawn(c.clock)
 	c.spawn(c.sealedClock)
 }

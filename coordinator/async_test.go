@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/blob"
 	"github.com/faasd-sec/faasd-sec/queue"
@@ -107,7 +109,8 @@ func TestAcceptedCallRunsAndItsResultIsThereAsItCame(t *testing.T) {
 
 // Where there are several coordinators large bodies are in the store itself.
 func TestLargeBodiesInPieces(t *testing.T) {
-	w := asyncWorld(t, 1, func(w *world) { w.async.Blobs = w.async.Queue.NewChunks(t.Context(), 4<<20, 64<<20) })
+	var etcd *clientv3.Client
+	w := onEtcd(t, 1, func(c *clientv3.Client) { etcd = c }, func(w *world) { w.async.Blobs = w.async.Queue.NewChunks(t.Context(), 4<<20, 64<<20) })
 	w.eventually("it is registered", w.async.Queue.Registered)
 	for _, size := range []int{100 << 10, 300 << 10, 256<<10 - 500, 512<<10 - 500, 3 << 20} {
 		msg := w.message(size, time.Minute)
@@ -124,11 +127,20 @@ func TestLargeBodiesInPieces(t *testing.T) {
 		t.Errorf("%d %s %v", a.status, a.body, a.err)
 	}
 	// Five requests that are over and the half of one too large go; five results stay.
-	var n int
 	w.eventually("what is not used goes", func() bool {
-		m, err := w.async.Blobs.Collect(t.Context(), 0, nil)
-		n += m
-		return err == nil && n == 6
+		if _, err := w.async.Blobs.Collect(t.Context(), 0, nil); err != nil {
+			t.Fatal(err)
+		}
+		pieces, err := etcd.Get(t.Context(), "/faasd-sec/async/chunk/", clientv3.WithPrefix(), clientv3.WithKeysOnly())
+		if err != nil {
+			t.Fatal(err)
+		}
+		bodies := map[string]bool{}
+		for _, kv := range pieces.Kvs {
+			upload, _, _ := strings.Cut(strings.TrimPrefix(string(kv.Key), "/faasd-sec/async/chunk/"), "/")
+			bodies[upload] = true
+		}
+		return len(bodies) == 5
 	})
 }
 

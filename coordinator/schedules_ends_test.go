@@ -58,7 +58,7 @@ func TestAScheduleThatEndsIsAnAnomalyAndAMetric(t *testing.T) {
 		a.Schedules.Warn, a.Schedules.Metrics = time.Minute, 2
 		w.async = &a
 	})
-	for id, from := range map[string]time.Duration{"short": time.Second, "long": 20 * time.Minute, "longer": 40 * time.Minute} {
+	for id, from := range map[string]time.Duration{"short": 6 * time.Second, "long": 20 * time.Minute, "longer": 40 * time.Minute} {
 		if a := w.putTicks(w.owner, id, "new", w.ticks(w.owner, "x", every(from, 3)...)); a.status != 200 {
 			t.Fatalf("%d %s", a.status, a.body)
 		}
@@ -75,7 +75,7 @@ func TestAScheduleThatEndsIsAnAnomalyAndAMetric(t *testing.T) {
 	if w := gauges(t, reg, "faasd_sec_schedule_warn_seconds", "schedule")[""]; w != 60 {
 		t.Errorf("it warns %v s before", w)
 	}
-	w.eventuallyWithin(20*time.Second, "and to have ended", func() bool { return slices.Equal(log.codes(short), []string{"ending", "ended"}) })
+	w.eventuallyWithin(time.Minute, "and to have ended", func() bool { return slices.Equal(log.codes(short), []string{"ending", "ended"}) })
 	if n, ok := gauges(t, reg, "faasd_sec_schedule_ticks_left", "schedule")[short]; n != 0 || !ok {
 		t.Errorf("%v ticks are left, told %v", n, ok)
 	}
@@ -104,13 +104,13 @@ func TestTicksThatAreNotMadeAreAnomalies(t *testing.T) {
 	log := &noted{}
 	w := asyncWorld(t, 1, func(w *world) { w.watching.Anomalies = log })
 	w.deploy(3, func(d *sealed.Descriptor) { d.Decryption[0].NotBefore -= 3600 })
-	if a := w.putTicks(w.owner, "s1", "new", w.ticks(w.owner, "x", slices.Concat(every(-4*time.Minute, 2), every(5*time.Second, 4))...)); a.status != 200 {
+	if a := w.putTicks(w.owner, "s1", "new", w.ticks(w.owner, "x", slices.Concat(every(-4*time.Minute, 2), every(5*time.Second, 60))...)); a.status != 200 {
 		t.Fatalf("%d %s", a.status, a.body)
 	}
 	mark := schedule.Mark("s1")
 	w.eventually("two were missed", func() bool { return slices.Contains(log.codes(mark), "missed") })
 	w.deploy(4, func(d *sealed.Descriptor) { d.Config.Labels = map[string]string{"new": "one"} })
-	w.eventuallyWithin(20*time.Second, "the others are refused", func() bool { return slices.Contains(log.codes(mark), "refused") })
+	w.eventuallyWithin(time.Minute, "the others are refused", func() bool { return slices.Contains(log.codes(mark), "refused") })
 	if n := len(slices.DeleteFunc(log.codes(mark), func(c string) bool { return c != "refused" })); n != 1 {
 		t.Errorf("said %d times", n)
 	}

@@ -93,7 +93,7 @@ func TestSealedTicksAreMadeAtTheirTimeAndNotBefore(t *testing.T) {
 	if a.status != 200 {
 		t.Fatalf("%d %s", a.status, a.body)
 	}
-	w.eventuallyWithin(20*time.Second, "all are made", func() bool { s := w.schedule("s1"); return s.Made == 7 && s.Next == 0 && s.Left == 0 })
+	w.eventuallyWithin(time.Minute, "all are made", func() bool { s := w.schedule("s1"); return s.Made == 7 && s.Next == 0 && s.Left == 0 })
 	for _, tick := range at {
 		id := schedule.TickID("s1", tick)
 		r := w.result(id)
@@ -112,7 +112,7 @@ func TestSealedTicksAreMadeAtTheirTimeAndNotBefore(t *testing.T) {
 	if a := w.putTicks(w.owner, "s1", "append", w.ticks(w.owner, "x", every(2*time.Second, 2)...)); a.status != 200 {
 		t.Fatalf("%d %s", a.status, a.body)
 	}
-	w.eventuallyWithin(20*time.Second, "what was added is made, too", func() bool { return w.schedule("s1").Made == 9 })
+	w.eventuallyWithin(time.Minute, "what was added is made, too", func() bool { return w.schedule("s1").Made == 9 })
 }
 
 func (w *world) eventuallyWithin(d time.Duration, what string, f func() bool) {
@@ -181,6 +181,7 @@ func TestSchedulesAreTheirMakersAndTheFunctionsOwners(t *testing.T) {
 	if a := w.putTicks(maker, "s1", "new", w.ticks(maker, "x", at...)); a.status != 200 {
 		t.Fatalf("%d %s", a.status, a.body)
 	}
+	w.eventually("it is known", func() bool { return w.schedule("s1").Left == 3 })
 	for _, test := range []struct {
 		what string
 		a    answer
@@ -238,12 +239,12 @@ func TestSchedulesAreTheirMakersAndTheFunctionsOwners(t *testing.T) {
 // After the function was deployed anew its ticks are not handed in: no dead letters.
 func TestStaleTicksAreNotMadeUntilTheyAreReplaced(t *testing.T) {
 	w := asyncWorld(t, 1)
-	if a := w.putTicks(w.owner, "s1", "new", w.ticks(w.owner, "x", every(2*time.Second, 100)...)); a.status != 200 {
+	if a := w.putTicks(w.owner, "s1", "new", w.ticks(w.owner, "x", every(6*time.Second, 100)...)); a.status != 200 {
 		t.Fatalf("%d %s", a.status, a.body)
 	}
 	w.eventually("it is known", func() bool { return w.schedule("s1").Left > 90 })
 	w.deploy(3, func(d *sealed.Descriptor) { d.Config.Labels = map[string]string{"new": "one"} })
-	w.eventuallyWithin(10*time.Second, "it says so", func() bool {
+	w.eventuallyWithin(time.Minute, "it says so", func() bool {
 		s := w.schedule("s1")
 		return s.Refused >= 2 && s.Code == api.CodeStaleRevision && s.Stale == s.Left && s.Made == 0
 	})
@@ -253,7 +254,7 @@ func TestStaleTicksAreNotMadeUntilTheyAreReplaced(t *testing.T) {
 	if a := w.putTicks(w.owner, "s1", "replace", w.ticks(w.owner, "x", every(0, 3)...)); a.status != 200 {
 		t.Fatalf("%d %s", a.status, a.body)
 	}
-	w.eventuallyWithin(10*time.Second, "what is new is made", func() bool {
+	w.eventuallyWithin(time.Minute, "what is new is made", func() bool {
 		s := w.schedule("s1")
 		return s.Made >= 1 && s.Next == 0 && s.Code == "" && s.Stale == 0
 	})
@@ -267,5 +268,5 @@ func TestTicksThatNobodyMadeInTimeAreCounted(t *testing.T) {
 	if a := w.putTicks(w.owner, "s1", "new", w.ticks(w.owner, "x", at...)); a.status != 200 {
 		t.Fatalf("%d %s", a.status, a.body)
 	}
-	w.eventuallyWithin(10*time.Second, "two and two", func() bool { s := w.schedule("s1"); return s.Missed == 2 && s.Made == 2 && s.Refused == 0 })
+	w.eventuallyWithin(time.Minute, "two and two", func() bool { s := w.schedule("s1"); return s.Missed == 2 && s.Made == 2 && s.Refused == 0 })
 }

@@ -226,6 +226,32 @@ func (b *box) hangUp() {
 	b.hung = true
 }
 
+// The pauses between two tries to remove what the runtime could not: containerd
+// may be about to start again, which takes seconds.
+const (
+	removePause = 250 * time.Millisecond // doubled each time
+	removeTries = 7                      // some 16 s in all
+)
+
+// removePatiently is rt.Remove, tried again where it fails.
+func removePatiently(ctx context.Context, rt runtime.Sandbox, grace time.Duration) error {
+	pause := removePause
+	for try := 1; ; try++ {
+		err := rt.Remove(ctx, grace)
+		if err == nil || try == removeTries {
+			return err
+		}
+		again := time.NewTimer(pause)
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			again.Stop()
+			return err
+		}
+		grace, pause = 0, 2*pause // it has heard that it is to end
+	}
+}
+
 // dropBox removes a box, and reports whether it is gone. Without grace nothing
 // in it is asked to end by itself.
 func (n *Node) dropBox(b *box, grace time.Duration) bool {
@@ -233,7 +259,7 @@ func (n *Node) dropBox(b *box, grace time.Duration) bool {
 	defer cancel()
 	gone := true
 	if rt := b.runtime(); rt != nil {
-		if err := rt.Remove(ctx, grace); err != nil {
+		if err := removePatiently(ctx, rt, grace); err != nil {
 			// Its reservation stays taken: it may still run. The next start of
 			// the daemon removes it.
 			n.log.Error("sandbox could not be removed; its reservation is kept", "sandbox", b.id, "err", err)

@@ -48,7 +48,7 @@ func (n *Node) recover(ctx context.Context) error {
 		}
 		if !ok {
 			n.log.Info("sandbox of an unknown revision is removed", "sandbox", info.ID, "function", info.Function)
-			if err := rt.Remove(ctx, n.cfg.StopGrace); err != nil {
+			if err := removePatiently(ctx, rt, n.cfg.StopGrace); err != nil {
 				return fmt.Errorf("remove %s: %w", info.ID, err)
 			}
 			continue

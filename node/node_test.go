@@ -438,12 +438,29 @@ func TestEndOfASandboxEndsItsInvocation(t *testing.T) {
 	w.eventually("its reservation is free", func() bool { r, _, q := w.held(); return q == 0 && r == api.Resources{} })
 }
 
+// containerd may be away for a moment, and be started again.
+func TestRemovalThatFailedForAMomentGivesTheReservationBack(t *testing.T) {
+	w := newWorld(t)
+	f := w.known("f")
+	w.invoke(f)
+	for range 2 {
+		w.fake.Fail(runtimetest.OpRemove, errors.New("containerd is unavailable"))
+	}
+	w.n.removeAll()
+	if left, _, _ := w.held(); left != (api.Resources{}) || len(w.fake.Sandboxes()) > 0 {
+		t.Errorf("reserved %+v, sandboxes %v", left, w.fake.Sandboxes())
+	}
+}
+
 func TestSandboxThatCannotBeRemovedKeepsItsReservation(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	f := w.known("f")
 	w.invoke(f)
 	before, _, _ := w.held()
-	w.fake.Fail(runtimetest.OpRemove, errors.New("device or resource busy"))
+	for range removeTries {
+		w.fake.Fail(runtimetest.OpRemove, errors.New("device or resource busy"))
+	}
 	w.n.removeAll()
 	if after, _, _ := w.held(); after != before || before == (api.Resources{}) {
 		t.Errorf("reserved %+v, before %+v", after, before)

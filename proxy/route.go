@@ -81,6 +81,9 @@ func (r *route) path(escaped string) bool {
 	if err != nil || strings.Contains(strings.ToLower(escaped), "%2f") {
 		return false
 	}
+	if again, err := url.PathUnescape(p); err == nil && again != p {
+		return false // some readers unescape twice
+	}
 	if p == "" {
 		p = "/"
 	}

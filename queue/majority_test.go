@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"path/filepath"
 	"testing"
 	"time"
@@ -14,6 +13,7 @@ import (
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/pki"
 	"github.com/faasd-sec/faasd-sec/store"
+	"github.com/faasd-sec/faasd-sec/store/storetest"
 )
 
 // threeStores are the embedded members of three coordinators, which start together.
@@ -33,14 +33,7 @@ func threeMembers(t *testing.T) ([3]store.Config, [3]*store.Store) {
 	initial := map[string]string{}
 	var cfgs [3]store.Config
 	for i := range cfgs {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		addr, dir := ln.Addr().String(), t.TempDir()
-		if err := ln.Close(); err != nil {
-			t.Fatal(err)
-		}
+		addr, dir := storetest.FreeAddr(t), t.TempDir()
 		m, err := ca.EnsureMember(filepath.Join(dir, "member.pem"), caDir)
 		if err != nil {
 			t.Fatal(err)

@@ -139,8 +139,8 @@ func TestAttemptsAndCallbacksUnderWayKeepTheirLeases(t *testing.T) {
 	ctx, end := l.Context(t.Context())
 	defer end()
 	looked := map[string]bool{}
-	for until := time.Now().Add(3 * time.Second); time.Now().Before(until); time.Sleep(10 * time.Millisecond) {
-		for name := range map[string]int64{} {
+	for until := time.Now().Add(3 * orphanEvery); time.Now().Before(until); time.Sleep(10 * time.Millisecond) {
+		for name := range m.orphans() {
 			looked[name] = true
 		}
 	}

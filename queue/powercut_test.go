@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 // acceptUntilKilled is the child process. It accepts calls and finishes some of
 // them, and tells of each step once it was acknowledged.
 func acceptUntilKilled(dir string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	s, err := store.Open(ctx, store.DefaultConfig(filepath.Join(dir, "etcd"), slog.New(slog.DiscardHandler)))
 	if err != nil {
@@ -158,7 +158,7 @@ func TestPowerCutLosesNoAcceptedCall(t *testing.T) {
 	}
 	loopMount(t, image, filepath.Join(dir, "live"))
 
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	child := exec.CommandContext(ctx, os.Args[0], "-test.run=^$")
 	child.Env = append(os.Environ(), writerEnv+"="+filepath.Join(dir, "live"))

@@ -50,7 +50,9 @@ func (r *Registry) handleUpload(req *http.Request, to route) (response, error) {
 	case http.MethodGet, http.MethodHead:
 		return u.progress(http.StatusNoContent), nil
 	case http.MethodPatch:
-		if err := r.receive(req, u); err != nil {
+		err := r.receive(req, u)
+		r.touch(u) // it may have taken longer than an idle one is kept
+		if err != nil {
 			return response{}, err
 		}
 		return u.progress(http.StatusAccepted), nil
@@ -145,6 +147,13 @@ func (r *Registry) findUpload(to route) (*upload, error) {
 	}
 	u.active = r.cfg.Now()
 	return u, nil
+}
+
+// touch notes that an upload is not idle.
+func (r *Registry) touch(u *upload) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	u.active = r.cfg.Now()
 }
 
 func errNoUpload() error {

@@ -228,6 +228,31 @@ func TestUploadsAreBoundedAndIdleOnesMakeRoom(t *testing.T) {
 	wantStatus(t, do(t, c, "PATCH", "http://"+addr+first.Header.Get("Location"), noise(1), 1), 404, codeUploadUnknown)
 }
 
+// A large push over a slow line takes longer than an idle one is kept.
+func TestUploadThatTookLongIsNotIdleAtItsEnd(t *testing.T) {
+	cfg := testConfig(t, t.TempDir())
+	now := time.Now()
+	var mu sync.Mutex
+	cfg.MaxUploads = 1
+	cfg.Now = func() time.Time { mu.Lock(); defer mu.Unlock(); return now }
+	addr := serveNetHTTP(t, openRegistry(t, cfg))
+	const size = 32 << 20 // more than sockets buffer: it is under way when the last of it is sent
+	c, d := client(t), noiseDigest(t, size)
+	url := "http://" + addr + "/v2/r/blobs/uploads/"
+	at := "http://" + addr + do(t, c, "POST", url, nil, 0).Header.Get("Location")
+	sent := 0
+	slowly := io.TeeReader(noise(size), writerFunc(func(p []byte) {
+		if sent += len(p); sent == size {
+			mu.Lock()
+			defer mu.Unlock()
+			now = now.Add(2 * cfg.UploadIdle)
+		}
+	}))
+	wantStatus(t, do(t, c, "PATCH", at, slowly, -1), 202, "")
+	wantStatus(t, do(t, c, "POST", url, nil, 0), 429, codeTooMany)
+	wantStatus(t, do(t, c, "PUT", at+"?digest="+d.String(), nil, 0), 201, "")
+}
+
 func TestUploadResumesWhereItBroke(t *testing.T) {
 	addr := serveNetHTTP(t, openRegistry(t, testConfig(t, t.TempDir())))
 	c := client(t)

@@ -47,7 +47,7 @@ func (l *lines) count(text string) int {
 }
 
 func TestAnEtcdThatStartsLaterIsAwaited(t *testing.T) {
-	addr := freeAddr(t)
+	addr := storetest.FreeAddr(t)
 	cfg := testConfig(t, "")
 	told := &lines{}
 	cfg.Log = slog.New(slog.NewTextHandler(told, nil))
@@ -153,7 +153,7 @@ func (a *authority) client(t *testing.T, believed *authority) *tls.Config {
 // Waiting cures none of these, so they end it at once.
 func TestCertificatesThatDoNotFitAreNotWaitedFor(t *testing.T) {
 	ours, others := newAuthority(t), newAuthority(t)
-	addr := freeAddr(t)
+	addr := storetest.FreeAddr(t)
 	cert, key := ours.issue(t)
 	storetest.Serve(t, url.URL{Scheme: "https", Host: addr},
 		transport.TLSInfo{CertFile: cert, KeyFile: key, TrustedCAFile: ours.file, ClientCertAuth: true, MinVersion: tls.VersionTLS13})

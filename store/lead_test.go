@@ -61,7 +61,7 @@ func nextTerm(t *testing.T, terms <-chan heldTerm, within time.Duration) heldTer
 func TestALoneMemberLeadsAtOnceAndResigns(t *testing.T) {
 	s, ctx := testStore(t), t.Context()
 	terms, stop := campaignFor(t, s, "a")
-	first := nextTerm(t, terms, leadTTL/2)
+	first := nextTerm(t, terms, 4*leadTTL)
 	l, err := s.Leader(ctx, "tests")
 	if err != nil || l.Holder != "a" || l.Fence != first.fence {
 		t.Fatalf("leader is %+v, %v; want a with fence %d", l, err, first.fence)
@@ -89,7 +89,7 @@ func TestALoneMemberLeadsAtOnceAndResigns(t *testing.T) {
 func TestLeadershipOutlastsItsLease(t *testing.T) {
 	s := testStore(t)
 	terms, _ := campaignFor(t, s, "a")
-	first := nextTerm(t, terms, leadTTL/2)
+	first := nextTerm(t, terms, 4*leadTTL)
 	select {
 	case <-first.ctx.Done():
 		t.Fatal("a leader that could renew lost its leadership")
@@ -103,7 +103,7 @@ func TestALeaderThatIsCutOffEndsBeforeTheNextBegins(t *testing.T) {
 	e := startEtcd(t)
 	cut, other := e.open(t), e.direct(t)
 	terms, _ := campaignFor(t, cut, "cut")
-	first := nextTerm(t, terms, leadTTL/2)
+	first := nextTerm(t, terms, 4*leadTTL)
 	others, stop := campaignFor(t, other, "other")
 	e.setCut(true)
 	second := nextTerm(t, others, 4*leadTTL)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/pki"
+	"github.com/faasd-sec/faasd-sec/store/storetest"
 )
 
 // peerCluster is what several members on this machine share.
@@ -31,21 +31,10 @@ func newPeerCluster(t *testing.T) *peerCluster {
 	return p
 }
 
-// freeAddr is an address of this machine that nobody listens on.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
-}
-
 // config is a member called name with a fresh address and directory.
 func (p *peerCluster) config(name string) Config {
 	p.t.Helper()
-	addr := freeAddr(p.t)
+	addr := storetest.FreeAddr(p.t)
 	dir := p.t.TempDir()
 	m, err := p.ca.EnsureMember(filepath.Join(dir, "member.pem"), p.caDir)
 	if err != nil {
@@ -217,7 +206,7 @@ func TestThreeMembersStartTogether(t *testing.T) {
 		closeLater(t, s)
 	}
 	terms, _ := campaignFor(t, stores[0], "a")
-	first := nextTerm(t, terms, leadTTL)
+	first := nextTerm(t, terms, 4*leadTTL)
 	others, _ := campaignFor(t, stores[1], "b")
 	// Its process ends as a whole: another leads, with a greater fence.
 	if err := stores[0].Close(); err != nil {
@@ -267,7 +256,7 @@ func speak(addr string, cfg *tls.Config) error {
 		return err
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
 		return err
 	}
 	if _, err := conn.Write([]byte("GET /version HTTP/1.1\r\nHost: x\r\n\r\n")); err != nil {

@@ -236,7 +236,7 @@ func TestSecondProcessIsKeptOutAtOnce(t *testing.T) {
 	began := time.Now()
 	_, err := Open(t.Context(), testConfig(t, dir))
 	wantCode(t, err, api.CodeConflict)
-	if time.Since(began) > 5*time.Second {
+	if time.Since(began) > startTimeout/2 {
 		t.Fatal("it waited for the other one")
 	}
 }
@@ -264,7 +264,7 @@ func TestStartingAndStoppingSaysNothing(t *testing.T) {
 func TestEmbeddedMemberOpensNoSocket(t *testing.T) {
 	before := sockets(t)
 	testStore(t)
-	if after := sockets(t); after != before {
+	if after := sockets(t); after > before { // those of other tests may close
 		t.Fatalf("open sockets: %d before, %d after", before, after)
 	}
 }

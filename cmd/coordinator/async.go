@@ -63,8 +63,8 @@ func (o *asyncOptions) flags(fs *flag.FlagSet) {
 // asyncParts opens what asynchronous invocations take.
 func asyncParts(ctx, life context.Context, o options, st *store.Store, scfg store.Config, log *slog.Logger) (*coordinator.Async, error) {
 	a := o.async
-	if a.attempts < 1 || a.minWait < 0 || a.maxWait < a.minWait || a.workers < 1 || a.maxBody < 1 || a.maxAge <= 0 {
-		return nil, api.Invalid("-async-…", "use positive values, and -async-max-wait no shorter than -async-min-wait", "one is not")
+	if err := a.check(); err != nil {
+		return nil, err
 	}
 	if most := scfg.QuotaBytes / 4 * 3; o.peerListen != "" && a.maxBody > most {
 		return nil, api.Invalid("-async-max-body", fmt.Sprintf("use at most %d: coordinators share large bodies in their store", most), fmt.Sprintf("%d bytes do not fit into it", a.maxBody))
@@ -96,6 +96,42 @@ func asyncParts(ctx, life context.Context, o options, st *store.Store, scfg stor
 	return &coordinator.Async{Schedules: a.schedules, Queue: q, Blobs: bodies, Workers: a.workers, MaxAge: a.maxAge, Signer: signer, Allow: allow,
 		Retry: queue.Retry{Attempts: a.attempts, MinWaitMs: a.minWait.Milliseconds(), MaxWaitMs: a.maxWait.Milliseconds()}}, nil
 }
+
+// check refuses values that do not make sense, naming the flag.
+func (o *asyncOptions) check() error {
+	for _, b := range []struct {
+		flag         string
+		value, least int64
+	}{
+		{"-async-waiting", int64(o.waiting), 1}, {"-async-waiting-each", int64(o.waitingEach), 0}, {"-async-workers", int64(o.workers), 1},
+		{"-async-each", int64(o.each), 1}, {"-async-attempts", int64(o.attempts), 1}, {"-async-max-body", o.maxBody, 1},
+	} {
+		if b.value < b.least {
+			return api.Invalid(b.flag, fmt.Sprintf("use %d or more", b.least), fmt.Sprintf("%d is not", b.value))
+		}
+	}
+	if o.maxBody > largestBody {
+		return api.Invalid("-async-max-body", fmt.Sprintf("use at most %d", int64(largestBody)), fmt.Sprintf("%d is more", o.maxBody))
+	}
+	for _, d := range []struct {
+		flag  string
+		value time.Duration
+	}{{"-async-keep", o.keep}, {"-async-keep-dead", o.keepDead}, {"-async-max-age", o.maxAge}} {
+		if d.value <= 0 {
+			return api.Invalid(d.flag, "use a time such as 24h", d.value.String())
+		}
+	}
+	switch {
+	case o.minWait < 0:
+		return api.Invalid("-async-min-wait", "use a time such as 1s, or 0", o.minWait.String())
+	case o.maxWait < o.minWait:
+		return api.Invalid("-async-max-wait", "make it no shorter than -async-min-wait", o.maxWait.String())
+	}
+	return nil
+}
+
+// largestBody is more than any disk has; twice that is a number yet.
+const largestBody = 1 << 60
 
 // checkSchedules refuses bounds on schedules that do not make sense, or do not fit into
 // a store of quota bytes.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"path/filepath"
@@ -21,20 +20,10 @@ import (
 	"github.com/faasd-sec/faasd-sec/store/storetest"
 )
 
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
-}
-
 // get is a page's status and text.
 func get(t *testing.T, u string) (int, string, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
 	if err != nil {
@@ -68,13 +57,13 @@ func flags(t *testing.T, etcd string) (args []string, gateway, ops string) {
 	if _, err := enrol.Init(state, []string{"any"}, rand.Reader); err != nil {
 		t.Fatal(err)
 	}
-	gateway, ops = freeAddr(t), freeAddr(t)
-	return []string{"-state", state, "-listen", gateway, "-ops-listen", ops, "-cluster-listen", freeAddr(t), "-gossip-listen", freeAddr(t),
+	gateway, ops = storetest.FreeAddr(t), storetest.FreeAddr(t)
+	return []string{"-state", state, "-listen", gateway, "-ops-listen", ops, "-cluster-listen", storetest.FreeAddr(t), "-gossip-listen", storetest.FreeAddr(t),
 		"-etcd", etcd, "-log-level", "error"}, "http://" + gateway, "http://" + ops
 }
 
 func TestACoordinatorWaitsForItsStoreAndSaysSo(t *testing.T) {
-	addr := freeAddr(t)
+	addr := storetest.FreeAddr(t)
 	args, gateway, ops := flags(t, "http://"+addr)
 	o, err := parse(args)
 	if err != nil {
@@ -134,7 +123,7 @@ func TestACoordinatorWaitsForItsStoreAndSaysSo(t *testing.T) {
 }
 
 func TestACoordinatorThatWaitsStopsWhenTold(t *testing.T) {
-	args, _, ops := flags(t, "http://"+freeAddr(t))
+	args, _, ops := flags(t, "http://"+storetest.FreeAddr(t))
 	o, err := parse(args)
 	if err != nil {
 		t.Fatal(err)

@@ -50,7 +50,7 @@ func TestOnlyCoordinatorsAreToldWhatWaitsAndIsWanted(t *testing.T) {
 
 	askFor := func(path string, transport *http.Transport) (int, error) {
 		defer transport.CloseIdleConnections()
-		client := &http.Client{Transport: transport, Timeout: 5 * time.Second}
+		client := &http.Client{Transport: transport, Timeout: 20 * time.Second}
 		resp, err := client.Get("https://" + ln.Addr().String() + path)
 		if err != nil {
 			return 0, err
@@ -87,7 +87,7 @@ func TestOnlyCoordinatorsAreToldWhatWaitsAndIsWanted(t *testing.T) {
 
 	// Who asks makes sure of whom it asks: gossip may name any address.
 	dial := func(i *pki.Identity, role pki.Role, m api.NodeMeta) error {
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
 		conn, err := memberDialer{identity: i, role: role}.DialNode(ctx, m)
 		if err != nil {

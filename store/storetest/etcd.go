@@ -2,6 +2,9 @@
 package storetest
 
 import (
+	"fmt"
+	"math/rand/v2"
+	"net"
 	"net/url"
 	"path/filepath"
 	"sync"
@@ -36,4 +39,22 @@ func Serve(t testing.TB, client url.URL, info transport.TLSInfo) (stop func()) {
 	t.Cleanup(stop)
 	<-e.Server.ReadyNotify()
 	return stop
+}
+
+// FreeAddr is an address of this machine that nobody listens on. Its port is none of
+// those that connections are given, so that none has it before it is used.
+func FreeAddr(t testing.TB) string {
+	t.Helper()
+	for range 100 {
+		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+rand.N(20_000)))
+		if err != nil {
+			continue
+		}
+		if err := ln.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return ln.Addr().String()
+	}
+	t.Fatal("no port is free")
+	return ""
 }
