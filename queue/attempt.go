@@ -264,8 +264,16 @@ func (q *Queue) Cancel(ctx context.Context, id string) error {
 		Ended: now.UnixMilli(), Until: now.Add(q.cfg.Keep).UnixMilli(),
 		Failed: &Failure{Code: api.CodeCancelled, Message: "the call was cancelled", At: now.UnixMilli()}}
 	err = fenced(q.persist(ctx, "cancel a call", q.once(id), append(q.end(&c), q.store(&r, nil)...)))
-	if err == ErrFenced {
-		return notFound(id)
+	if err != ErrFenced {
+		return err
 	}
-	return err
+	var was Result // of an earlier try, of whose outcome we were not told
+	_, found, err = q.get(ctx, "result", q.key(keyResult, id), &was)
+	switch {
+	case err != nil:
+		return err
+	case found && was.Failed != nil && *was.Failed == *r.Failed:
+		return nil
+	}
+	return notFound(id)
 }

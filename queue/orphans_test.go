@@ -19,6 +19,7 @@ import (
 type deaf struct {
 	clientv3.KV
 	lost, refused atomic.Bool
+	loseOne       atomic.Bool // the answer of the next alone
 }
 
 func deafen(etcd *clientv3.Client) *deaf {
@@ -42,7 +43,7 @@ func (t *deafTxn) Commit() (*clientv3.TxnResponse, error) {
 		return nil, status.Error(codes.Unavailable, "refused")
 	}
 	res, err := t.Txn.Commit()
-	if t.d.lost.Load() {
+	if t.d.lost.Load() || t.d.loseOne.Swap(false) {
 		return nil, status.Error(codes.Unavailable, "the answer is lost")
 	}
 	return res, err
@@ -214,4 +215,19 @@ func TestWhatIsOverIsForgottenBesideWhatIsDamaged(t *testing.T) {
 		_, err := m.State(t.Context(), "good")
 		return api.CodeOf(err) == api.CodeNotFound
 	})
+}
+
+func TestCancellationOfUnknownOutcomeIsToldAsWhatItIs(t *testing.T) {
+	etcd, prefix := etcdOf(t, t.TempDir())
+	d := deafen(etcd)
+	m := open(t, etcd, prefix, "a")
+	m.accept(t, call("1"))
+	m.claim(t)
+	d.loseOne.Store(true)
+	if err := m.Cancel(t.Context(), "1"); err != nil {
+		t.Error(err)
+	}
+	if s, err := m.State(t.Context(), "1"); err != nil || s.Result == nil || s.Result.Failed == nil {
+		t.Errorf("%+v, %v", s, err)
+	}
 }
