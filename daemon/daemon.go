@@ -170,12 +170,16 @@ func ListenUnix(path string, config *tls.Config) (net.Listener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
-	ln, err := net.Listen("unix", path)
+	// The file is made with the mode of its socket: there is no moment at which others
+	// could connect, whatever the umask.
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var err error
+		cerr := c.Control(func(fd uintptr) { err = syscall.Fchmod(int(fd), 0o600) })
+		return errors.Join(cerr, err)
+	}}
+	ln, err := lc.Listen(context.Background(), "unix", path) // as net.Listen does: nothing of it waits
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(fmt.Errorf("listen on %s: %w", path, err), ln.Close())
 	}
 	ln = nbio.Listener{Listener: ln}
 	if config != nil {

@@ -10,6 +10,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -270,4 +272,31 @@ func TestOpsEndpointsAnswer(t *testing.T) {
 	if got := get("/readyz"); got != 200 {
 		t.Errorf("/readyz when ready: %d", got)
 	}
+}
+
+func TestAUnixSocketIsItsOwnersAloneFromItsFirstMoment(t *testing.T) {
+	defer syscall.Umask(syscall.Umask(0)) // the worst one
+	path := filepath.Join(t.TempDir(), "s")
+	ln, err := ListenUnix(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	st, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := st.Mode().Perm(); got != 0o600 { // nobody has changed it since it was made
+		t.Errorf("mode %o", got)
+	}
+	go func() {
+		if c, err := ln.Accept(); err == nil {
+			c.Close()
+		}
+	}()
+	c, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
 }

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/faasd-sec/faasd-sec/api"
 	"github.com/faasd-sec/faasd-sec/enrol"
 	"github.com/faasd-sec/faasd-sec/pki"
 )
@@ -77,9 +78,6 @@ const peersFile = "peers"
 // keeps its members' addresses: they count until each member has told its new one,
 // which takes a majority. So they stay.
 func (c *Cluster) keepPeers() error {
-	if c.cfg.Coordinators < 2 {
-		return nil
-	}
 	b, err := os.ReadFile(filepath.Join(c.state, peersFile))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -88,8 +86,9 @@ func (c *Cluster) keepPeers() error {
 		return err
 	}
 	c.peers = strings.Fields(string(b))
-	if len(c.peers) != c.cfg.Coordinators {
-		return fmt.Errorf("%s is of %d coordinators, not %d", c.state, len(c.peers), c.cfg.Coordinators)
+	if n := len(c.peers); n != max(1, c.cfg.Coordinators) {
+		return &api.Error{Code: api.CodeConflict, Field: "coordinators", Message: fmt.Sprintf("%s is of %d coordinators, not %d", c.state, n, max(1, c.cfg.Coordinators)),
+			Remedy: fmt.Sprintf("ask for %d again, or choose another directory", n)}
 	}
 	for _, addr := range c.peers {
 		if !c.draw(addr) {
