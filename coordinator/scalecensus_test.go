@@ -66,3 +66,24 @@ func TestOneCensusServesThoseThatWaitedForIt(t *testing.T) {
 		t.Errorf("the node was asked %d times for %d callers that came together", n, callers)
 	}
 }
+
+// What a node tells of a while in which it did not answer was not done in a moment.
+func TestANodeThatAnswersAgainIsNotTakenForABusyOne(t *testing.T) {
+	w := newWorld(t, 1)
+	f, began := newScaled(), time.Now()
+	look := func(at time.Duration, answered time.Duration, served uint64) float64 {
+		said := tally{at: began.Add(answered), all: map[string]api.ReplicaStatus{"r": {Revision: "r", Served: served}}}
+		l := w.c.scaler.loadOf(&store.Function{Revision: "r"}, f, &census{asked: began.Add(at), nodes: map[string]tally{"node-1": said}})
+		return l.Rate
+	}
+	const second = time.Second
+	for i := range 20 { // a hundred each second
+		look(time.Duration(i)*second, time.Duration(i)*second, uint64(100*i))
+	}
+	for i := range 8 {
+		look(time.Duration(20+i)*second, 19*second, 1900)
+	}
+	if rate := look(28*second, 28*second, 2800); rate > 100 {
+		t.Errorf("%v calls each second, where there were never more than 100", rate)
+	}
+}

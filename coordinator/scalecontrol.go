@@ -72,6 +72,7 @@ type holder struct{ node, revision string }
 
 // seen is what the replicas there had done by then, all in all.
 type seen struct {
+	at     time.Time // when the node was asked
 	served uint64
 	micros int64 // of CPU time
 	cpu    bool  // micros was asked for
@@ -330,24 +331,26 @@ func (s *scaler) loadOf(rec *store.Function, f *scaled, n *census) scaling.Load 
 	sum := n.sum(rec.Revision)
 	l := scaling.Load{Replicas: sum.Ready + sum.Starting, InFlight: sum.InFlight + n.waiting[rec.Revision], Slots: sum.Slots}
 	if took := n.asked.Sub(f.looked); took >= controlEvery/2 {
-		served, cpu := uint64(0), int64(0)
+		rate, millis := 0.0, 0.0
 		before := f.seen
 		f.seen = make(map[holder]seen, len(n.nodes)) // nothing of nodes and revisions that are gone
 		for node, t := range n.nodes {
 			r, key := t.of(rec.Revision), holder{node, rec.Revision}
 			was, known := before[key]
-			if known && r.Served > was.served {
-				served += r.Served - was.served
+			// A node that did not answer for a while tells then of all of it.
+			if since := t.at.Sub(was.at).Seconds(); known && since > 0 {
+				if r.Served > was.served {
+					rate += float64(r.Served-was.served) / since
+				}
+				if t.cpu && was.cpu && r.CPUMicros > was.micros {
+					millis += float64(r.CPUMicros-was.micros) / 1000 / since
+				}
 			}
-			if known && t.cpu && was.cpu && r.CPUMicros > was.micros {
-				cpu += r.CPUMicros - was.micros
-			}
-			f.seen[key] = seen{served: r.Served, micros: r.CPUMicros, cpu: t.cpu}
+			f.seen[key] = seen{at: t.at, served: r.Served, micros: r.CPUMicros, cpu: t.cpu}
 		}
 		if !f.looked.IsZero() {
 			// Two thirds of what was, so that one look counts for little.
-			f.rate = smooth(f.rate, float64(served)/took.Seconds())
-			f.millis = smooth(f.millis, float64(cpu)/1000/took.Seconds())
+			f.rate, f.millis = smooth(f.rate, rate), smooth(f.millis, millis)
 		}
 		f.looked = n.asked
 	}

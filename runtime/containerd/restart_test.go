@@ -35,6 +35,7 @@ func TestSandboxesSurviveARestartOfContainerd(t *testing.T) {
 	img := own.basic(t, r)
 	first, a := own.start(t, r, own.spec(t, r, img))
 	second, _ := own.start(t, r, own.spec(t, r, img))
+	third, _ := own.start(t, r, own.spec(t, r, img))
 
 	if err := syscall.Kill(d.PID(), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
@@ -45,9 +46,14 @@ func TestSandboxesSurviveARestartOfContainerd(t *testing.T) {
 	if _, err := second.Usage(t.Context()); err != nil {
 		t.Error(err)
 	}
+	if err := third.Remove(t.Context(), 0); err == nil {
+		t.Error("a sandbox was removed without containerd")
+	}
 	if d, err = daemon.Start(t.Context(), dcfg); err != nil {
 		t.Fatal(err)
 	}
+	// Who asked meanwhile asks again after a pause only, of seconds.
+	eventually(t, "it is removed", func() bool { return third.Remove(t.Context(), 0) == nil })
 	if _, err := a.Do(runtimetest.Command{Do: "ping"}); err != nil {
 		t.Errorf("a sandbox after containerd's restart: %v", err)
 	}
