@@ -105,3 +105,26 @@ func TestAsynchronousTasksWaitByPriorityAndAreCancelled(t *testing.T) {
 		t.Errorf("tasks that ended are still thought to be at %v", r.hosting.at)
 	}
 }
+
+// A task that was accepted for later is that call's, also while it finds no room: sent
+// again meanwhile, it would run twice.
+func TestATaskThatWaitsForItsNextAttemptIsNotTakenAgain(t *testing.T) {
+	var asked *counted
+	w := asyncWorld(t, 1, withOpener(t, &asked), func(w *world) { w.cfg.QueueTimeout = 20 * time.Millisecond })
+	b := someBounds()
+	b.AnyInitiator = true
+	w.bounded(b)
+	n := w.nodes["node-1"]
+	n.on(&n.invoke, refuses(api.CodeNoRoom))
+	header, task := w.wish(w.owner, func(*manifest.Manifest) {})
+	if a := w.later(w.message(10, time.Minute), api.HeaderManifest, header); a.status != 202 {
+		t.Fatalf("%d %s", a.status, a.body)
+	}
+	w.eventually("an attempt found no room", func() bool {
+		s, err := w.async.Queue.State(t.Context(), task)
+		return err == nil && s.Waiting != nil && s.Waiting.Last != nil
+	})
+	if a := w.do("POST", "/function/f.ns", api.ContentTypeSealed, w.message(10, time.Minute), api.HeaderManifest, header); a.code != api.CodeDuplicateTask {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+}

@@ -141,7 +141,7 @@ func (c *Coordinator) place(t *task, body *relay.Body, id string, expires time.T
 		// All other errors come before an agent had a byte: see send.
 		unreached := code != api.CodeNodeLost && code != api.CodeDeadline && code != api.CodeCallerGone
 		if !body.Small || !t.retry.again(attempts, code, unreached) || !c.pause(t, attempts, expires) {
-			if unreached && t.held != nil {
+			if unreached && t.held != nil && t.attempt == nil { // a call that was accepted for later is attempted again
 				c.unfence(t)
 			}
 			return nil, nil, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -232,6 +233,10 @@ func (q *Queue) forgetSome(ctx context.Context) (int, error) {
 			err = q.purge(ctx, id, note)
 		case untilPart, untilPlan, untilGone:
 			err = q.forgetTicks(ctx, parts[1], id, note)
+		}
+		if e := (*api.Error)(nil); errors.As(err, &e) && e.Code == api.CodeInternal { // else it would keep all others too
+			q.cfg.Log.Error("a record that is over is damaged; it stays", "kind", parts[1], "id", id, "err", err)
+			_, err = q.commit(ctx, "forget", nil, []clientv3.Op{note}, nil)
 		}
 		if err != nil {
 			return 0, err

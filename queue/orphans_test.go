@@ -196,3 +196,22 @@ func TestCallbackOfADeadLetterTakesNotThatOfItsReplay(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A damaged record keeps no other from being forgotten.
+func TestWhatIsOverIsForgottenBesideWhatIsDamaged(t *testing.T) {
+	etcd, prefix := etcdOf(t, t.TempDir())
+	m := open(t, etcd, prefix, "a", func(c *Config) { c.Keep = time.Second })
+	for key, value := range map[string]string{m.key(keyResult, "bad"): "{", m.untilKey(1, "result", "bad"): ""} {
+		if _, err := etcd.Put(t.Context(), key, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.accept(t, call("good"))
+	if err := m.claim(t).Finish(t.Context(), Result{Status: 200}, nil); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the other is forgotten", func() bool {
+		_, err := m.State(t.Context(), "good")
+		return api.CodeOf(err) == api.CodeNotFound
+	})
+}
