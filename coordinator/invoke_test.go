@@ -313,15 +313,20 @@ func TestBodyLimitHolds(t *testing.T) {
 
 func TestLoadsThatComeWithRepliesAreObserved(t *testing.T) {
 	w := newWorld(t, 1)
-	n := w.nodes["node-1"]
+	n, of := w.nodes["node-1"], "node-1"
 	n.on(&n.invoke, func(rw http.ResponseWriter, r *http.Request) {
-		b, _ := json.Marshal(api.NodeLoad{Node: "node-1", Epoch: 1, Seq: 42})
+		b, _ := json.Marshal(api.NodeLoad{Node: of, Epoch: 1, Seq: 42})
 		rw.Header().Set(api.HeaderLoad, string(b))
 		refuses(api.CodeFunctionCrashed)(rw, r)
 	})
 	w.send(w.message(10, time.Minute))
 	if len(w.mesh.observed) != 1 || w.mesh.observed[0].Seq != 42 {
 		t.Errorf("observed %+v", w.mesh.observed)
+	}
+	of = "node-2"
+	w.send(w.message(10, time.Minute))
+	if len(w.mesh.observed) != 1 {
+		t.Errorf("a node told of another: %+v", w.mesh.observed)
 	}
 }
 

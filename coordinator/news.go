@@ -18,27 +18,30 @@ type news struct {
 	some atomic.Bool
 
 	mu    sync.Mutex
-	texts []string // no more than there are exchanges under way
+	loads []saying // no more than there are exchanges under way
 }
 
-func (n *news) put(text string) {
+// saying is one of them, and the node that replied.
+type saying struct{ node, text string }
+
+func (n *news) put(node, text string) {
 	n.mu.Lock()
-	n.texts = append(n.texts, text)
+	n.loads = append(n.loads, saying{node, text})
 	n.some.Store(true)
 	n.mu.Unlock()
 }
 
 // take empties it.
-func (n *news) take() []string {
+func (n *news) take() []saying {
 	if !n.some.Load() {
 		return nil
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	texts := n.texts
-	n.texts = nil
+	loads := n.loads
+	n.loads = nil
 	n.some.Store(false)
-	return texts
+	return loads
 }
 
 // Replied reads what the reply that was just written had brought along. It is the
@@ -51,8 +54,8 @@ func (c *Coordinator) Replied(_ net.Conn, state fasthttp.ConnState) {
 }
 
 func (c *Coordinator) readNews() {
-	for _, text := range c.news.take() {
-		c.read(text)
+	for _, l := range c.news.take() {
+		c.read(l.node, l.text)
 	}
 }
 
@@ -73,13 +76,18 @@ func loadOf(p *peer, reply *relay.Reply) (text string, fresh bool) {
 // observe takes a refusal's load: where to go next depends on it.
 func (c *Coordinator) observe(p *peer, reply *relay.Reply) {
 	if text, fresh := loadOf(p, reply); fresh {
-		c.read(text)
+		c.read(p.id, text)
 	}
 }
 
-func (c *Coordinator) read(text string) {
+// read takes what a node says of itself. Of others it has nothing to say.
+func (c *Coordinator) read(node, text string) {
 	var l api.NodeLoad
-	if err := json.Unmarshal([]byte(text), &l); err == nil {
+	switch err := json.Unmarshal([]byte(text), &l); {
+	case err != nil:
+	case l.Node != node:
+		c.dep.Log.Debug("a node's reply tells of another one's load", "node", node, "of", l.Node)
+	default:
 		c.dep.Mesh.Observe(l)
 	}
 }

@@ -73,7 +73,7 @@ func (c *Coordinator) send(p *peer, t *task, body *relay.Body, id string, warm b
 			start := reply.Header(api.HeaderStart)
 			began = start != "" && start != "warm"
 			if text, fresh := loadOf(p, reply); fresh {
-				c.news.put(text) // for Replied
+				c.news.put(p.id, text) // for Replied
 			}
 			return reply, nil, nil
 		}

@@ -1,9 +1,11 @@
 package enrol
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"net"
 	"net/http"
 	"os"
@@ -175,6 +177,34 @@ func TestJoiningLeavesAWorkingIdentity(t *testing.T) {
 	}
 	if err := id.Renew(t.Context(), Renewer(id, func() []string { return []string{addr} })); err != nil {
 		t.Errorf("renewal: %v", err)
+	}
+}
+
+// The identity of another node is not overwritten by a slip in a path.
+func TestADirectoryOfAnotherNodeIsRefused(t *testing.T) {
+	d, _, addr, _ := desk(t)
+	dir := filepath.Join(t.TempDir(), "node")
+	if _, err := Join(t.Context(), addr, token(t, d, 1), "node-1", dir); err != nil {
+		t.Fatal(err)
+	}
+	had, err := os.ReadFile(filepath.Join(dir, IdentityFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, _, otherAddr, _ := desk(t)
+	for id, join := range map[string]func(id string) (Node, error){
+		"node-2": func(id string) (Node, error) { return Join(t.Context(), addr, token(t, d, 1), id, dir) },
+		"node-1": func(id string) (Node, error) {
+			return Join(t.Context(), otherAddr, token(t, other, 1), id, dir)
+		},
+	} {
+		var e *api.Error
+		if _, err := join(id); !errors.As(err, &e) || e.Code != api.CodeConflict || e.Field != "state" || e.Remedy == "" {
+			t.Errorf("%s: %v", id, err)
+		}
+	}
+	if now, err := os.ReadFile(filepath.Join(dir, IdentityFile)); err != nil || !bytes.Equal(now, had) {
+		t.Errorf("its identity is another, %v", err)
 	}
 }
 

@@ -19,7 +19,8 @@ import (
 )
 
 // Join makes this machine the node id of the cluster whose coordinator listens
-// at addr, and writes what it was told below dir. On an error nothing is left.
+// at addr, and writes what it was told below dir. On an error nothing is left. A
+// directory of another node, or of another cluster's, is a conflict.
 func Join(ctx context.Context, addr, token, id, dir string) (Node, error) {
 	var none Node
 	tok, err := pki.ParseToken(token)
@@ -28,6 +29,13 @@ func Join(ctx context.Context, addr, token, id, dir string) (Node, error) {
 	}
 	if err := pki.CheckID(id); err != nil {
 		return none, err
+	}
+	var was Node
+	switch err := Load(dir, NodeFile, "name another directory", &was); {
+	case err != nil && api.CodeOf(err) != api.CodeNotFound:
+		return none, err
+	case err == nil && was.ID != id:
+		return none, inhabited(dir, "the node "+was.ID)
 	}
 	keyPEM, csr, err := pki.NewRequest(id)
 	if err != nil {
@@ -53,6 +61,9 @@ func Join(ctx context.Context, addr, token, id, dir string) (Node, error) {
 		return none, err
 	}
 	n.Cluster = ident.Peer().Cluster
+	if was.Cluster != "" && was.Cluster != n.Cluster {
+		return none, inhabited(dir, "a node of the cluster "+was.Cluster)
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return none, fmt.Errorf("state directory: %w", err)
 	}
@@ -64,6 +75,12 @@ func Join(ctx context.Context, addr, token, id, dir string) (Node, error) {
 		return none, errors.Join(err, os.Remove(filepath.Join(dir, IdentityFile)))
 	}
 	return n, nil
+}
+
+// inhabited says that a directory is somebody else's, whose identity would be lost.
+func inhabited(dir, whose string) error {
+	return &api.Error{Code: api.CodeConflict, Field: "state", Message: dir + " is the state of " + whose,
+		Remedy: "name another directory, or remove this one if that node is no more"}
 }
 
 // Renewer asks a coordinator for a new certificate over the old one's mutual

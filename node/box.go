@@ -31,6 +31,7 @@ type box struct {
 
 	mu        sync.Mutex // held while a frame is written: never take it under the node's mutex
 	rt        runtime.Sandbox
+	removed   bool // rt is
 	ln        *net.UnixListener
 	conn      *net.UnixConn
 	hung      bool // hangUp was here
@@ -257,20 +258,9 @@ func removePatiently(ctx context.Context, rt runtime.Sandbox, grace time.Duratio
 func (n *Node) dropBox(b *box, grace time.Duration) bool {
 	ctx, cancel := cleanupContext(grace + 30*time.Second)
 	defer cancel()
-	gone := true
-	if rt := b.runtime(); rt != nil {
-		if err := removePatiently(ctx, rt, grace); err != nil {
-			// Its reservation stays taken: it may still run. The next start of
-			// the daemon removes it.
-			n.log.Error("sandbox could not be removed; its reservation is kept", "sandbox", b.id, "err", err)
-			gone = false
-		}
-	}
-	if gone {
-		if err := b.detach(ctx); err != nil {
-			n.log.Error("what a sandbox was fitted with could not be taken back; its reservation is kept", "sandbox", b.id, "err", err)
-			gone = false
-		}
+	err := b.takeDown(ctx, grace)
+	if err != nil {
+		n.log.Error("a sandbox could not be removed; its reservation is kept until it is", "sandbox", b.id, "err", err)
 	}
 	b.hangUp()
 	if err := os.RemoveAll(b.dir); err != nil {
@@ -279,5 +269,57 @@ func (n *Node) dropBox(b *box, grace time.Duration) bool {
 	n.mu.Lock()
 	delete(n.boxes, b.id)
 	n.mu.Unlock()
-	return gone
+	return err == nil
+}
+
+// takeDown removes what the runtime has of a box, then what it was fitted with. It
+// may be called again for what it could not remove.
+func (b *box) takeDown(ctx context.Context, grace time.Duration) error {
+	b.mu.Lock()
+	rt, removed := b.rt, b.removed
+	b.mu.Unlock()
+	if rt != nil && !removed {
+		if err := removePatiently(ctx, rt, grace); err != nil {
+			return err
+		}
+		b.mu.Lock()
+		b.removed = true
+		b.mu.Unlock()
+	}
+	if err := b.detach(ctx); err != nil {
+		return fmt.Errorf("take back what it was fitted with: %w", err)
+	}
+	return nil
+}
+
+// outlive removes a box that dropBox could not remove, as soon as that can be done.
+// Then it calls free, with mu held, which gives back what was kept for the box. The
+// node's next life does it where this one ends before.
+func (n *Node) outlive(b *box, free func()) {
+	n.spawn(func() {
+		timer := time.NewTimer(n.cfg.RemoveAgain)
+		defer timer.Stop()
+		for {
+			select {
+			case <-timer.C:
+			case <-n.life.Done():
+				return
+			}
+			ctx, cancel := context.WithTimeout(n.life, 30*time.Second)
+			err := b.takeDown(ctx, 0)
+			cancel()
+			if err == nil {
+				break
+			}
+			n.log.Warn("a sandbox can still not be removed", "sandbox", b.id, "err", err)
+			timer.Reset(n.cfg.RemoveAgain)
+		}
+		n.log.Info("a sandbox that could not be removed is gone", "sandbox", b.id)
+		n.mu.Lock()
+		free()
+		n.wake()
+		n.mu.Unlock()
+		n.touch()
+		n.kickPool()
+	})
 }

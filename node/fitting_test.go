@@ -184,6 +184,28 @@ func TestFittingsComeBeforeTheFunctionAndGoAfterIt(t *testing.T) {
 	w.empty()
 }
 
+func TestWhatCouldNotBeTakenBackIsGivenBackOnceItCanBe(t *testing.T) {
+	w := newWorld(t, lends, func(w *world) { w.cfg.RemoveAgain = 10 * time.Millisecond })
+	f := w.known("f")
+	needs := api.Needs{Resources: api.Resources{Scratch: 1 << 20, Ingress: 100}, Ports: []api.PortNeed{{Protocol: "udp", Count: 2}}}
+	for _, fit := range []*fitter{w.disk, w.net} {
+		if code, _ := w.ask(f, needs); code != "ok" {
+			t.Fatal(code)
+		}
+		fit.fail(nil, errors.New("busy"))
+		w.n.remove(w.fleet()[0], "test")
+		w.eventually("nothing is reserved", func() bool {
+			r, _, _ := w.held()
+			return r == api.Resources{} && w.disk.count()+w.net.count() == 0
+		})
+	}
+	w.n.mu.Lock()
+	defer w.n.mu.Unlock()
+	if len(w.n.ports.held) != 0 {
+		t.Errorf("lent ports %v", w.n.ports.held)
+	}
+}
+
 func TestEachPartIsGivenByOne(t *testing.T) {
 	for _, bad := range [][]Fitting{{newFitter(PartPorts), newFitter(PartPorts)}, {newFitter("gpu")}} {
 		if _, err := newFittings(bad); api.CodeOf(err) != api.CodeInvalid {

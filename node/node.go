@@ -54,6 +54,7 @@ type Config struct {
 	FreezeAfter  time.Duration // a sandbox unused for so long is frozen until the next call; 0 for never
 	StartTimeout time.Duration // from the decision to a ready function, image pull included
 	StopGrace    time.Duration // between SIGTERM and SIGKILL
+	RemoveAgain  time.Duration // between two tries to remove what could not be removed
 	DrainTimeout time.Duration // for invocations under way when the daemon is told to stop
 	MaxBody      int64         // bytes of one sealed request, 0 without limit
 	LogBytes     int           // sealed log kept in memory per function
@@ -68,7 +69,7 @@ type Config struct {
 // RunDir, AgentPath and Capacity have no default.
 func DefaultConfig() Config {
 	return Config{
-		IdleAfter: 5 * time.Minute, StartTimeout: time.Minute, StopGrace: 5 * time.Second,
+		IdleAfter: 5 * time.Minute, StartTimeout: time.Minute, StopGrace: 5 * time.Second, RemoveAgain: 10 * time.Second,
 		DrainTimeout: 30 * time.Second, MaxBody: 0, LogBytes: 4 << 20, ReplaySize: 1 << 20, ReplayTotal: 4 << 20,
 		FreezeAfter: 10 * time.Second, PoolMin: 2, PoolMax: 16, PoolCreates: 2,
 	}
@@ -177,7 +178,7 @@ func New(cfg Config, dep Deps) (*Node, error) {
 	def := DefaultConfig()
 	for _, d := range []struct{ v, def *time.Duration }{
 		{&cfg.IdleAfter, &def.IdleAfter}, {&cfg.StartTimeout, &def.StartTimeout},
-		{&cfg.StopGrace, &def.StopGrace}, {&cfg.DrainTimeout, &def.DrainTimeout},
+		{&cfg.StopGrace, &def.StopGrace}, {&cfg.DrainTimeout, &def.DrainTimeout}, {&cfg.RemoveAgain, &def.RemoveAgain},
 	} {
 		if *d.v == 0 {
 			*d.v = *d.def

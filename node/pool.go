@@ -228,6 +228,7 @@ func (n *Node) unclaim(s *sandbox) {
 		n.mu.Lock()
 		n.ledger.force(overhead(1)) // it may still run: it counts, beyond what there is if need be
 		n.mu.Unlock()
+		n.outlive(b, func() { n.ledger.release(overhead(1)) })
 	}
 }
 
@@ -280,14 +281,21 @@ func (n *Node) evict(b *box) {
 		n.mu.Lock()
 		p.ending--
 		if gone {
-			p.boxes--
-			n.square()
+			n.gone()
+		} else {
+			n.outlive(b, n.gone)
 		}
 		n.wake()
 		n.mu.Unlock()
 		n.touch()
 		n.kickPool()
 	})
+}
+
+// gone counts a box of the pool that was removed. mu is held.
+func (n *Node) gone() {
+	n.pool.boxes--
+	n.square()
 }
 
 // closePool ends the pool. With wait it returns once no box is left; those that

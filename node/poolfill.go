@@ -106,17 +106,18 @@ func (n *Node) mayMake(now time.Time) bool {
 // makeBox makes one box and gives it to who waits for it, or keeps it.
 func (n *Node) makeBox() {
 	began := time.Now()
-	b, gone, err := n.blank()
+	b, err := n.blank()
 	took := time.Since(began)
 	n.mu.Lock()
 	p := &n.pool
 	p.making--
 	switch {
 	case err != nil:
-		if gone {
-			p.boxes--
+		if b == nil {
+			n.gone()
+		} else {
+			n.outlive(b, n.gone)
 		}
-		n.square()
 		n.failed("it could not be made", err)
 	case p.closed:
 		n.evict(b)
@@ -135,8 +136,9 @@ func (n *Node) makeBox() {
 }
 
 // blank makes a box without a function, whose launcher is admitted and whose
-// evidence is there. On an error it says whether nothing is left of it.
-func (n *Node) blank() (b *box, gone bool, err error) {
+// evidence is there. With an error it returns the box only if that could not be
+// removed.
+func (n *Node) blank() (b *box, err error) {
 	ctx, cancel := context.WithTimeout(n.life, boxTimeout)
 	defer cancel()
 	id := newSandboxID()
@@ -148,9 +150,12 @@ func (n *Node) blank() (b *box, gone bool, err error) {
 		err = b.greeting(ctx)
 	}
 	if err != nil {
-		return nil, n.dropBox(b, 0), fmt.Errorf("make a sandbox ahead: %w", err)
+		err = fmt.Errorf("make a sandbox ahead: %w", err)
+		if n.dropBox(b, 0) {
+			return nil, err
+		}
 	}
-	return b, false, nil
+	return b, err
 }
 
 // failed and worked keep count of how creations go: they pause longer and longer

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -245,6 +244,9 @@ func (n *Node) removeIf(s *sandbox, why string, cond func() bool) {
 		gone = n.dropBox(b, grace)
 	}
 	n.bury(s, gone)
+	if !gone {
+		n.outlive(b, func() { n.giveBack(s) })
+	}
 }
 
 // bury ends the bookkeeping of s.
@@ -252,20 +254,11 @@ func (n *Node) bury(s *sandbox, release bool) {
 	if s.up != nil {
 		s.up.Close()
 	}
-	if release { // before anybody else is lent them
-		n.mu.Lock()
-		ports := slices.Clone(s.ports)
-		n.mu.Unlock()
-		n.bound.drop(ports)
-	}
 	n.mu.Lock()
 	s.state = dead
 	n.delist(s)
 	if release {
-		n.ledger.release(s.holds)
-		s.holds = api.Resources{}
-		n.ports.release(s)
-		n.cores.release(s)
+		n.giveBack(s)
 	}
 	n.past = append(n.past, n.status(s))
 	if len(n.past) > 256 {
@@ -276,6 +269,15 @@ func (n *Node) bury(s *sandbox, release bool) {
 	close(s.gone)
 	n.touch()
 	n.kickPool()
+}
+
+// giveBack ends the reservation of s. mu is held.
+func (n *Node) giveBack(s *sandbox) {
+	n.bound.drop(s.ports) // before anybody else is lent them
+	n.ledger.release(s.holds)
+	s.holds = api.Resources{}
+	n.ports.release(s)
+	n.cores.release(s)
 }
 
 // cleanupContext outlives the node's own end: removal must finish during it.

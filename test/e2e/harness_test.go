@@ -191,7 +191,8 @@ func (c *cluster) own(t testing.TB, broker api.BrokerInfo) {
 	t.Cleanup(c.client.Close)
 }
 
-// dumpLogs shows the daemons' logs of a failed test.
+// dumpLogs shows the end of the daemons' logs of a failed test, and before it what
+// was wrong earlier.
 func dumpLogs(t testing.TB, state string) {
 	files, _ := filepath.Glob(filepath.Join(state, "logs", "*.log"))
 	for _, f := range files {
@@ -199,10 +200,15 @@ func dumpLogs(t testing.TB, state string) {
 		if err != nil {
 			continue
 		}
-		if len(b) > 6000 {
-			b = b[len(b)-6000:]
+		const last, most = 6000, 40
+		cut := bytes.LastIndexByte(b[:max(0, len(b)-last)], '\n') + 1
+		var wrong []byte
+		for line := range bytes.Lines(b[:cut]) {
+			if bytes.Contains(line, []byte(`"level":"ERROR"`)) && bytes.Count(wrong, []byte("\n")) < most {
+				wrong = append(wrong, line...)
+			}
 		}
-		t.Logf("---- %s\n%s", filepath.Base(f), b)
+		t.Logf("---- %s\n%s%s", filepath.Base(f), wrong, b[cut:])
 	}
 }
 

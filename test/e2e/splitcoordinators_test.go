@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -40,6 +39,7 @@ func TestASplitHoldsWhicheverCoordinatorIsAsked(t *testing.T) {
 	if _, err := c.client.Divide(t.Context(), name, map[string]int{blue: 30, green: 70}, time.Hour, c.keyring); err != nil {
 		t.Fatal(err)
 	}
+	s.told(t, entries, 2)
 	const calls = 1500
 	seen := s.inTurn(t, entries, 0, calls)
 	if off := math.Abs(float64(seen["blue"])*100/calls - 30); off > 4 {
@@ -63,7 +63,7 @@ func TestASplitHoldsWhicheverCoordinatorIsAsked(t *testing.T) {
 	waitFor(t, 40*time.Second, "all coordinators to be back", func() error { return allReady(t.Context(), c.Gateways()) })
 	s.inTurn(t, entries, 0, 60)
 
-	// What the owner says to another coordinator counts at all of them.
+	// What the owner says to another coordinator counts at all of them, soon.
 	err := entries[2].as(c, func() error {
 		_, err := c.client.Divide(t.Context(), name, map[string]int{green: 100}, time.Hour, c.keyring)
 		return err
@@ -71,15 +71,7 @@ func TestASplitHoldsWhicheverCoordinatorIsAsked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i, e := range entries {
-		waitFor(t, 30*time.Second, fmt.Sprintf("coordinator %d to tell of one revision", i+1), func() error {
-			st, err := e.client.Describe(t.Context(), name)
-			if err == nil && len(st.Serving) != 0 {
-				err = errors.New("blue still serves")
-			}
-			return err
-		})
-	}
+	s.told(t, entries, 0)
 	for i := range 60 {
 		id := fmt.Sprintf("call-%d", i)
 		if color, err := s.call(t.Context(), entries[i%3], id); err != nil || color != "green" {
@@ -104,6 +96,21 @@ func (s *splitCalls) revision(color string) string {
 		}
 	}
 	return ""
+}
+
+// told waits until all coordinators tell of so many revisions that serve beside
+// each other.
+func (s *splitCalls) told(t *testing.T, entries []*entry, serving int) {
+	t.Helper()
+	for i, e := range entries {
+		waitFor(t, 30*time.Second, fmt.Sprintf("coordinator %d to tell of the division", i+1), func() error {
+			st, err := e.client.Describe(t.Context(), s.name)
+			if err == nil && len(st.Serving) != serving {
+				err = fmt.Errorf("%d revisions serve", len(st.Serving))
+			}
+			return err
+		})
+	}
 }
 
 // inTurn makes the calls from first to last through one entry after the other, and
