@@ -145,6 +145,9 @@ func (s *Store) remove(ctx context.Context, what, key string, expected int64) (i
 
 // get reads one key.
 func (s *Store) get(ctx context.Context, what, key string) (value []byte, version int64, err error) {
+	if err := ctx.Err(); err != nil { // etcd may answer all the same
+		return nil, 0, failure("read "+what, err)
+	}
 	ctx, cancel := s.bound(ctx)
 	defer cancel()
 	res, err := s.client.Get(ctx, key)
