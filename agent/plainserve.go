@@ -109,10 +109,8 @@ func (inv *invocation) replyPlain(resp *upstream.Response) {
 	ctx, h := inv.ctx, &inv.ctx.Response.Header
 	ctx.SetStatusCode(resp.Status)
 	h.SetNoDefaultContentType(true)
-	for _, f := range resp.Header {
-		if !strings.HasPrefix(f.Name, "x-faasd-sec-") { // those are the platform's
-			h.Add(f.Name, f.Value)
-		}
+	for _, f := range ownHeaders(resp.Header) {
+		h.Add(f.Name, f.Value)
 	}
 	s := &plainStream{inv: inv, resp: resp}
 	switch {
