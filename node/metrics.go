@@ -23,6 +23,8 @@ type metrics struct {
 	bindSeconds  prometheus.Histogram
 	keysSeconds  prometheus.Histogram
 	thawSeconds  prometheus.Histogram // its count is the number of thaws
+
+	imagesForgotten prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -58,10 +60,12 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	m.thawSeconds = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name: "faasd_sec_node_thaw_seconds", Help: "Time to thaw a frozen sandbox for a call.",
 		Buckets: prometheus.ExponentialBuckets(0.00002, 2, 16)})
+	m.imagesForgotten = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "faasd_sec_node_images_forgotten_total", Help: "Images let go because no revision known here had used them for long."})
 	m.ok = m.invocations.WithLabelValues("ok")
 	if reg != nil {
 		reg.MustRegister(m.invocations, m.inFlight, m.starts, m.startSeconds, m.events, m.checks,
-			m.poolHits, m.poolMisses, m.fillSeconds, m.bindSeconds, m.keysSeconds, m.thawSeconds)
+			m.poolHits, m.poolMisses, m.fillSeconds, m.bindSeconds, m.keysSeconds, m.thawSeconds, m.imagesForgotten)
 	}
 	return m
 }

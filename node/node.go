@@ -52,6 +52,7 @@ type Config struct {
 	KeepaliveMin time.Duration // the least and the most that a function's past can make of it; 0 is
 	KeepaliveMax time.Duration // one minute and half an hour, or IdleAfter where that is outside
 	FreezeAfter  time.Duration // a sandbox unused for so long is frozen until the next call; 0 for never
+	ImageKeep    time.Duration // an image that no revision here uses is let go after so long; 0 for never
 	StartTimeout time.Duration // from the decision to a ready function, image pull included
 	StopGrace    time.Duration // between SIGTERM and SIGKILL
 	RemoveAgain  time.Duration // between two tries to remove what could not be removed
@@ -71,7 +72,7 @@ func DefaultConfig() Config {
 	return Config{
 		IdleAfter: 5 * time.Minute, StartTimeout: time.Minute, StopGrace: 5 * time.Second, RemoveAgain: 10 * time.Second,
 		DrainTimeout: 30 * time.Second, MaxBody: 0, LogBytes: 4 << 20, ReplaySize: 1 << 20, ReplayTotal: 4 << 20,
-		FreezeAfter: 10 * time.Second, PoolMin: 2, PoolMax: 16, PoolCreates: 2,
+		FreezeAfter: 10 * time.Second, ImageKeep: time.Hour, PoolMin: 2, PoolMax: 16, PoolCreates: 2,
 	}
 }
 
@@ -192,8 +193,8 @@ func New(cfg Config, dep Deps) (*Node, error) {
 		return nil, api.Invalid("id", "name the node", "it is empty")
 	case cfg.StateDir == "" || cfg.RunDir == "" || cfg.AgentPath == "":
 		return nil, api.Invalid("state, run directory or agent", "set all three", "one is empty")
-	case cfg.FreezeAfter < 0 || cfg.KeepaliveMin < 0 || cfg.KeepaliveMax < 0:
-		return nil, api.Invalid("duration", "use a positive one", "freeze after or keep-alive is negative")
+	case cfg.FreezeAfter < 0 || cfg.ImageKeep < 0 || cfg.KeepaliveMin < 0 || cfg.KeepaliveMax < 0:
+		return nil, api.Invalid("duration", "use a positive one", "freeze after, image keep or keep-alive is negative")
 	case cfg.PoolMin < 0 || cfg.PoolMax < 0 || cfg.PoolCreates < 0 || cfg.PoolMax > 0 && cfg.PoolMin > cfg.PoolMax:
 		return nil, api.Invalid("pool", "use numbers of 0 or more, the minimum not over the maximum",
 			fmt.Sprintf("minimum %d, maximum %d, %d at once", cfg.PoolMin, cfg.PoolMax, cfg.PoolCreates))
@@ -294,6 +295,9 @@ func (n *Node) Start(ctx context.Context) error {
 		return err
 	}
 	n.spawn(n.reapIdle)
+	if n.cfg.ImageKeep > 0 {
+		n.spawn(n.sweepImages)
+	}
 	n.spawn(n.publishLoad)
 	if n.monitor != nil {
 		n.spawn(n.watchTasks)

@@ -37,7 +37,7 @@ type options struct {
 	labels                        string
 	imagePolicy                   string
 	idleAfter, startTimeout       time.Duration
-	freezeAfter                   time.Duration
+	freezeAfter, imageKeep        time.Duration
 	keepaliveMin, keepaliveMax    time.Duration
 	poolMin, poolMax, poolCreates int
 	drain                         time.Duration
@@ -93,6 +93,7 @@ func parse(args []string) (options, error) {
 	fs.DurationVar(&o.keepaliveMin, "keepalive-min", 0, "the shortest such time that a function's past can lead to (default 1m, or -idle-after if shorter)")
 	fs.DurationVar(&o.keepaliveMax, "keepalive-max", 0, "the longest one (default 30m, or -idle-after if longer)")
 	fs.DurationVar(&o.freezeAfter, "freeze-after", d.FreezeAfter, "freeze a sandbox unused for so long until the next call; 0 for never")
+	fs.DurationVar(&o.imageKeep, "image-keep", d.ImageKeep, "let an image go that no revision on this node has used for so long; 0 for never")
 	fs.IntVar(&o.poolMin, "pool-min", d.PoolMin, "sandboxes kept ready without a function at the least")
 	fs.IntVar(&o.poolMax, "pool-max", d.PoolMax, "and at the most; 0 for no pool")
 	fs.IntVar(&o.poolCreates, "pool-creates", d.PoolCreates, "sandboxes of the pool made at once")

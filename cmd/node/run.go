@@ -90,6 +90,7 @@ func run(ctx context.Context, o options) (err error) {
 	cfg.Capacity, cfg.Ports, cfg.Cores, cfg.Registry = o.capacity, o.ports, o.cores, n.Registry
 	cfg.IdleAfter, cfg.StartTimeout, cfg.DrainTimeout = o.idleAfter, o.startTimeout, o.drain
 	cfg.KeepaliveMin, cfg.KeepaliveMax, cfg.FreezeAfter = o.keepaliveMin, o.keepaliveMax, o.freezeAfter
+	cfg.ImageKeep = o.imageKeep
 	cfg.PoolMin, cfg.PoolMax, cfg.PoolCreates = o.poolMin, o.poolMax, o.poolCreates
 	broker := &node.HTTPBroker{Dial: func(ctx context.Context) (net.Conn, error) {
 		return dialBroker(ctx, n.Broker, o.brokerSocket, pki.ClientConfig(identity, pki.RoleKeyBroker, pki.AnyID))

@@ -335,11 +335,49 @@ func (r *Runtime) Images(ctx context.Context) ([]string, error) {
 	return out, nil
 }
 
+// ground keeps an image's flights away until clear is called: who pulls it
+// meanwhile waits, and then begins anew. Before that it waits for the flight that
+// is under way.
+func (r *Runtime) ground(ctx context.Context, dgst string) (clear func(), err error) {
+	own := &flight{cancel: func() {}, done: make(chan struct{}), err: errGrounded, fetching: true}
+	for {
+		r.pulls.Lock()
+		f := r.flights[dgst]
+		if f == nil {
+			r.flights[dgst] = own
+		}
+		r.pulls.Unlock()
+		if f == nil {
+			break
+		}
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	return func() {
+		r.pulls.Lock()
+		delete(r.flights, dgst)
+		r.pulls.Unlock()
+		close(own.done)
+	}, nil
+}
+
+// errGrounded is that of a flight that is none: it has no registry, so that whoever
+// waits for it begins one.
+var errGrounded = errors.New("the image is being forgotten")
+
 // Forget implements runtime.Runtime. Sandboxes that run the image keep its
 // snapshots by their leases until they are removed.
 func (r *Runtime) Forget(ctx context.Context, dgst string) error {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.CallTimeout)
 	defer cancel()
+	clear, err := r.ground(ctx, dgst)
+	if err != nil {
+		return fmt.Errorf("forget image %s: %w", dgst, err)
+	}
+	defer clear()
 	r.images.drop(dgst)
 	if err := r.releaseView(ctx, dgst); err != nil {
 		return err

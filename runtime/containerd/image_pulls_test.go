@@ -14,6 +14,7 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/faasd-sec/faasd-sec/runtime"
 	"github.com/faasd-sec/faasd-sec/runtime/runtimetest"
 )
 
@@ -369,4 +370,48 @@ func TestABoundOnPullsIsRequired(t *testing.T) {
 	if err := cfg.check(); err == nil || !strings.Contains(err.Error(), "MaxPulls") {
 		t.Errorf("%v", err)
 	}
+}
+
+// TestAnImageIsWholeThoughItWasForgottenWhilePulled pulls an image from many sides
+// while it is forgotten again and again. Whoever has it last can run it.
+func TestAnImageIsWholeThoughItWasForgottenWhilePulled(t *testing.T) {
+	b := need(t)
+	archive, dgst, err := runtimetest.Archive(ocispec.ImageConfig{Cmd: []string{"/bin/fn"}}, b.program(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var requests atomic.Int64
+	srv := httptest.NewTLSServer(registry(t, archive, &requests))
+	defer srv.Close()
+	cfg := b.config(t)
+	host := srv.Listener.Addr().String()
+	cfg.Registries = map[string]Registry{host: {Client: srv.Client()}}
+	r := b.openWith(t, cfg)
+	pull := func() runtime.Image {
+		img, err := r.Pull(t.Context(), host+"/team/fn", dgst)
+		if err != nil {
+			t.Error(err)
+		}
+		return img
+	}
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() {
+			for range 8 {
+				pull()
+			}
+		})
+	}
+	wg.Go(func() {
+		for range 8 {
+			if err := r.Forget(t.Context(), dgst); err != nil {
+				t.Error(err)
+			}
+			if err := r.collect(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	wg.Wait()
+	b.start(t, r, b.spec(t, r, pull()))
 }
