@@ -176,16 +176,23 @@ func TestPolicyRefusesWhatNobodyTrustedSigned(t *testing.T) {
 	}
 }
 
-func TestArtifactsAreFoundByTypeAndOnce(t *testing.T) {
-	_, srv := serve(t)
-	r := testRemote(t, srv)
+// pushed is an image in a registry.
+func pushed(t *testing.T) (srv *httptest.Server, r *Remote, img *Image, digest string) {
+	t.Helper()
+	_, srv = serve(t)
+	r = testRemote(t, srv)
 	dir := t.TempDir()
 	tree(t, dir, map[string]string{"f": "1"})
-	img := mustBuild(t, testBuilder(t, dir), Build{From: "scratch", Copy: []Copy{{Src: "f", Dst: "/f"}}})
-	d, err := r.Push(t.Context(), "hello", "v1", img.Image)
+	img = mustBuild(t, testBuilder(t, dir), Build{From: "scratch", Copy: []Copy{{Src: "f", Dst: "/f"}}})
+	digest, err := r.Push(t.Context(), "hello", "v1", img.Image)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return srv, r, img, digest
+}
+
+func TestArtifactsAreFoundByTypeAndOnce(t *testing.T) {
+	srv, r, img, d := pushed(t)
 	for range 2 {
 		if _, err := r.Attach(t.Context(), "hello", img.Image, TypeSBOM, []byte(`{"a":1}`)); err != nil {
 			t.Fatal(err)
@@ -205,15 +212,7 @@ func TestArtifactsAreFoundByTypeAndOnce(t *testing.T) {
 // Whoever may push may attach, to any image: nodes that look for its signatures
 // hold no more than signatures have.
 func TestAttachedFloodIsNotRead(t *testing.T) {
-	_, srv := serve(t)
-	r := testRemote(t, srv)
-	dir := t.TempDir()
-	tree(t, dir, map[string]string{"f": "1"})
-	img := mustBuild(t, testBuilder(t, dir), Build{From: "scratch", Copy: []Copy{{Src: "f", Dst: "/f"}}})
-	d, err := r.Push(t.Context(), "hello", "v1", img.Image)
-	if err != nil {
-		t.Fatal(err)
-	}
+	srv, r, img, d := pushed(t)
 	for _, size := range []int{maxSignature + 1, 1 << 20, 3 << 20, maxSignature} {
 		if _, err := r.Attach(t.Context(), "hello", img.Image, TypeSignature, make([]byte, size)); err != nil {
 			t.Fatal(err)

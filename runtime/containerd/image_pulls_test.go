@@ -376,16 +376,7 @@ func TestABoundOnPullsIsRequired(t *testing.T) {
 // while it is forgotten again and again. Whoever has it last can run it.
 func TestAnImageIsWholeThoughItWasForgottenWhilePulled(t *testing.T) {
 	b := need(t)
-	archive, dgst, err := runtimetest.Archive(ocispec.ImageConfig{Cmd: []string{"/bin/fn"}}, b.program(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var requests atomic.Int64
-	srv := httptest.NewTLSServer(registry(t, archive, &requests))
-	defer srv.Close()
-	cfg := b.config(t)
-	host := srv.Listener.Addr().String()
-	cfg.Registries = map[string]Registry{host: {Client: srv.Client()}}
+	cfg, host, dgst, _ := b.served(t, ocispec.ImageConfig{Cmd: []string{"/bin/fn"}})
 	r := b.openWith(t, cfg)
 	pull := func() runtime.Image {
 		img, err := r.Pull(t.Context(), host+"/team/fn", dgst)

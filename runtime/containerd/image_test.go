@@ -52,18 +52,24 @@ func registry(t *testing.T, archive []byte, requests *atomic.Int64) http.Handler
 	})
 }
 
-func TestPullAsksTheRegistryOnce(t *testing.T) {
-	b := need(t)
-	archive, dgst, err := runtimetest.Archive(ocispec.ImageConfig{Cmd: []string{"/bin/fn"}, WorkingDir: "/srv", Env: []string{"A=b"}}, b.program(t))
+// served is an image in a registry that a runtime of cfg trusts, and counts requests.
+func (b *bench) served(t *testing.T, image ocispec.ImageConfig) (cfg Config, host, dgst string, requests *atomic.Int64) {
+	t.Helper()
+	archive, dgst, err := runtimetest.Archive(image, b.program(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	var requests atomic.Int64
-	srv := httptest.NewTLSServer(registry(t, archive, &requests))
-	defer srv.Close()
-	cfg := b.config(t)
-	host := srv.Listener.Addr().String()
+	requests = &atomic.Int64{}
+	srv := httptest.NewTLSServer(registry(t, archive, requests))
+	t.Cleanup(srv.Close)
+	cfg, host = b.config(t), srv.Listener.Addr().String()
 	cfg.Registries = map[string]Registry{host: {Client: srv.Client()}} // trusts the server's certificate
+	return cfg, host, dgst, requests
+}
+
+func TestPullAsksTheRegistryOnce(t *testing.T) {
+	b := need(t)
+	cfg, host, dgst, requests := b.served(t, ocispec.ImageConfig{Cmd: []string{"/bin/fn"}, WorkingDir: "/srv", Env: []string{"A=b"}})
 	r := b.openWith(t, cfg)
 	img, err := r.Pull(t.Context(), host+"/team/fn:latest", dgst)
 	if err != nil {
